@@ -1,0 +1,238 @@
+//! What a fetcher answers.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io::Read;
+
+/// The outcome of one look that worked.
+#[derive(Debug)]
+pub struct Look {
+    pub(crate) found: Found,
+    pub(crate) memo: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Found {
+    Unchanged,
+    Incomplete { why: String },
+    Release(Box<Release>),
+}
+
+impl Look {
+    /// The source offers nothing that is not settled.
+    pub fn unchanged() -> Self {
+        Self { found: Found::Unchanged, memo: None }
+    }
+
+    /// A release is being published and not whole yet; `why` names what is missing. Not a failure: looked at again after the
+    /// usual interval.
+    pub fn incomplete(why: impl Into<String>) -> Self {
+        Self { found: Found::Incomplete { why: why.into() }, memo: None }
+    }
+
+    /// There is a release to try.
+    pub fn release(release: Release) -> Self {
+        Self { found: Found::Release(Box::new(release)), memo: None }
+    }
+
+    /// Remembers `memo` for the next look at the same source: validators of conditional requests, for example. Without it, what
+    /// was remembered stays. For a release it is remembered once the body has been read to its end.
+    #[must_use]
+    pub fn remember(mut self, memo: impl Into<String>) -> Self {
+        self.memo = Some(memo.into());
+        self
+    }
+
+    /// The release, if there is one to try. For the tests of a fetcher.
+    pub fn into_release(self) -> Option<Release> {
+        match self.found {
+            Found::Release(release) => Some(*release),
+            Found::Unchanged | Found::Incomplete { .. } => None,
+        }
+    }
+
+    /// Whether the source offers nothing that is not settled. For the tests of a fetcher.
+    pub fn is_unchanged(&self) -> bool {
+        matches!(self.found, Found::Unchanged)
+    }
+
+    /// What is missing of a release that is being published. For the tests of a fetcher.
+    pub fn why_incomplete(&self) -> Option<&str> {
+        match &self.found {
+            Found::Incomplete { why } => Some(why),
+            Found::Unchanged | Found::Release(_) => None,
+        }
+    }
+
+    /// What is to be remembered for the next look. For the tests of a fetcher.
+    pub fn memo(&self) -> Option<&str> {
+        self.memo.as_deref()
+    }
+}
+
+/// A binary that somebody published.
+pub struct Release {
+    pub(crate) tag: String,
+    pub(crate) file_name: String,
+    pub(crate) version: Option<String>,
+    pub(crate) size_bytes: Option<u64>,
+    pub(crate) digests: Vec<Digest>,
+    pub(crate) resumed_at: u64,
+    pub(crate) body: Box<dyn Read + Send>,
+}
+
+impl Release {
+    /// A release with the source's `tag` for it, the `file_name` that says by its ending how to unpack it (`.gz`, or none), and
+    /// the bytes of the published file. A read of `body` that fails or that blocks for longer than `fetch_timeout` ends the look.
+    ///
+    /// To tell core that a *passing* error is not one, a reader may wrap a [`FetchError`](crate::FetchError) with [`std::io::Error::other`]: kind, text
+    /// and pause are then taken from it.
+    pub fn new(tag: impl Into<String>, file_name: impl Into<String>, body: impl Read + Send + 'static) -> Self {
+        Self {
+            tag: tag.into(),
+            file_name: file_name.into(),
+            version: None,
+            size_bytes: None,
+            digests: Vec::new(),
+            resumed_at: 0,
+            body: Box::new(body),
+        }
+    }
+
+    /// What people call it: `v1.2.3`. For logs and the status only.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// The size of the whole published file in bytes, also when the body is resumed. A body that ends before or goes on after it
+    /// fails the look, and a size above the limit fails it before the first read.
+    #[must_use]
+    pub fn size_bytes(mut self, size_bytes: u64) -> Self {
+        self.size_bytes = Some(size_bytes);
+        self
+    }
+
+    /// A digest of the whole published file, before unpacking. May be given several times; each is checked.
+    #[must_use]
+    pub fn digest(mut self, digest: Digest) -> Self {
+        self.digests.push(digest);
+        self
+    }
+
+    /// The body starts at this byte of the published file; what lies before it are the bytes of [`Known::partial`](crate::Known::partial). Core refuses any
+    /// other number than 0 or the size of that.
+    #[must_use]
+    pub fn resumed_at(mut self, byte: u64) -> Self {
+        self.resumed_at = byte;
+        self
+    }
+
+    /// What its source calls this version of it.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// Reads from the body, as core does. For the tests of a fetcher.
+    pub fn body(&mut self) -> &mut (dyn Read + Send) {
+        &mut self.body
+    }
+
+    /// The digests of the whole published file. For the tests of a fetcher.
+    pub fn digests(&self) -> &[Digest] {
+        &self.digests
+    }
+
+    /// The byte of the published file that the body starts at. For the tests of a fetcher.
+    pub fn starts_at(&self) -> u64 {
+        self.resumed_at
+    }
+}
+
+impl fmt::Debug for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Release")
+            .field("tag", &self.tag)
+            .field("file_name", &self.file_name)
+            .field("version", &self.version)
+            .field("size_bytes", &self.size_bytes)
+            .field("digests", &self.digests)
+            .field("resumed_at", &self.resumed_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the bytes of a published file must hash to, as its source says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    pub(crate) algorithm: DigestAlgorithm,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The hash functions that core can check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum DigestAlgorithm {
+    /// SHA-1: finds damage, stops no attacker.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+impl DigestAlgorithm {
+    /// The number of bytes of a digest.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+}
+
+impl Digest {
+    /// A digest from its raw bytes; `None` if the number of bytes does not fit the algorithm.
+    pub fn new(algorithm: DigestAlgorithm, bytes: impl Into<Vec<u8>>) -> Option<Self> {
+        let bytes = bytes.into();
+        (bytes.len() == algorithm.size_bytes()).then_some(Self { algorithm, bytes })
+    }
+
+    /// A digest from hexadecimal digits; `None` if they are none or too few or too many.
+    pub fn from_hex(algorithm: DigestAlgorithm, digits: &str) -> Option<Self> {
+        let digits = digits.as_bytes();
+        if digits.len() != 2 * algorithm.size_bytes() {
+            return None;
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
+        let bytes = digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<Vec<u8>>>()?;
+        Self::new(algorithm, bytes)
+    }
+
+    /// The hash function.
+    pub fn algorithm(&self) -> DigestAlgorithm {
+        self.algorithm
+    }
+
+    /// The digest in lower-case hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        crate::binary::hex(&self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_read_from_hex_and_only_from_hex_of_its_length() {
+        let digits = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
+        let digest = Digest::from_hex(DigestAlgorithm::Sha1, digits).expect("it is a SHA-1");
+        assert_eq!(digest.to_hex(), digits);
+        assert_eq!(Digest::from_hex(DigestAlgorithm::Sha256, digits), None);
+        assert_eq!(Digest::from_hex(DigestAlgorithm::Sha1, &digits.replace('d', "+")), None);
+        assert_eq!(Digest::from_hex(DigestAlgorithm::Sha1, &digits.replace('d', "é")[..40]), None);
+    }
+}
