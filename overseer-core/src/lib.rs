@@ -1,9 +1,22 @@
 //! Lets a server upgrade itself and restart without losing a connection.
+#![allow(dead_code, unused_imports)] // While the parts are being put together.
 
+mod address;
 mod binary;
+mod config;
+mod error;
 mod fetcher;
+mod protocol;
+mod signal;
+mod state;
+mod supervisor;
 
+pub use address::Address;
+pub use config::{Config, LogFormat};
+pub use error::Error;
 pub use fetcher::{
     DEFAULT_INTERVAL, Digest, DigestAlgorithm, FetchError, FetchErrorKind, Fetcher, FetcherFn, File, Known, Look, MEMO_BYTES_MAX, Partial,
     Release, fetcher_fn,
 };
+pub use signal::Signal;
+pub use state::State;

@@ -1,0 +1,127 @@
+//! What is remembered across restarts and reboots: the contents of `state.json`.
+//!
+//! Plain data, changed by the supervisor alone. Every field has a default, and unknown ones are dropped, so that an older and a
+//! newer master can follow each other. Times are seconds since 1970, since the monotonic clock does not survive a reboot.
+
+use super::Identity;
+use crate::protocol::ReleaseName;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// The most verdicts that are kept; the oldest goes first.
+pub(crate) const VERDICTS_MAX: usize = 100;
+/// The most events that are kept; the oldest goes first.
+pub(crate) const EVENTS_MAX: usize = 50;
+
+/// All that is remembered.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Record {
+    /// The release at the program's path, if core put it there.
+    pub(crate) installed: Option<Installed>,
+    /// The release that `previous` holds, where it is known.
+    pub(crate) previous: Option<ReleaseName>,
+    pub(crate) probation: Option<Probation>,
+    pub(crate) verdicts: Vec<Judged>,
+    /// What the fetcher wanted to remember, and of which source.
+    pub(crate) memo: Option<Memo>,
+    /// Files whose ID is known, so that nobody hashes them again.
+    pub(crate) known_ids: VecDeque<KnownId>,
+    pub(crate) looks: Looks,
+    pub(crate) events: VecDeque<Noted>,
+}
+
+/// A release that was put at the program's path.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Installed {
+    pub(crate) release: ReleaseName,
+    pub(crate) at_unix_s: u64,
+}
+
+/// A release that has not lived long enough to be trusted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Probation {
+    pub(crate) release: ReleaseName,
+    /// The file at the path while it lasts.
+    pub(crate) identity: Identity,
+    /// How often a master has started it since it was committed, that commit not counted.
+    pub(crate) starts: u32,
+}
+
+/// A release that is not to be tried now, or ever again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Judged {
+    pub(crate) release: ReleaseName,
+    /// How often it failed.
+    pub(crate) failures: u32,
+    /// Until then it is held back; `None` means rejected.
+    pub(crate) until_unix_s: Option<u64>,
+    pub(crate) reason: String,
+    pub(crate) at_unix_s: u64,
+}
+
+/// What a fetcher wanted to remember.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Memo {
+    pub(crate) source: String,
+    pub(crate) text: String,
+}
+
+/// The ID of a file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct KnownId {
+    pub(crate) identity: Identity,
+    pub(crate) id: String,
+}
+
+/// When the source was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Looks {
+    pub(crate) source: String,
+    pub(crate) last_unix_s: Option<u64>,
+    pub(crate) last_success_unix_s: Option<u64>,
+    pub(crate) next_unix_s: Option<u64>,
+    /// Failures in a row.
+    pub(crate) failures: u32,
+    /// What came of the last look.
+    pub(crate) outcome: String,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Noted {
+    pub(crate) at_unix_s: u64,
+    pub(crate) text: String,
+}
+
+impl Record {
+    /// The ID of the file, if it has been hashed before.
+    pub(crate) fn id_of(&self, identity: &Identity) -> Option<&str> {
+        self.known_ids.iter().find(|known| known.identity == *identity).map(|known| known.id.as_str())
+    }
+
+    /// Remembers the ID of a file; the last few are kept.
+    pub(crate) fn remember_id(&mut self, identity: Identity, id: &str) {
+        const KNOWN_IDS_MAX: usize = 8;
+        self.known_ids.retain(|known| known.identity != identity);
+        self.known_ids.push_back(KnownId { identity, id: id.to_owned() });
+        while self.known_ids.len() > KNOWN_IDS_MAX {
+            self.known_ids.pop_front();
+        }
+    }
+
+    /// Remembers that something happened; the last few are kept.
+    pub(crate) fn note(&mut self, at_unix_s: u64, text: String) {
+        self.events.push_back(Noted { at_unix_s, text });
+        while self.events.len() > EVENTS_MAX {
+            self.events.pop_front();
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The settings of a program, and what is wrong with them.
+
+use crate::Error;
+use crate::address::Address;
+use crate::fetcher::Fetcher;
+use crate::protocol::ADDRESSES_MAX;
+use crate::signal::Signal;
+use crate::state::State;
+use crate::supervisor::{Installation, Settings};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The longest duration that a setting may have: 365 days.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The shortest interval between two looks that can be asked for.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+/// How the master writes its own lines to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// `[overseer] generation 2 (pid 4711) is ready after 0.2s`
+    #[default]
+    Text,
+    /// One JSON object a line, with `time`, `level`, `code`, `message` and `pid`.
+    Json,
+}
+
+/// What a program needs: itself, its addresses, where its releases come from, and how patient core is with it.
+///
+/// Made first thing in `main`, in every process that runs the executable, and handed to [`run`](crate::run). Making one has no effects.
+/// Wrong values are found by `run`, which names the setting and the value.
+///
+/// ```no_run
+/// use overseer_core::{Config, State, run};
+/// use std::io::Write;
+/// use std::process::ExitCode;
+///
+/// fn main() -> ExitCode {
+///     run(Config::new(program).address(":3000"))
+/// }
+///
+/// fn program(state: State) -> std::io::Result<()> {
+///     for connection in state.listener().incoming() {
+///         connection?.write_all(b"hello\n")?;
+///     }
+///     Ok(())
+/// }
+/// ```
+#[must_use = "settings do nothing until they are given to run"]
+pub struct Config<T> {
+    pub(crate) program: Box<dyn FnOnce(State) -> T>,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) fetcher: Option<Box<dyn Fetcher>>,
+    pub(crate) settings: Settings,
+    pub(crate) size_bytes_max: u64,
+    pub(crate) pre_upgrade: Option<PreUpgrade>,
+    pub(crate) required: bool,
+    pub(crate) debug: bool,
+    pub(crate) no_warn: bool,
+    pub(crate) log_format: LogFormat,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// The last word on a proved release: see [`Config::pre_upgrade`].
+pub(crate) type PreUpgrade = Box<dyn FnOnce(&Path) -> Result<(), String> + Send>;
+
+impl<T> Config<T> {
+    /// Settings for `program`, all at their defaults: no address, no fetcher.
+    ///
+    /// The program runs on the main thread of the child. When it returns, the process ends with what it returned.
+    #[doc(alias = "Program")]
+    pub fn new(program: impl FnOnce(State) -> T + 'static) -> Self {
+        Self {
+            program: Box::new(program),
+            addresses: Vec::new(),
+            fetcher: None,
+            settings: Settings::default(),
+            size_bytes_max: 1 << 30,
+            pre_upgrade: None,
+            required: false,
+            debug: false,
+            no_warn: false,
+            log_format: LogFormat::Text,
+            pid_file: None,
+            state_dir: None,
+        }
+    }
+
+    /// Adds an address to listen on; the program gets its listener from the [`State`]. See [`Address`] for the forms.
+    #[doc(alias = "Address")]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// Adds several addresses.
+    #[doc(alias = "Addresses")]
+    pub fn addresses<A: Into<String>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
+        self.addresses.extend(addresses.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets where new releases come from. Without one, the program is restarted on a signal but never upgraded by core.
+    pub fn fetcher(mut self, fetcher: impl Fetcher) -> Self {
+        self.fetcher = Some(Box::new(fetcher));
+        self
+    }
+
+    /// The signal that makes the master restart the program; SIGUSR2 unless set.
+    #[doc(alias = "RestartSignal")]
+    pub fn restart_signal(mut self, signal: Signal) -> Self {
+        self.settings.restart_signal = signal;
+        self
+    }
+
+    /// The signals that ask a program which drains to leave; SIGTERM and SIGINT unless set. Other signals, and these in a program that
+    /// does not drain, reach the program as they are.
+    pub fn stop_signals(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
+        self.settings.stop_signals = signals.into_iter().collect();
+        self
+    }
+
+    /// For how long a draining generation may finish its open requests; 30 s unless set. Then it is killed.
+    #[doc(alias = "TerminateTimeout")]
+    pub fn terminate_timeout(mut self, time: Duration) -> Self {
+        self.settings.terminate_timeout = time;
+        self
+    }
+
+    /// For how long a candidate and the old generation both serve before the candidate is committed; 1 s unless set.
+    pub fn warm_up(mut self, time: Duration) -> Self {
+        self.settings.warm_up = time;
+        self
+    }
+
+    /// Whether a candidate accepts connections in its warm-up; yes unless set. With `false`, [`Listener::incoming`](crate::Listener::incoming) waits until the
+    /// candidate is committed, so that a candidate that crashes cannot take a connection with it; and the warm-up proves less.
+    pub fn warm_up_accept(mut self, accept: bool) -> Self {
+        self.settings.accept_in_warm_up = accept;
+        self
+    }
+
+    /// For how long after a commit an abnormal end of the program is blamed on the release; 5 min unless set, zero for never.
+    pub fn probation(mut self, time: Duration) -> Self {
+        self.settings.probation = time;
+        self
+    }
+
+    /// Makes a candidate wait for [`State::ready`] (or the first accept of `incoming`), and gives it this long; then it is held back.
+    ///
+    /// Unless set, a candidate that says nothing counts as ready when it has lived for the warm-up.
+    pub fn ready_timeout(mut self, time: Duration) -> Self {
+        self.settings.ready_timeout = Some(time);
+        self
+    }
+
+    /// Makes a candidate wait for [`State::ready`], for 60 s. The same as [`Config::ready_timeout`] with that time.
+    pub fn wait_for_ready(self) -> Self {
+        self.ready_timeout(Duration::from_secs(60))
+    }
+
+    /// How long the self-check of a staged release, and a new generation's first message, may take; 5 s unless set.
+    pub fn check_timeout(mut self, time: Duration) -> Self {
+        self.settings.check_timeout = time;
+        self
+    }
+
+    /// For how long a look may make no progress; 10 min unless set. Then the poll process is killed.
+    #[doc(alias = "FetchTimeout")]
+    pub fn fetch_timeout(mut self, time: Duration) -> Self {
+        self.settings.fetch_timeout = time;
+        self
+    }
+
+    /// The shortest pause between two looks, whatever the fetcher asks for; 1 s unless set.
+    #[doc(alias = "MinFetchInterval")]
+    pub fn min_fetch_interval(mut self, time: Duration) -> Self {
+        self.settings.min_fetch_interval = time;
+        self
+    }
+
+    /// The largest release in bytes, before and after unpacking; 1 GiB unless set.
+    pub fn size_bytes_max(mut self, bytes: u64) -> Self {
+        self.size_bytes_max = bytes;
+        self
+    }
+
+    /// Has the last word on a release that is proved and not yet started, with the path of its file. It runs in the poll process; an
+    /// error holds the release back and is the reason in the log.
+    #[doc(alias = "PreUpgrade")]
+    pub fn pre_upgrade(mut self, hook: impl FnOnce(&Path) -> Result<(), String> + Send + 'static) -> Self {
+        self.pre_upgrade = Some(Box::new(hook));
+        self
+    }
+
+    /// Installs a release after proof and check without starting it: for a program that ends by itself, such as a command-line
+    /// tool. The restart signal then means a graceful shutdown.
+    #[doc(alias = "NoRestart")]
+    pub fn no_restart(mut self) -> Self {
+        self.settings.installation = Installation::WithoutRestart;
+        self
+    }
+
+    /// Lets a proved release wait until the next restart, which takes it as candidate.
+    #[doc(alias = "NoRestartAfterFetch")]
+    pub fn no_restart_after_fetch(mut self) -> Self {
+        self.settings.installation = Installation::AtNextRestart;
+        self
+    }
+
+    /// Makes it an error to run on a system that overseer does not support. Otherwise the program then runs alone.
+    #[doc(alias = "Required")]
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
+        self
+    }
+
+    /// Makes the master tell more.
+    #[doc(alias = "Debug")]
+    pub fn debug(mut self, debug: bool) -> Self {
+        self.debug = debug;
+        self
+    }
+
+    /// Makes the master keep its warnings to itself.
+    #[doc(alias = "NoWarn")]
+    pub fn no_warn(mut self, no_warn: bool) -> Self {
+        self.no_warn = no_warn;
+        self
+    }
+
+    /// How the master writes its lines; as text unless set.
+    pub fn log_format(mut self, format: LogFormat) -> Self {
+        self.log_format = format;
+        self
+    }
+
+    /// A file that holds the master's PID while it lives. It is locked, so that a second master with the same file is an error.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.pid_file = Some(path.into());
+        self
+    }
+
+    /// Where `state.json`, `previous` and the lock lie; `.NAME.overseer` beside the program unless set.
+    pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(path.into());
+        self
+    }
+
+    /// Finds what is wrong with the settings, without any input or output, and answers the addresses.
+    pub(crate) fn validate(&mut self) -> Result<Vec<Address>, Error> {
+        let settings = &self.settings;
+        for (name, value, min) in [
+            ("terminate_timeout", Some(settings.terminate_timeout), Duration::ZERO),
+            ("warm_up", Some(settings.warm_up), Duration::ZERO),
+            ("probation", Some(settings.probation), Duration::ZERO),
+            ("ready_timeout", settings.ready_timeout, INTERVAL_MIN),
+            ("check_timeout", Some(settings.check_timeout), INTERVAL_MIN),
+            ("fetch_timeout", Some(settings.fetch_timeout), INTERVAL_MIN),
+            ("min_fetch_interval", Some(settings.min_fetch_interval), INTERVAL_MIN),
+        ] {
+            let Some(value) = value else { continue };
+            if value < min || value > DURATION_MAX {
+                return Err(Error::setting(name, format!("{value:?}"), format!("must be between {min:?} and 365 days")));
+            }
+        }
+        if !settings.restart_signal.can_be_caught() {
+            return Err(Error::setting("restart_signal", settings.restart_signal, "this signal cannot be caught or has another use"));
+        }
+        for signal in &settings.stop_signals {
+            if !signal.can_be_caught() {
+                return Err(Error::setting("stop_signals", signal, "this signal cannot be caught or has another use"));
+            }
+            if *signal == settings.restart_signal {
+                return Err(Error::setting("stop_signals", signal, "it is the restart_signal too"));
+            }
+        }
+        if self.size_bytes_max == 0 {
+            return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
+        }
+        for (name, path) in [("pid_file", &self.pid_file), ("state_dir", &self.state_dir)] {
+            if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+                return Err(Error::setting(name, "", "the path is empty"));
+            }
+        }
+        if self.addresses.len() > ADDRESSES_MAX {
+            return Err(Error::setting("addresses", self.addresses.len(), format!("at most {ADDRESSES_MAX} can be handed to a process")));
+        }
+        let addresses = Address::parse_all(&self.addresses)?;
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.check().map_err(|source| Error::Fetcher { source })?;
+            self.settings.source = Some(fetcher.source());
+            self.settings.interval = fetcher.interval();
+            if self.settings.interval < INTERVAL_MIN || self.settings.interval > DURATION_MAX {
+                return Err(Error::setting("interval", format!("{:?}", self.settings.interval), "must be between 1ms and 365 days"));
+            }
+        }
+        Ok(addresses)
+    }
+}
+
+impl<T> fmt::Debug for Config<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("addresses", &self.addresses)
+            .field("source", &self.fetcher.as_ref().map(|fetcher| fetcher.source()))
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

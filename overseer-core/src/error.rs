@@ -1,0 +1,56 @@
+//! Why a program could not be run.
+
+use crate::fetcher::FetchError;
+use std::fmt::Display;
+use std::io;
+use std::path::PathBuf;
+
+/// Why [`run`](crate::run) did not get as far as the program. Nothing is left behind: no process, no socket, no file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the field names and the messages say it")]
+pub enum Error {
+    /// Stays until the program is changed.
+    #[error("setting {name} is {value:?}: {why}")]
+    Setting { name: &'static str, value: String, why: String },
+    /// Stays until the program is changed.
+    #[error("the fetcher's settings cannot be used")]
+    Fetcher { source: FetchError },
+    /// Another process has the address, or the system does not give it.
+    #[error("cannot listen on {address}")]
+    Bind { address: String, source: io::Error },
+    /// The master did not give this child what it asked for; the master has logged it too.
+    #[error("the master refused{}: {why}", address.as_ref().map(|address| format!(" {address}")).unwrap_or_default())]
+    Refused { address: Option<String>, why: String },
+    /// Another master runs with this PID file.
+    #[error("cannot take the PID file {path}")]
+    PidFile { path: PathBuf, source: io::Error },
+    /// Threads do not survive a fork, and a master has none: put what starts them into the program.
+    #[error("{count} threads run already ({names}); start them in the program, not before run")]
+    Threads { count: usize, names: String },
+    /// [`Config::required`](crate::Config::required) was set.
+    #[error("overseer is required and does not support {system}")]
+    Unsupported { system: &'static str },
+    /// The environment was tampered with, or the descriptor that the master gave was closed before `run`.
+    #[error("{variable}={value} names a socket that this process does not have, and its parent is the process that set it")]
+    Role { variable: &'static str, value: String },
+    /// The system refused something that core cannot do without.
+    #[error("{what}")]
+    System { what: String, source: io::Error },
+}
+
+impl Error {
+    pub(crate) fn setting(name: &'static str, value: impl Display, why: impl Into<String>) -> Self {
+        Self::Setting { name, value: value.to_string(), why: why.into() }
+    }
+
+    pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::System { what, source }
+    }
+
+    /// Everything that went wrong, from the outside in: `cannot listen on :80: permission denied`.
+    pub fn chain(&self) -> String {
+        FetchError::chain(self)
+    }
+}

@@ -1,0 +1,349 @@
+//! What master and child say to each other, and the frames it travels in.
+//!
+//! A frame is a length (u32, little endian, at most [`FRAME_BYTES_MAX`]) and a JSON object. `type` says which message it is and
+//! `fds`, if there, how many descriptors came with it (`SCM_RIGHTS`). Both sides are built at different times, so: an unknown
+//! message and an unknown field are ignored, a missing field has a default, and `Hello` names the range of protocol versions
+//! that the child speaks. The frames of `tests/golden` are kept for ever: what they say must go on being understood.
+//!
+//! This module moves no bytes; `sys::link` does. It holds for poll and check processes too, which say other things in the same frames.
+
+use crate::binary::Identity;
+use crate::fetcher::{FetchError, Known};
+use crate::supervisor::Settings;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The longest frame, without its length.
+pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// The most addresses of one program: Linux passes at most 253 descriptors in one message (`SCM_MAX_FD`, unix(7)).
+pub(crate) const ADDRESSES_MAX: usize = 253;
+
+/// In the place of a length: the forked process could not execute the file; the low 16 bits are the error number. It is all that
+/// a process between fork and exec can write without allocating.
+pub(crate) const EXEC_FAILED: u32 = 0xEEEE_0000;
+
+/// The protocol versions that this build speaks.
+pub(crate) const VERSIONS: Versions = Versions { min: 1, max: 1 };
+
+/// A range of protocol versions, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Versions {
+    pub(crate) min: u32,
+    pub(crate) max: u32,
+}
+
+impl Versions {
+    /// The newest version that both speak.
+    pub(crate) fn common(self, other: Versions) -> Option<u32> {
+        let newest = self.max.min(other.max);
+        (newest >= self.min.max(other.min)).then_some(newest)
+    }
+}
+
+impl Default for Versions {
+    /// What a side speaks that does not say: the first version.
+    fn default() -> Self {
+        Self { min: 1, max: 1 }
+    }
+}
+
+/// Child to master.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ToMaster {
+    /// The first message: what the program needs.
+    Hello(Hello),
+    /// The program follows `Drain`, so it needs no SIGTERM.
+    Drains,
+    /// The program serves.
+    Ready,
+    /// The program asks to be restarted.
+    Restart,
+    /// The program asks for a look at the source now.
+    Poll,
+    /// The answer to `Ping`.
+    Pong,
+    /// From a newer build.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a child says of itself and asks for.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Hello {
+    pub(crate) protocol: Versions,
+    /// The addresses that the program wants to listen on, in its order.
+    pub(crate) addresses: Vec<Wanted>,
+    pub(crate) settings: Settings,
+}
+
+/// An address as a program writes it down.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Wanted {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    pub(crate) text: String,
+}
+
+/// Master to child.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ToChild {
+    /// The answer to `Hello`; the listeners come with it, in the order asked for.
+    Welcome(Welcome),
+    /// The answer to `Hello` when it cannot be fulfilled; the child ends.
+    Refused(Refused),
+    /// The generation may accept: sent to those that asked to wait until they are committed.
+    Accept,
+    /// Finish what is open and leave.
+    Drain(Drain),
+    /// Asks for a `Pong`.
+    Ping,
+    /// From a newer build.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a child is told of itself.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Welcome {
+    pub(crate) protocol: u32,
+    pub(crate) generation: u64,
+    /// The SHA-1 of the binary, where the master knows it already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    pub(crate) path: PathBuf,
+    /// What each listener is bound to, in the order asked for.
+    pub(crate) addresses: Vec<String>,
+}
+
+/// Why a child gets no listeners.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Refused {
+    /// The address that could not be had; none if it is not about an address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<String>,
+    pub(crate) why: String,
+}
+
+/// Until when a child may finish what is open.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Drain {
+    /// Milliseconds from now; then it is killed.
+    pub(crate) within_ms: u64,
+}
+
+/// Poll process to master.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum FromPoll {
+    /// Bytes came; the time-out starts anew. At most one a second.
+    Progress {
+        #[serde(default)]
+        bytes: u64,
+    },
+    /// The last message. With [`Outcome::Staged`] comes one descriptor: the staged file, opened for reading and flocked.
+    Report(Box<Report>),
+    #[serde(other)]
+    Unknown,
+}
+
+/// Master to poll process: the only message.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Order {
+    pub(crate) known: Known,
+    /// The program's file, symlinks resolved.
+    pub(crate) path: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    /// The file that the active generation runs. If the path holds another one, nothing is fetched.
+    pub(crate) running: Identity,
+    /// Releases that must not be staged, by ID, with the reason.
+    pub(crate) rejected: Vec<(String, String)>,
+}
+
+/// How a look ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) outcome: Outcome,
+    /// What the fetcher wants remembered; `None` keeps the old one.
+    #[serde(default)]
+    pub(crate) memo: Option<String>,
+    /// The SHA-1 of the running binary, for which nobody else has the time.
+    #[serde(default)]
+    pub(crate) running_id: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    Unchanged,
+    /// The release has the ID of the running binary: its tag is settled.
+    Same {
+        release: ReleaseName,
+    },
+    Incomplete {
+        why: String,
+    },
+    Failed {
+        error: FetchError,
+    },
+    /// The release could not be proved, or could not be proved here and now.
+    Refused {
+        release: ReleaseName,
+        verdict: Verdict,
+        why: String,
+    },
+    Staged(Staged),
+}
+
+/// What is to happen with a release that was not proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    Reject,
+    HoldBack,
+    /// The system is to blame (disk full, no right): the next look tries again.
+    Blameless,
+}
+
+/// What a release is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ReleaseName {
+    /// The SHA-1 in hex; empty where the release never became a whole file.
+    pub(crate) id: String,
+    pub(crate) tag: String,
+    pub(crate) source: String,
+    pub(crate) version: Option<String>,
+}
+
+/// A proved release that lies beside the program.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Staged {
+    pub(crate) release: ReleaseName,
+    /// `.NAME.new-XXXX` in the program's directory.
+    pub(crate) path: PathBuf,
+    pub(crate) identity: Identity,
+    /// The file at the program's path when the upgrade began.
+    pub(crate) started_from: Identity,
+    /// A link to or a copy of that file in the state directory, to become `previous`.
+    pub(crate) previous: PathBuf,
+}
+
+/// Master (or poll process) to check process: the only message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CheckOrder {
+    pub(crate) token: String,
+}
+
+/// Check process to the one that started it: the only message.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Checked {
+    pub(crate) token: String,
+    pub(crate) protocol: Versions,
+    /// What is wrong with the settings on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) problem: Option<String>,
+}
+
+/// Why the other side is no longer listened to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum FrameError {
+    #[error("a frame of {bytes} bytes, more than {FRAME_BYTES_MAX}")]
+    TooLong { bytes: usize },
+    #[error("a frame that is not a message")]
+    Garbage { source: serde_json::Error },
+    #[error("a frame names {named} descriptors and {came} came")]
+    Descriptors { named: usize, came: usize },
+    #[error("descriptors were cut off on their way (MSG_CTRUNC)")]
+    Truncated,
+    #[error("the frame broke off after {bytes} bytes")]
+    BrokenOff { bytes: usize },
+    #[error("more than {per_second} messages in a second")]
+    Flood { per_second: u32 },
+}
+
+/// A message on its way, with the number of descriptors beside it.
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    #[serde(flatten)]
+    message: T,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    fds: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// The bytes of a frame that carries `message` and names `fds` descriptors.
+///
+/// # Errors
+/// [`FrameError::TooLong`] and [`FrameError::Garbage`], if the message cannot be said.
+pub(crate) fn encode<T: Serialize>(message: &T, fds: usize) -> Result<Vec<u8>, FrameError> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, &Envelope { message, fds }).map_err(|source| FrameError::Garbage { source })?;
+    let bytes = frame.len() - 4;
+    let length = u32::try_from(bytes).ok().filter(|_| bytes <= FRAME_BYTES_MAX).ok_or(FrameError::TooLong { bytes })?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(frame)
+}
+
+/// What came out of the stream of bytes.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Frame<T> {
+    /// A message and the number of descriptors that belong to it.
+    Message(T, usize),
+    /// The file could not be executed; the error number.
+    ExecFailed(i32),
+}
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug, Default)]
+pub(crate) struct Decoder {
+    bytes: Vec<u8>,
+}
+
+impl Decoder {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The number of bytes that wait for the rest of their frame.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The next whole frame, if there is one.
+    ///
+    /// # Errors
+    /// The stream cannot be followed any further.
+    pub(crate) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<Frame<T>>, FrameError> {
+        let Some((length, rest)) = self.bytes.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length);
+        if length & 0xFFFF_0000 == EXEC_FAILED {
+            let errno = i32::from(u16::try_from(length & 0xFFFF).unwrap_or_default());
+            self.bytes.drain(..4);
+            return Ok(Some(Frame::ExecFailed(errno)));
+        }
+        let length = length as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLong { bytes: length });
+        }
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let envelope: Envelope<T> = serde_json::from_slice(body).map_err(|source| FrameError::Garbage { source })?;
+        self.bytes.drain(..4 + length);
+        Ok(Some(Frame::Message(envelope.message, envelope.fds)))
+    }
+}

@@ -1,0 +1,5 @@
+//! The rules of the master.
+
+mod settings;
+
+pub(crate) use settings::{Installation, Settings};
