@@ -7,9 +7,11 @@ mod config;
 mod error;
 mod fetcher;
 mod protocol;
+mod role;
 mod signal;
 mod state;
 mod supervisor;
+mod sys;
 
 pub use address::Address;
 pub use config::{Config, LogFormat};

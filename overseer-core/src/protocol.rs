@@ -325,6 +325,14 @@ impl Decoder {
         self.bytes.len()
     }
 
+    /// Whether [`Decoder::next`] would answer something else than `None`.
+    pub(crate) fn holds_frame(&self) -> bool {
+        self.bytes.split_first_chunk::<4>().is_some_and(|(length, rest)| {
+            let length = u32::from_le_bytes(*length);
+            length as usize > FRAME_BYTES_MAX || rest.len() >= length as usize
+        })
+    }
+
     /// The next whole frame, if there is one.
     ///
     /// # Errors

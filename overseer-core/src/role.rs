@@ -1,0 +1,144 @@
+//! Which of the four roles this process has.
+//!
+//! One environment variable names role, descriptor, inode of the socket behind it, and the process that set it. It holds only if the
+//! descriptor *is* that socket. So neither an orphan nor a second copy that the program starts takes itself for a child, nor a child
+//! for a master.
+
+use crate::Error;
+use crate::sys::link::{Link, adopt_socket};
+use nix::sys::stat::fstat;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::str::FromStr;
+
+/// `ROLE,DESCRIPTOR,INODE,PID`.
+pub(crate) const VARIABLE: &str = "OVERSEER_ROLE";
+
+/// The roles that a process is started in; what is started in none is a master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RoleName {
+    Child,
+    Poll,
+    Check,
+}
+
+/// What this process is.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Master,
+    /// One of the others, and its socket to the process that started it.
+    Started(RoleName, Link),
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Child => "child",
+            Self::Poll => "poll",
+            Self::Check => "check",
+        })
+    }
+}
+
+impl FromStr for RoleName {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "child" => Ok(Self::Child),
+            "poll" => Ok(Self::Poll),
+            "check" => Ok(Self::Check),
+            _ => Err(()),
+        }
+    }
+}
+
+impl RoleName {
+    /// The variable for a process that will have `socket` under the same number.
+    pub(crate) fn variable_for(self, socket: &OwnedFd) -> io::Result<(OsString, OsString)> {
+        let value = format!("{self},{},{},{}", socket.as_raw_fd(), fstat(socket)?.st_ino, std::process::id());
+        Ok((VARIABLE.into(), value.into()))
+    }
+}
+
+struct Claim {
+    role: RoleName,
+    descriptor: RawFd,
+    inode: u64,
+    parent: u32,
+}
+
+impl Claim {
+    fn read(value: &str) -> Option<Self> {
+        let mut parts = value.split(',');
+        let claim = Self {
+            role: parts.next()?.parse().ok()?,
+            descriptor: parts.next()?.parse().ok().filter(|descriptor| *descriptor > 2)?,
+            inode: parts.next()?.parse().ok()?,
+            parent: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(claim)
+    }
+}
+
+/// Finds out what this process is, and forgets what told it.
+///
+/// A variable that names a socket which is not here is somebody else's: a fresh start. Unless our parent is the process that
+/// set it: then `main` closed the socket, and a second master must not come of that. (PID 1 adopts orphans, so having it as
+/// parent proves nothing.) A socket whose other end is gone ends this process at once, with exit code 0: nobody waits for it.
+///
+/// # Errors
+/// [`Error::Role`]: see above.
+pub(crate) fn detect(is_only_thread: bool) -> Result<Role, Error> {
+    let Some(value) = std::env::var_os(VARIABLE) else { return Ok(Role::Master) };
+    let value = value.to_string_lossy().into_owned();
+    let claim = Claim::read(&value);
+    let socket = claim.as_ref().and_then(|claim| adopt_socket(claim.descriptor, claim.inode));
+    if is_only_thread {
+        // With more threads it stays, which is harmless: no other process has the socket.
+        crate::sys::process::remove_variable(VARIABLE);
+    }
+    match (claim, socket) {
+        (Some(claim), Some(socket)) => {
+            if crate::sys::poll::is_peer_gone(&socket) {
+                std::process::exit(0);
+            }
+            Ok(Role::Started(claim.role, Link::new(socket)))
+        }
+        (Some(claim), None) if claim.parent != 1 && claim.parent == std::os::unix::process::parent_id() => {
+            Err(Error::Role { variable: VARIABLE, value })
+        }
+        (_, None) | (None, Some(_)) => Ok(Role::Master),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::IntoRawFd;
+
+    #[test]
+    fn a_variable_holds_only_for_the_socket_that_it_names() {
+        let (_ours, theirs) = Link::pair().expect("a socket pair");
+        let (name, value) = RoleName::Child.variable_for(&theirs).expect("a variable");
+        assert_eq!(name, VARIABLE);
+        let value = value.into_string().expect("it is text");
+        let claim = Claim::read(&value).expect("it is a claim");
+        assert_eq!((claim.role, claim.parent), (RoleName::Child, std::process::id()));
+
+        let descriptor = theirs.into_raw_fd();
+        assert_eq!(descriptor, claim.descriptor);
+        assert!(adopt_socket(descriptor, claim.inode + 1).is_none());
+        assert!(adopt_socket(9999, claim.inode).is_none());
+        assert!(adopt_socket(descriptor, claim.inode).is_some());
+    }
+
+    #[test]
+    fn nonsense_is_no_claim() {
+        for value in ["", "child", "child,3", "child,3,5", "child,3,5,x", "child,3,5,7,9", "king,3,5,7", "child,-3,5,7", "child,1,5,7"] {
+            assert!(Claim::read(value).is_none(), "{value}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Frames over a socket pair, with descriptors beside them.
+//!
+//! The master's end does not block: what the socket does not take waits in a bounded queue. The other end blocks.
+
+use crate::protocol::{ADDRESSES_MAX, Decoder, Frame, FrameError, encode};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg, setsockopt, socketpair,
+    sockopt,
+};
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::Pid;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+/// The most frames that wait for a peer that does not read; one more ends the link.
+const QUEUE_FRAMES_MAX: usize = 64;
+/// The most frames of a peer in a second; one more ends the link.
+const FRAMES_PER_SECOND_MAX: u32 = 1000;
+
+/// Why a link cannot be used any more. The peer may be alive; the process behind it is to be killed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum LinkError {
+    #[error("it spoke nonsense")]
+    Frame(#[from] FrameError),
+    #[error("it does not read what it is told ({QUEUE_FRAMES_MAX} messages wait)")]
+    QueueFull,
+    #[error("its socket failed")]
+    Socket(#[from] io::Error),
+}
+
+/// What came from the peer.
+#[derive(Debug)]
+pub(crate) enum Received<T> {
+    Message(T, Vec<OwnedFd>),
+    /// The forked process could not execute the file.
+    ExecFailed(io::Error),
+    /// Nothing now; only from a link that does not block.
+    Nothing,
+    /// The peer closed its end.
+    Ended,
+}
+
+/// The socket that another process left open for us under this number, if it is the one with this inode. It is close-on-exec from now on.
+pub(crate) fn adopt_socket(descriptor: RawFd, inode: u64) -> Option<OwnedFd> {
+    // SAFETY: the number is only asked about until fcntl(2) has said that it is an open descriptor.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    fcntl(borrowed, FcntlArg::F_GETFD).ok()?;
+    let status = fstat(borrowed).ok()?;
+    let is_socket = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
+    if !is_socket || status.st_ino != inode {
+        return None;
+    }
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    // SAFETY: it is the socket that was made for this process under this number; nobody else in it knows it.
+    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// One end of a socket pair.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: OwnedFd,
+    decoder: Decoder,
+    /// Descriptors that came, in their order, until the frame that names them is whole.
+    descriptors: VecDeque<OwnedFd>,
+    outgoing: VecDeque<Outgoing>,
+    sender: Option<Pid>,
+    second: Option<(Instant, u32)>,
+    is_ended: bool,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Link {
+    /// A pair of sockets: our end, which does not block and is told who sends, and the other process's.
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))?;
+        setsockopt(&ours, sockopt::PassCred, &true)?;
+        Ok((Self::new(ours), theirs))
+    }
+
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            decoder: Decoder::default(),
+            descriptors: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            sender: None,
+            second: None,
+            is_ended: false,
+        }
+    }
+
+    /// Whether frames wait for the socket to take them.
+    pub(crate) fn wants_write(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Whether bytes are here that may hold a frame, so that the next [`Link::receive`] need not wait for the socket.
+    pub(crate) fn may_hold_frame(&self) -> bool {
+        self.decoder.holds_frame()
+    }
+
+    /// Which process sent the last bytes that came, as the kernel vouches for it; only at the end made by [`Link::pair`].
+    pub(crate) fn sender(&self) -> Option<Pid> {
+        self.sender
+    }
+
+    /// Sends a message, or queues it where the link does not block and the socket is full.
+    ///
+    /// # Errors
+    /// The link cannot be used any more. A closed peer is none: its end is told by [`Link::receive`].
+    pub(crate) fn send<T: Serialize>(&mut self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+        if self.outgoing.len() >= QUEUE_FRAMES_MAX {
+            return Err(LinkError::QueueFull);
+        }
+        let bytes = encode(message, descriptors.len())?;
+        let descriptors = descriptors.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>()?;
+        self.outgoing.push_back(Outgoing { bytes, sent: 0, descriptors });
+        self.flush()
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// See [`Link::send`].
+    pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
+        while let Some(frame) = self.outgoing.front_mut() {
+            let rest = [IoSlice::new(&frame.bytes[frame.sent..])];
+            let raw: Vec<RawFd> = frame.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+            // Descriptors travel with the first byte; once that is sent they are the peer's.
+            let control = [ControlMessage::ScmRights(&raw)];
+            let control = if raw.is_empty() { &control[..0] } else { &control[..] };
+            match sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &rest, control, MsgFlags::MSG_NOSIGNAL, None) {
+                Ok(bytes) => {
+                    frame.sent += bytes;
+                    frame.descriptors.clear();
+                    if frame.sent == frame.bytes.len() {
+                        self.outgoing.pop_front();
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EPIPE | Errno::ECONNRESET) => self.outgoing.clear(),
+                Err(errno) => return Err(LinkError::Socket(errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message. Waits for it unless the link does not block.
+    ///
+    /// # Errors
+    /// The link cannot be used any more.
+    pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> Result<Received<T>, LinkError> {
+        loop {
+            match self.decoder.next()? {
+                Some(Frame::Message(message, named)) => {
+                    self.count_frame()?;
+                    let came = self.descriptors.len();
+                    if named > came {
+                        return Err(FrameError::Descriptors { named, came }.into());
+                    }
+                    return Ok(Received::Message(message, self.descriptors.drain(..named).collect()));
+                }
+                Some(Frame::ExecFailed(errno)) => return Ok(Received::ExecFailed(io::Error::from_raw_os_error(errno))),
+                None if self.is_ended => {
+                    return match self.decoder.waiting_bytes() {
+                        0 => Ok(Received::Ended),
+                        bytes => Err(FrameError::BrokenOff { bytes }.into()),
+                    };
+                }
+                None => {}
+            }
+            if !self.read()? {
+                return Ok(Received::Nothing);
+            }
+        }
+    }
+
+    /// Reads once; `false` when nothing is there.
+    fn read(&mut self) -> Result<bool, LinkError> {
+        let mut buffer = [0; 8192];
+        let mut control = nix::cmsg_space!([RawFd; ADDRESSES_MAX], nix::sys::socket::UnixCredentials);
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let received = recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
+        let message = match received {
+            Ok(message) => message,
+            Err(Errno::EINTR) => return Ok(true),
+            Err(Errno::EAGAIN) => return Ok(false),
+            Err(Errno::ECONNRESET) => {
+                self.is_ended = true;
+                return Ok(true);
+            }
+            Err(errno) => return Err(LinkError::Socket(errno.into())),
+        };
+        if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+            return Err(FrameError::Truncated.into());
+        }
+        for control in message.cmsgs().map_err(io::Error::from)? {
+            match control {
+                ControlMessageOwned::ScmRights(descriptors) => {
+                    for descriptor in descriptors {
+                        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+                        self.descriptors.push_back(unsafe { OwnedFd::from_raw_fd(descriptor) });
+                    }
+                }
+                ControlMessageOwned::ScmCredentials(credentials) => self.sender = Some(Pid::from_raw(credentials.pid())),
+                _ => {}
+            }
+        }
+        let bytes = message.bytes;
+        self.decoder.push(&buffer[..bytes]);
+        self.is_ended = bytes == 0;
+        if self.descriptors.len() > 2 * ADDRESSES_MAX {
+            return Err(FrameError::Descriptors { named: 0, came: self.descriptors.len() }.into());
+        }
+        Ok(true)
+    }
+
+    fn count_frame(&mut self) -> Result<(), FrameError> {
+        let now = Instant::now();
+        let (since, frames) = self.second.get_or_insert((now, 0));
+        if now.duration_since(*since) >= Duration::from_secs(1) {
+            (*since, *frames) = (now, 0);
+        }
+        *frames += 1;
+        if *frames > FRAMES_PER_SECOND_MAX { Err(FrameError::Flood { per_second: FRAMES_PER_SECOND_MAX }) } else { Ok(()) }
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

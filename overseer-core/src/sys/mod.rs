@@ -1,0 +1,10 @@
+//! Every system call, and all `unsafe` code of this crate.
+//!
+//! A descriptor is an `OwnedFd` or a `BorrowedFd` from the moment it exists, and close-on-exec until [`spawn`] hands it to a
+//! child. What differs between systems stays in here.
+
+pub(crate) mod link;
+pub(crate) mod poll;
+pub(crate) mod process;
+pub(crate) mod signals;
+pub(crate) mod spawn;

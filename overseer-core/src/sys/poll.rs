@@ -1,0 +1,69 @@
+//! Waiting for descriptors.
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// A descriptor to wait for, and whether room to write is waited for too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interest<'a> {
+    pub(crate) descriptor: BorrowedFd<'a>,
+    pub(crate) write: bool,
+}
+
+/// What a descriptor is ready for. An ended peer and an error count as readable: the read tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+/// Waits until one of the descriptors is ready, a signal handler has run, or the time is over; `None` waits for ever.
+///
+/// # Errors
+/// The system has no memory for the call.
+pub(crate) fn wait(interests: &[Interest<'_>], time: Option<Duration>) -> io::Result<Vec<Readiness>> {
+    let mut descriptors: Vec<PollFd<'_>> = interests
+        .iter()
+        .map(|interest| {
+            let write = if interest.write { PollFlags::POLLOUT } else { PollFlags::empty() };
+            PollFd::new(interest.descriptor, PollFlags::POLLIN | write)
+        })
+        .collect();
+    match poll(&mut descriptors, timeout(time)) {
+        Ok(_) => {}
+        Err(Errno::EINTR) => return Ok(vec![Readiness::default(); interests.len()]),
+        Err(errno) => return Err(errno.into()),
+    }
+    let readiness = |descriptor: &PollFd<'_>| {
+        let events = descriptor.revents().unwrap_or(PollFlags::POLLERR);
+        Readiness {
+            read: events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL),
+            write: events.contains(PollFlags::POLLOUT),
+        }
+    };
+    Ok(descriptors.iter().map(readiness).collect())
+}
+
+/// Rounded up to the next millisecond, so that a deadline has passed when the wait is over.
+fn timeout(time: Option<Duration>) -> PollTimeout {
+    let Some(time) = time else { return PollTimeout::NONE };
+    let milliseconds = time.as_nanos().div_ceil(1_000_000);
+    // A longer wait than poll(2) takes ends early, and the caller waits again.
+    PollTimeout::try_from(i32::try_from(milliseconds).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
+}
+
+/// Whether a write of at most `PIPE_BUF` bytes would not block now (pipe(7), poll(2)).
+pub(crate) fn takes_a_write(descriptor: impl AsFd) -> bool {
+    let mut descriptors = [PollFd::new(descriptor.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut descriptors, PollTimeout::ZERO).is_ok_and(|ready| ready == 1)
+        && descriptors[0].revents().is_some_and(|events| events == PollFlags::POLLOUT)
+}
+
+/// Whether the other end of a socket is closed.
+pub(crate) fn is_peer_gone(socket: impl AsFd) -> bool {
+    let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    poll(&mut descriptors, PollTimeout::ZERO).is_ok() && descriptors[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}

@@ -1,0 +1,195 @@
+//! Signals of the master: handlers that write to a pipe, which the loop reads.
+//!
+//! Handlers and not a mask, so that a thread that the program's `main` started before `run` cannot swallow a signal.
+
+use crate::signal::{SIGNAL_MAX, Signal};
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::pipe2;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+/// A signal that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    pub(crate) signal: Signal,
+    /// The kernel sent it, as the terminal does on Ctrl-C, to the whole process group: the children have it already.
+    pub(crate) to_the_group: bool,
+}
+
+/// What the process that started us wanted of signals; children get it back.
+#[derive(Debug, Clone)]
+pub(crate) struct Original {
+    pub(crate) mask: SigSet,
+    pub(crate) ignored: Vec<Signal>,
+}
+
+/// The handlers and the pipe that they write to. There is one for the life of the process.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    pipe: OwnedFd,
+    /// Kept open for the handlers, which know its number.
+    _writer: OwnedFd,
+    read: Vec<u8>,
+}
+
+static WRITER: AtomicI32 = AtomicI32::new(-1);
+/// Signals that the full pipe did not take, by number; those from the kernel in the second half.
+static OVERFLOW: [AtomicU32; 2 * (SIGNAL_MAX as usize + 1)] = [const { AtomicU32::new(0) }; 2 * (SIGNAL_MAX as usize + 1)];
+
+/// Bytes of a signal in the pipe: number, and 1 if the kernel sent it.
+const RECORD_BYTES: usize = 2;
+
+extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // Nothing here may allocate, lock or change errno: see signal-safety(7).
+    // SAFETY: the kernel hands a valid siginfo_t to a handler installed with SA_SIGINFO.
+    let to_the_group = unsafe { (*info).si_code } > 0 && signal != libc::SIGCHLD;
+    let number = u8::try_from(signal).unwrap_or(0);
+    let record = [number, u8::from(to_the_group)];
+    // SAFETY: errno's place is always valid; write(2) reads RECORD_BYTES bytes of `record`. The descriptor is the pipe's, kept open by `Signals`.
+    unsafe {
+        let errno = *libc::__errno_location();
+        if libc::write(WRITER.load(Ordering::Relaxed), record.as_ptr().cast(), RECORD_BYTES) != RECORD_BYTES as isize {
+            let half = if to_the_group { SIGNAL_MAX as usize + 1 } else { 0 };
+            if let Some(count) = OVERFLOW.get(half + usize::from(number)) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
+fn set(signal: Signal, action: &SigAction) -> io::Result<Option<libc::sigaction>> {
+    // nix's own `sigaction` takes no real-time signals.
+    let raw: libc::sigaction = (*action).into();
+    // SAFETY: an all-zero sigaction is a valid one to be written over.
+    let mut old = unsafe { std::mem::zeroed::<libc::sigaction>() };
+    // SAFETY: both point to valid structures; the handlers installed by this module are async-signal-safe.
+    let result = unsafe { libc::sigaction(signal.as_raw(), &raw const raw, &raw mut old) };
+    nix::errno::Errno::result(result)?;
+    Ok(Some(old))
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: with no new action, sigaction(2) only writes the old one to `old`.
+    unsafe {
+        let mut old = std::mem::zeroed::<libc::sigaction>();
+        libc::sigaction(signal.as_raw(), std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+fn is_default(signal: Signal) -> bool {
+    // SAFETY: as in `is_ignored`.
+    unsafe {
+        let mut old = std::mem::zeroed::<libc::sigaction>();
+        libc::sigaction(signal.as_raw(), std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_DFL
+    }
+}
+
+/// Every signal there is.
+fn all() -> impl Iterator<Item = Signal> {
+    (1..=SIGNAL_MAX).filter_map(Signal::from_raw)
+}
+
+/// Gives a signal its default action again.
+pub(crate) fn reset_to_default(signal: Signal) {
+    let _ = set(signal, &SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()));
+}
+
+impl Original {
+    /// What is in force now; to be called before any handler is installed. Rust's runtime ignores SIGPIPE in every program, so
+    /// what it was before cannot be known, and children get its default.
+    pub(crate) fn capture() -> io::Result<Self> {
+        let mut mask = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_SETMASK, None, Some(&mut mask))?;
+        let ignored = all().filter(|signal| *signal != Signal::PIPE && is_ignored(*signal)).collect();
+        Ok(Self { mask, ignored })
+    }
+
+    /// Gives the forked process what we were given. Async-signal-safe; all signals are blocked until the last line.
+    pub(super) fn restore(&self) {
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        for signal in all() {
+            let action = if self.ignored.contains(&signal) { &ignore } else { &default };
+            let _ = set(signal, action);
+        }
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
+    }
+}
+
+impl Signals {
+    /// Installs handlers for all signals that the master takes, and lets them through. A signal that was ignored stays so (nohup),
+    /// unless it is `always`.
+    pub(crate) fn install(original: &Original, always: Signal) -> io::Result<Self> {
+        let signals = all().filter(|signal| {
+            let ours = matches!(*signal, Signal::CHLD | Signal::CONT | Signal::TSTP);
+            *signal == always || *signal == Signal::CHLD || ((ours || signal.can_be_caught()) && !original.ignored.contains(signal))
+        });
+        let this = Self::open()?;
+        for signal in signals {
+            take(signal)?;
+        }
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        Ok(this)
+    }
+
+    /// Takes those of `signals` for which nobody has installed a handler; for a child, whose program comes first.
+    pub(crate) fn install_where_default(signals: &[Signal]) -> io::Result<Self> {
+        let this = Self::open()?;
+        for signal in signals.iter().filter(|signal| is_default(**signal)) {
+            take(*signal)?;
+        }
+        Ok(this)
+    }
+
+    fn open() -> io::Result<Self> {
+        let (pipe, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        WRITER.store(writer.as_raw_fd(), Ordering::Relaxed);
+        Ok(Self { pipe, _writer: writer, read: Vec::new() })
+    }
+
+    /// The next signal that arrived, in their order; `None` when there is no more.
+    pub(crate) fn next(&mut self) -> Option<Arrived> {
+        if self.read.is_empty() {
+            let mut buffer = [0; 64 * RECORD_BYTES];
+            match nix::unistd::read(&self.pipe, &mut buffer) {
+                // Writes of a record are atomic (pipe(7)), so whole ones are read.
+                Ok(bytes) => self.read.extend_from_slice(&buffer[..bytes]),
+                Err(_) => return Self::take_overflow(),
+            }
+        }
+        let record: Vec<u8> = self.read.drain(..RECORD_BYTES.min(self.read.len())).collect();
+        let [number, to_the_group] = record[..] else { return None };
+        Some(Arrived { signal: Signal::from_raw(i32::from(number))?, to_the_group: to_the_group == 1 })
+    }
+
+    fn take_overflow() -> Option<Arrived> {
+        let place = OVERFLOW
+            .iter()
+            .position(|count| count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok())?;
+        let half = SIGNAL_MAX as usize + 1;
+        Some(Arrived { signal: Signal::from_raw(i32::try_from(place % half).ok()?)?, to_the_group: place >= half })
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+/// Installs the handler for one signal.
+pub(crate) fn take(signal: Signal) -> io::Result<()> {
+    let handler = SigHandler::SigAction(handler);
+    set(signal, &SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::empty())).map(drop)
+}
+
+/// Stops this process as SIGTSTP does by default, and comes back when it is continued.
+pub(crate) fn stop_self() {
+    reset_to_default(Signal::TSTP);
+    let _ = super::process::kill(nix::unistd::getpid(), Signal::TSTP);
+    let _ = take(Signal::TSTP);
+}

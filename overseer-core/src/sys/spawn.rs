@@ -1,0 +1,158 @@
+//! Starting a process of the same program, or of its next version.
+//!
+//! By descriptor, not by path: what was looked at is what runs. Without a shell: `execvp` and `posix_spawnp` hand a file that the
+//! kernel refuses to `/bin/sh`, so a damaged release would run as a script; here it is an error.
+
+use super::link::Link;
+use super::signals::Original;
+use crate::protocol::EXEC_FAILED;
+use crate::role::RoleName;
+use crate::signal::Signal;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{ForkResult, Pid, fork};
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+
+/// A process to be started.
+#[derive(Debug)]
+pub(crate) struct Spawn<'a> {
+    /// The file to execute, open for reading or as a path (`O_PATH`).
+    pub(crate) program: BorrowedFd<'a>,
+    pub(crate) role: RoleName,
+    /// Where standard error goes; standard input and output are then `/dev/null`. `None`: all three are ours.
+    pub(crate) quiet: Option<BorrowedFd<'a>>,
+    /// The process leads a process group of its own.
+    pub(crate) own_group: bool,
+    /// Memory pressure takes it before the service (`oom_score_adj` + 500).
+    pub(crate) expendable: bool,
+    /// What it gets when we end without it.
+    pub(crate) parent_death_signal: Signal,
+    pub(crate) original: &'a Original,
+}
+
+impl Spawn<'_> {
+    /// Starts the process with our arguments and environment. Does not wait for the exec: that it failed comes over the link, as
+    /// [`Received::ExecFailed`](super::link::Received::ExecFailed), before the process ends with code 127.
+    ///
+    /// # Errors
+    /// There is no process.
+    pub(crate) fn start(&self) -> io::Result<(Pid, Link)> {
+        let (link, socket) = Link::pair()?;
+        let arguments = c_strings(std::env::args_os())?;
+        let environment = self.environment(&socket)?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let plan = Plan {
+            program: self.program.as_raw_fd(),
+            arguments: pointers(&arguments),
+            environment: pointers(&environment),
+            socket: socket.as_raw_fd(),
+            stdio: self.quiet.map(|stderr| [null.as_raw_fd(), null.as_raw_fd(), stderr.as_raw_fd()]),
+            parent: nix::unistd::getpid(),
+            spawn: self,
+        };
+        // From here to the exec no handler of ours may run in the new process: it would write to the pipe that is the master's.
+        let mut mask = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
+        // SAFETY: the new process calls async-signal-safe functions only, on memory prepared before the fork (fork(2), signal-safety(7)).
+        let forked = unsafe { fork() };
+        if let Ok(ForkResult::Child) = forked {
+            plan.execute();
+        }
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
+        match forked? {
+            ForkResult::Parent { child } => Ok((child, link)),
+            ForkResult::Child => unreachable!("the forked process executes or ends"),
+        }
+    }
+
+    fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
+        let role = self.role.variable_for(socket)?;
+        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE);
+        c_strings(others.chain([role]).map(|(name, value)| {
+            let mut pair = name;
+            pair.push("=");
+            pair.push(value);
+            pair
+        }))
+    }
+}
+
+fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
+    // An argument or a variable of a running process has no zero byte inside.
+    strings.map(|string| CString::new(string.into_vec()).map_err(io::Error::from)).collect()
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// All that the forked process needs, prepared before the fork.
+struct Plan<'a> {
+    program: RawFd,
+    arguments: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+    socket: RawFd,
+    stdio: Option<[RawFd; 3]>,
+    parent: Pid,
+    spawn: &'a Spawn<'a>,
+}
+
+impl Plan<'_> {
+    /// Runs in the forked process and never returns.
+    fn execute(&self) -> ! {
+        let errno = self.try_execute();
+        let report = (EXEC_FAILED | (errno as u32 & 0xFFFF)).to_le_bytes();
+        // SAFETY: write(2) reads the four bytes of `report`; _exit(2) runs nothing of the copied process.
+        unsafe {
+            libc::write(self.socket, report.as_ptr().cast(), report.len());
+            libc::_exit(127)
+        }
+    }
+
+    fn try_execute(&self) -> Errno {
+        // SAFETY: each call takes numbers, or pointers to memory that was prepared before the fork and outlives it; all are
+        // async-signal-safe (signal-safety(7)) or plain system calls.
+        unsafe {
+            if self.spawn.own_group {
+                libc::setpgid(0, 0);
+            }
+            libc::prctl(libc::PR_SET_PDEATHSIG, self.spawn.parent_death_signal.as_raw());
+            if libc::getppid() != self.parent.as_raw() {
+                libc::_exit(0);
+            }
+            if self.spawn.expendable {
+                let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                libc::write(file, c"500".as_ptr().cast(), 3);
+            }
+            if let Some(stdio) = self.stdio {
+                for (place, descriptor) in [0, 1, 2].into_iter().zip(stdio) {
+                    if libc::dup2(descriptor, place) < 0 {
+                        return Errno::last();
+                    }
+                }
+            }
+            // Whatever else is open, ours or inherited, ends with the exec; the socket is the one exception.
+            let socket = self.socket.unsigned_abs();
+            libc::syscall(libc::SYS_close_range, 3, socket - 1, libc::CLOSE_RANGE_CLOEXEC);
+            libc::syscall(libc::SYS_close_range, socket + 1, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            if libc::fcntl(self.socket, libc::F_SETFD, 0) < 0 {
+                return Errno::last();
+            }
+            self.spawn.original.restore();
+            libc::syscall(
+                libc::SYS_execveat,
+                self.program,
+                c"".as_ptr(),
+                self.arguments.as_ptr(),
+                self.environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+            Errno::last()
+        }
+    }
+}
