@@ -6,6 +6,7 @@ mod binary;
 mod config;
 mod error;
 mod fetcher;
+mod message;
 mod protocol;
 mod role;
 mod signal;

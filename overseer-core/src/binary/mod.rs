@@ -4,7 +4,7 @@ mod identity;
 mod record;
 
 pub(crate) use identity::{Identity, id_of};
-pub(crate) use record::{Installed, Judged, KnownId, Looks, Memo, Noted, Probation, Record};
+pub(crate) use record::{Installed, Judged, KnownId, Looks, Memo, Noted, Probation, Record, VERDICTS_MAX};
 
 /// The bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -1,5 +1,488 @@
-//! The rules of the master.
+//! The rules of the master, and nothing else: it opens nothing, spawns nothing and reads no clock.
+//!
+//! [`Supervisor::handle`] is told what happened and when; [`Supervisor::poll_action`] then says what is to be done, in order, until it says nothing
+//! more; [`Supervisor::deadline`] says when [`Event::DeadlinePassed`] is due if nothing happens before. Time is the time since the master started.
+//!
+//! What always holds (and is checked after every step of the simulation in `simulation.rs`):
+//! - from the first ready until the master leaves, some generation serves, or one is being started;
+//! - at most one candidate; a rejected release is not started unless an operator asks for it by hand;
+//! - every draining generation is gone by its deadline; nobody is left when the master leaves;
+//! - no signal is lost, and none is delivered twice to a generation;
+//! - after TERM, INT or QUIT nothing is promoted or committed.
+//!
+//! The parts: `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
+//! release, and what is remembered of each), `signals` (who gets which, and how the master leaves).
 
+mod generations;
+mod looks;
 mod settings;
+mod signals;
 
 pub(crate) use settings::{Installation, Settings};
+
+use crate::binary::{Identity, Record};
+use crate::message::Message;
+use crate::protocol::{ReleaseName, Report};
+use crate::signal::Signal;
+use crate::sys::process::Exit;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The time since the master started.
+pub(crate) type Time = Duration;
+
+/// The number of a child, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Generation(pub(crate) u64);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which file a generation runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// The file that the master itself runs; for its first generation.
+    Own,
+    /// Whatever is at the program's path now.
+    AtPath,
+    /// The staged release.
+    Staged,
+}
+
+/// Which file was found when a generation was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Started {
+    pub(crate) pid: i32,
+    pub(crate) identity: Identity,
+}
+
+/// Whom a failure is blamed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blame {
+    Release,
+    /// The system or an operator: the release is tried again at the next look.
+    Nobody,
+}
+
+/// Who asks for a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    Signal,
+    Program,
+    /// Another master has installed something at the path.
+    PathChanged,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// [`Action::Spawn`] worked.
+    Spawned {
+        generation: Generation,
+        started: Started,
+    },
+    /// [`Action::Spawn`] did not work; there is no process.
+    SpawnFailed {
+        generation: Generation,
+        why: String,
+        blame: Blame,
+    },
+    /// It said hello and got its listeners.
+    Welcomed {
+        generation: Generation,
+        settings: Box<Settings>,
+    },
+    /// It said hello and could not get what it asked for.
+    Refused {
+        generation: Generation,
+        why: String,
+        blame: Blame,
+    },
+    /// It follows a drain.
+    Drains {
+        generation: Generation,
+    },
+    Ready {
+        generation: Generation,
+    },
+    /// What it says cannot be understood.
+    Misbehaved {
+        generation: Generation,
+        why: String,
+    },
+    /// It was reaped. `why` is what is known beyond the exit: that the file could not be executed.
+    Exited {
+        generation: Generation,
+        exit: Exit,
+        why: Option<String>,
+    },
+    RestartAsked {
+        asker: Asker,
+    },
+    PollAsked,
+    /// The poll process has moved.
+    PollProgress,
+    /// The poll process is gone.
+    PollEnded {
+        report: Box<Report>,
+    },
+    /// The answer to [`Action::Commit`], at once.
+    CommitDone {
+        generation: Generation,
+    },
+    CommitFailed {
+        generation: Generation,
+        why: String,
+    },
+    /// The answer to [`Action::Install`], at once.
+    InstallDone,
+    InstallFailed {
+        why: String,
+    },
+    /// The answer to [`Action::TakeBack`], at once.
+    TakenBack,
+    TakeBackFailed {
+        why: String,
+    },
+    Signal {
+        signal: Signal,
+        to_the_group: bool,
+    },
+    /// The master was stopped for so long and goes on.
+    Continued {
+        stopped: Duration,
+    },
+    DeadlinePassed,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    Spawn {
+        generation: Generation,
+        program: Program,
+    },
+    /// Tell the generation that it may accept.
+    Accept {
+        generation: Generation,
+    },
+    /// Tell the generation to finish and leave.
+    Drain {
+        generation: Generation,
+        within: Duration,
+    },
+    Signal {
+        generation: Generation,
+        signal: Signal,
+    },
+    Kill {
+        generation: Generation,
+    },
+    /// The generation is no candidate any more: memory pressure takes it as late as the service it is.
+    Trust {
+        generation: Generation,
+    },
+    /// Put the staged release at the program's path; the answer comes at once.
+    Commit {
+        generation: Generation,
+    },
+    /// The same, without a generation that runs it.
+    Install,
+    /// Put `previous` at the program's path if it holds `failed`; the answer comes at once.
+    TakeBack {
+        failed: Identity,
+    },
+    /// Forget the staged release and remove its file.
+    Discard,
+    /// Look at the source.
+    Poll,
+    KillPoll,
+    /// See that nobody has shut down a listener or made it block.
+    CheckListeners,
+    CloseListeners,
+    /// Write the record to `state.json`.
+    Save,
+    Say(Message),
+    /// Nobody is left: end as the program did.
+    Leave(Exit),
+}
+
+/// What a generation was started for.
+#[derive(Debug, Clone, PartialEq)]
+enum Origin {
+    /// The first of this master, or the one that replaces a release that was taken back.
+    Start,
+    Restart,
+    /// A restart that found another file than the running one at the path.
+    OperatorsFile,
+    Release(ReleaseName),
+}
+
+/// How far a generation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was heard of it.
+    Starting,
+    /// It has its listeners and is not ready.
+    Welcomed,
+    /// It is ready and serves beside the old generation.
+    WarmingUp,
+    Active,
+    Draining,
+    /// It has been killed and not been reaped.
+    Killed,
+}
+
+#[derive(Debug, Clone)]
+struct Child {
+    stage: Stage,
+    origin: Origin,
+    identity: Identity,
+    settings: Settings,
+    spawned_at: Time,
+    ready_at: Option<Time>,
+    /// It became ready by age, not by saying so.
+    counted_by_age: Option<Duration>,
+    drains: bool,
+    /// When the stage must be over.
+    deadline: Option<Time>,
+    /// Signals that wait until it is ready.
+    kept: Vec<Signal>,
+    /// Signals that it was sent; an end by one of them is not its fault.
+    sent: Vec<Signal>,
+    /// It could not have what it needs, which is not its fault either.
+    is_blameless: bool,
+}
+
+/// The master is on its way out.
+#[derive(Debug, Clone)]
+struct Leaving {
+    /// When it was asked to; a second signal counts from a second later on.
+    since: Time,
+    /// How the active generation ended.
+    exit: Option<Exit>,
+}
+
+/// What is known of looks at the source in this run of the master.
+#[derive(Debug, Clone, Default)]
+struct Looking {
+    /// When to look next.
+    next: Option<Time>,
+    /// A poll process runs, and this is when it must have moved.
+    running_until: Option<Time>,
+    /// Somebody asked for a look while one was going on.
+    again: bool,
+}
+
+/// The rules, and all that they need to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Supervisor {
+    now: Time,
+    /// The time since 1970 when the master started; for what outlives it.
+    unix_at_start: Duration,
+    settings: Settings,
+    path: PathBuf,
+    previous: PathBuf,
+    children: BTreeMap<Generation, Child>,
+    newest: Generation,
+    /// The generation that serves, or is being started with no other to serve instead.
+    active: Option<Generation>,
+    candidate: Option<Generation>,
+    /// A restart was asked for and has to wait.
+    restart_wanted: Option<Asker>,
+    /// A proved release that waits for the next restart.
+    waiting: Option<ReleaseName>,
+    leaving: Option<Leaving>,
+    looking: Looking,
+    /// When the active release is trusted.
+    probation_until: Option<Time>,
+    /// How the release that is being taken back ended.
+    failed_exit: Option<Exit>,
+    /// The file that is being installed without a generation that runs it.
+    staged_identity: Identity,
+    record: Record,
+    random: fastrand::Rng,
+    actions: VecDeque<Action>,
+}
+
+/// What a supervisor starts from.
+#[derive(Debug, Clone)]
+pub(crate) struct Start {
+    pub(crate) settings: Settings,
+    pub(crate) record: Record,
+    /// The program's path, and where its predecessor is kept; for messages.
+    pub(crate) path: PathBuf,
+    pub(crate) previous: PathBuf,
+    /// The time since 1970.
+    pub(crate) unix: Duration,
+    pub(crate) seed: u64,
+}
+
+impl Supervisor {
+    /// The rules at the start of a master. The first action starts the first generation.
+    pub(crate) fn new(start: Start) -> Self {
+        let mut this = Self {
+            now: Time::ZERO,
+            unix_at_start: start.unix,
+            settings: start.settings,
+            path: start.path,
+            previous: start.previous,
+            children: BTreeMap::new(),
+            newest: Generation(0),
+            active: None,
+            candidate: None,
+            restart_wanted: None,
+            waiting: None,
+            leaving: None,
+            looking: Looking::default(),
+            probation_until: None,
+            failed_exit: None,
+            staged_identity: Identity::default(),
+            record: start.record,
+            random: fastrand::Rng::with_seed(start.seed),
+            actions: VecDeque::new(),
+        };
+        let first = this.spawn(Program::Own, Origin::Start);
+        this.active = Some(first);
+        this
+    }
+
+    /// Takes in what happened. `now` never goes back.
+    pub(crate) fn handle(&mut self, now: Time, event: Event) {
+        debug_assert!(now >= self.now, "time went back from {:?} to {now:?}", self.now);
+        self.now = now.max(self.now);
+        match event {
+            Event::Spawned { generation, started } => self.spawned(generation, started),
+            Event::SpawnFailed { generation, why, blame } => self.spawn_failed(generation, why, blame),
+            Event::Welcomed { generation, settings } => self.welcomed(generation, *settings),
+            Event::Refused { generation, why, blame } => self.failed(generation, why, blame),
+            Event::Drains { generation } => self.drains(generation),
+            Event::Ready { generation } => self.ready(generation),
+            Event::Misbehaved { generation, why } => self.misbehaved(generation, why),
+            Event::Exited { generation, exit, why } => self.exited(generation, exit, why),
+            Event::RestartAsked { asker } => self.restart_asked(asker),
+            Event::PollAsked => self.poll_asked(),
+            Event::PollProgress => self.poll_progress(),
+            Event::PollEnded { report } => self.poll_ended(*report),
+            Event::CommitDone { generation } => self.commit_done(generation),
+            Event::CommitFailed { generation, why } => self.commit_failed(generation, why),
+            Event::InstallDone => self.install_done(),
+            Event::InstallFailed { why } => self.install_failed(why),
+            Event::TakenBack => self.taken_back(),
+            Event::TakeBackFailed { why } => self.take_back_failed(why),
+            Event::Signal { signal, to_the_group } => self.signal(signal, to_the_group),
+            Event::Continued { stopped } => self.continued(stopped),
+            Event::DeadlinePassed => self.deadline_passed(),
+        }
+        self.settle();
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Event::DeadlinePassed`] is due; `None` if nothing is waited for.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let children = self.children.values().filter_map(|child| child.deadline);
+        let looking = self.looking.running_until.or(self.next_look());
+        children.chain(looking).chain(self.probation_until).min()
+    }
+
+    /// The generation that serves, or is being started with no other to serve instead.
+    pub(crate) fn active(&self) -> Option<Generation> {
+        self.active
+    }
+
+    /// What is to be remembered across restarts of the master.
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// What the active generation asked for.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    fn unix_s(&self) -> u64 {
+        (self.unix_at_start + self.now).as_secs()
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    fn say(&mut self, message: Message) {
+        self.actions.push_back(Action::Say(message));
+    }
+
+    /// Says it, and remembers it for whoever asks later.
+    fn note(&mut self, message: Message) {
+        let at = self.unix_s();
+        self.record.note(at, message.to_string());
+        self.say(message);
+        self.act(Action::Save);
+    }
+
+    /// Does what has become possible: the restart that had to wait, the look that was asked for, the end.
+    fn settle(&mut self) {
+        if let Some(leaving) = &self.leaving
+            && let Some(exit) = leaving.exit
+            && self.children.is_empty()
+            && self.looking.running_until.is_none()
+        {
+            if self.actions.iter().all(|action| !matches!(action, Action::Leave(_))) {
+                self.act(Action::Leave(exit));
+            }
+            return;
+        }
+        self.restart_if_possible();
+        self.look_if_due();
+    }
+
+    fn deadline_passed(&mut self) {
+        let now = self.now;
+        if self.probation_until.is_some_and(|until| until <= now) {
+            self.trusted();
+        }
+        if self.looking.running_until.is_some_and(|until| until <= now) {
+            self.poll_overdue();
+        }
+        let due: Vec<Generation> =
+            self.children.iter().filter(|(_, child)| child.deadline.is_some_and(|deadline| deadline <= now)).map(|(g, _)| *g).collect();
+        for generation in due {
+            self.overdue(generation);
+        }
+    }
+
+    /// Nothing ages while the master is stopped, since its children may have been stopped with it.
+    fn continued(&mut self, stopped: Duration) {
+        for child in self.children.values_mut() {
+            child.deadline = child.deadline.map(|deadline| deadline + stopped);
+        }
+        for deadline in [&mut self.looking.running_until, &mut self.probation_until] {
+            *deadline = deadline.map(|deadline| deadline.saturating_add(stopped));
+        }
+        self.say(Message::Continued { after: crate::message::Seconds(stopped) });
+    }
+}
+
+/// How an operator reads of a release: `release v1.2 (3f2a…)`.
+fn describe(release: &ReleaseName) -> String {
+    let name = release.version.as_deref().unwrap_or(&release.tag);
+    match release.id.get(..12) {
+        Some(id) => format!("release {name} ({id})"),
+        None => format!("release {name}"),
+    }
+}

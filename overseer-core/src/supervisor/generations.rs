@@ -1,0 +1,549 @@
+//! How a process becomes a candidate, the active generation, and ends.
+
+use super::{
+    Action, Asker, Blame, Child, Generation, Installation, Leaving, Origin, Program, Settings, Stage, Started, Supervisor, describe,
+};
+use crate::binary::{Identity, Installed, Probation};
+use crate::message::{Message, Seconds};
+use crate::protocol::ReleaseName;
+use crate::signal::Signal;
+use crate::sys::process::Exit;
+use std::time::Duration;
+
+/// How long draining generations have once the active one has ended abnormally.
+const ABNORMAL_END_GRACE: Duration = Duration::from_secs(2);
+
+impl Supervisor {
+    /// Asks for a process of the next generation.
+    pub(super) fn spawn(&mut self, program: Program, origin: Origin) -> Generation {
+        let generation = Generation(self.newest.0 + 1);
+        self.newest = generation;
+        let child = Child {
+            stage: Stage::Starting,
+            origin,
+            identity: Identity::default(),
+            settings: self.settings.clone(),
+            spawned_at: self.now,
+            ready_at: None,
+            counted_by_age: None,
+            drains: false,
+            deadline: Some(self.now + self.settings.check_timeout),
+            kept: Vec::new(),
+            sent: Vec::new(),
+            is_blameless: false,
+        };
+        self.children.insert(generation, child);
+        self.act(Action::Spawn { generation, program });
+        generation
+    }
+
+    fn child(&mut self, generation: Generation) -> Option<&mut Child> {
+        self.children.get_mut(&generation)
+    }
+
+    /// How long the generation has lived.
+    fn age(&self, generation: Generation) -> Seconds {
+        Seconds(self.children.get(&generation).map_or(Duration::ZERO, |child| self.now.saturating_sub(child.spawned_at)))
+    }
+
+    pub(super) fn spawned(&mut self, generation: Generation, started: Started) {
+        let running =
+            self.active.filter(|active| *active != generation).and_then(|active| self.children.get(&active)).map(|child| child.identity);
+        let path = self.path.clone();
+        let Some(child) = self.child(generation) else { return };
+        child.identity = started.identity;
+        let is_operators = child.origin == Origin::Restart && running.is_some_and(|running| !running.same_inode(&started.identity));
+        if is_operators {
+            child.origin = Origin::OperatorsFile;
+        }
+        self.say(Message::GenerationStarted { generation, pid: started.pid });
+        if is_operators {
+            self.say(Message::OwnFile { generation, path });
+        }
+    }
+
+    pub(super) fn spawn_failed(&mut self, generation: Generation, why: String, blame: Blame) {
+        if self.candidate == Some(generation) {
+            self.candidate_failed(&why, blame);
+            self.children.remove(&generation);
+        } else if self.children.remove(&generation).is_some() {
+            self.say(Message::ProgramFailed { generation, why });
+            self.active_ended(Exit::Code(1));
+        }
+    }
+
+    pub(super) fn welcomed(&mut self, generation: Generation, settings: Settings) {
+        let now = self.now;
+        let Some(child) = self.child(generation) else { return };
+        if child.stage == Stage::Starting {
+            child.stage = Stage::Welcomed;
+            child.deadline = Some(now + settings.ready_timeout.unwrap_or(settings.warm_up));
+            child.settings = settings;
+        }
+    }
+
+    pub(super) fn drains(&mut self, generation: Generation) {
+        if let Some(child) = self.child(generation) {
+            child.drains = true;
+        }
+    }
+
+    pub(super) fn ready(&mut self, generation: Generation) {
+        let now = self.now;
+        let Some(child) = self.child(generation) else { return };
+        match child.stage {
+            Stage::Welcomed => {
+                if self.candidate == Some(generation) {
+                    self.warm_up(generation);
+                } else {
+                    self.became_ready(generation);
+                    self.serves(generation);
+                }
+            }
+            Stage::WarmingUp | Stage::Active => {
+                if let Some(counted) = child.counted_by_age.take() {
+                    let after = Seconds(now.saturating_sub(child.spawned_at));
+                    self.say(Message::ReadyLate { generation, after, counted: Seconds(counted) });
+                }
+            }
+            // A generation that has nothing to serve with, or is on its way out, cannot be ready.
+            Stage::Starting | Stage::Draining | Stage::Killed => {}
+        }
+    }
+
+    /// The candidate serves from now on, beside the old generation.
+    fn warm_up(&mut self, generation: Generation) {
+        self.became_ready(generation);
+        let now = self.now;
+        if let Some(child) = self.child(generation) {
+            child.stage = Stage::WarmingUp;
+            child.deadline = Some(now + child.settings.warm_up);
+        }
+    }
+
+    fn became_ready(&mut self, generation: Generation) {
+        let now = self.now;
+        let after = self.age(generation);
+        let is_leaving = self.is_leaving();
+        let Some(child) = self.child(generation) else { return };
+        child.ready_at = Some(now);
+        if !is_leaving {
+            child.deadline = None;
+        }
+        let kept = std::mem::take(&mut child.kept);
+        self.say(Message::GenerationReady { generation, after });
+        self.act(Action::CheckListeners);
+        for signal in kept {
+            self.send_signal(generation, signal);
+        }
+    }
+
+    /// The generation is the one that serves now.
+    fn serves(&mut self, generation: Generation) {
+        let Some(child) = self.child(generation) else { return };
+        child.stage = Stage::Active;
+        self.settings = self.children[&generation].settings.clone();
+        let identity = self.children[&generation].identity;
+        self.act(Action::Accept { generation });
+        self.act(Action::Trust { generation });
+        match &self.record.probation {
+            Some(probation) if probation.identity == identity => {
+                if self.probation_until.is_none() {
+                    self.probation_until = Some(self.now + self.settings.probation);
+                }
+            }
+            Some(_) => {
+                // Another file runs, so nobody will learn how the release would have lived.
+                self.record.probation = None;
+                self.probation_until = None;
+                self.act(Action::Save);
+            }
+            None => self.probation_until = None,
+        }
+        self.plan_first_look();
+    }
+
+    /// The candidate takes over; what it replaces drains.
+    fn promote(&mut self, generation: Generation) {
+        self.candidate = None;
+        if let Some(child) = self.child(generation) {
+            child.deadline = None;
+        }
+        let old = self.active.replace(generation);
+        let after = self.age(generation);
+        self.serves(generation);
+        self.note(Message::GenerationActive { generation, after });
+        if let Some(old) = old
+            && self.children.contains_key(&old)
+        {
+            self.drain(old);
+        }
+    }
+
+    /// The warm-up is over, or the old generation has ended: the candidate is committed.
+    fn commit(&mut self, generation: Generation) {
+        let is_release = self.children.get(&generation).is_some_and(|child| matches!(child.origin, Origin::Release(_)));
+        if is_release {
+            self.act(Action::Commit { generation });
+        } else {
+            self.promote(generation);
+        }
+    }
+
+    pub(super) fn commit_done(&mut self, generation: Generation) {
+        let Some(child) = self.children.get(&generation) else { return };
+        let Origin::Release(release) = child.origin.clone() else { return };
+        let identity = child.identity;
+        self.installed(release.clone(), identity);
+        self.note(Message::Committed { release: describe(&release), path: self.path.clone() });
+        if self.active.is_some() {
+            self.promote(generation);
+        }
+    }
+
+    /// Remembers that the release is at the program's path.
+    pub(super) fn installed(&mut self, release: ReleaseName, identity: Identity) {
+        let at_unix_s = self.unix_s();
+        self.record.previous = self.record.installed.take().map(|installed| installed.release);
+        self.record.verdicts.retain(|judged| judged.release.id != release.id);
+        self.record.remember_id(identity, &release.id);
+        self.record.probation = (!self.settings.probation.is_zero()).then(|| Probation { release: release.clone(), identity, starts: 0 });
+        self.probation_until = None;
+        self.record.installed = Some(Installed { release, at_unix_s });
+        self.act(Action::Save);
+    }
+
+    pub(super) fn commit_failed(&mut self, generation: Generation, why: String) {
+        let Some(child) = self.children.get(&generation) else { return };
+        let Origin::Release(release) = child.origin.clone() else { return };
+        let active = self.active.filter(|active| self.children.contains_key(active));
+        match active {
+            Some(active) => {
+                self.candidate = None;
+                self.note(Message::CommitFailed { release: describe(&release), active, why });
+                self.act(Action::Discard);
+                self.drain(generation);
+            }
+            None => {
+                // The old generation is gone: an uninstalled one that serves is better than none.
+                self.note(Message::CommitFailed { release: describe(&release), active: generation, why });
+                self.act(Action::Discard);
+                self.promote(generation);
+            }
+        }
+    }
+
+    /// Asks the generation to finish what is open, within its own time-out.
+    pub(super) fn drain(&mut self, generation: Generation) {
+        let now = self.now;
+        let Some(child) = self.child(generation) else { return };
+        let within = child.settings.terminate_timeout;
+        match child.stage {
+            Stage::Draining | Stage::Killed => return,
+            Stage::Starting => return self.kill(generation),
+            Stage::Welcomed | Stage::WarmingUp | Stage::Active => {}
+        }
+        child.stage = Stage::Draining;
+        child.deadline = Some(now + within);
+        let drains = child.drains;
+        self.say(Message::Draining { generation, within: Seconds(within) });
+        self.act(Action::Drain { generation, within });
+        if !drains {
+            self.say(Message::NoDrain { generation });
+            self.send_signal(generation, Signal::TERM);
+        }
+        self.act(Action::CheckListeners);
+    }
+
+    pub(super) fn kill(&mut self, generation: Generation) {
+        if let Some(child) = self.child(generation) {
+            child.sent.push(Signal::KILL);
+            self.kill_for_fault(generation);
+        }
+    }
+
+    /// Kills the generation for what it did, so that its end is its own fault.
+    fn kill_for_fault(&mut self, generation: Generation) {
+        let Some(child) = self.child(generation) else { return };
+        if child.stage != Stage::Killed {
+            child.stage = Stage::Killed;
+            child.deadline = None;
+            self.act(Action::Kill { generation });
+        }
+    }
+
+    /// The stage of a generation has lasted as long as it may.
+    pub(super) fn overdue(&mut self, generation: Generation) {
+        let after = self.age(generation);
+        let is_candidate = self.candidate == Some(generation);
+        let is_leaving = self.is_leaving();
+        let Some(child) = self.child(generation) else { return };
+        child.deadline = None;
+        match child.stage {
+            Stage::Starting | Stage::Welcomed if is_leaving => {
+                self.say(Message::DrainOverdue { generation, after });
+                self.kill(generation);
+            }
+            Stage::Starting => {
+                self.failed(generation, format!("said nothing for {after}"), Blame::Release);
+            }
+            Stage::Welcomed if child.settings.ready_timeout.is_none() => {
+                child.counted_by_age = Some(after.0);
+                self.became_ready(generation);
+                if is_candidate {
+                    if let Some(child) = self.child(generation) {
+                        child.stage = Stage::WarmingUp;
+                    }
+                    self.commit(generation);
+                } else {
+                    self.serves(generation);
+                }
+            }
+            Stage::Welcomed if is_candidate => {
+                let limit = Seconds(child.settings.ready_timeout.unwrap_or_default());
+                self.failed(generation, format!("not ready after {limit}, stopped"), Blame::Release);
+            }
+            Stage::Welcomed => self.say(Message::NotReadyYet { generation, after }),
+            Stage::WarmingUp if is_candidate => self.commit(generation),
+            // It was to leave and did not.
+            Stage::WarmingUp | Stage::Active | Stage::Draining => {
+                self.say(Message::DrainOverdue { generation, after });
+                self.kill(generation);
+            }
+            Stage::Killed => {}
+        }
+    }
+
+    pub(super) fn misbehaved(&mut self, generation: Generation, why: String) {
+        self.say(Message::Misbehaved { generation, why: why.clone() });
+        if self.candidate == Some(generation) {
+            self.candidate_failed(&format!("cannot be talked to: {why}"), Blame::Release);
+        }
+        self.kill_for_fault(generation);
+    }
+
+    /// The generation cannot come up.
+    pub(super) fn failed(&mut self, generation: Generation, why: String, blame: Blame) {
+        if self.candidate == Some(generation) {
+            self.candidate_failed(&why, blame);
+            self.drain(generation);
+        } else if self.active == Some(generation) {
+            self.say(Message::ProgramFailed { generation, why });
+            let end = self.now + self.settings.check_timeout;
+            let Some(child) = self.child(generation) else { return };
+            child.is_blameless = blame == Blame::Nobody;
+            if child.deadline.is_none() {
+                self.kill_for_fault(generation);
+            } else {
+                // A refused program ends by itself, with the reason; if not, then by its deadline.
+                child.stage = Stage::Draining;
+                child.deadline = Some(end);
+            }
+        }
+    }
+
+    /// The candidate will not take over: what is to be said and remembered of that. Its process, if there is one, is the caller's to stop.
+    fn candidate_failed(&mut self, why: &str, blame: Blame) {
+        let Some(candidate) = self.candidate.take() else { return };
+        let Some(child) = self.children.get(&candidate) else { return };
+        let origin = child.origin.clone();
+        let active = self.active.unwrap_or(candidate);
+        match origin {
+            Origin::Release(release) => {
+                self.act(Action::Discard);
+                self.release_failed(release, why.to_owned(), blame);
+            }
+            Origin::OperatorsFile => {
+                let (path, previous) = (self.path.clone(), self.previous.clone());
+                self.note(Message::OwnFileFailed { candidate, active, why: why.to_owned(), path, previous });
+            }
+            Origin::Restart | Origin::Start => self.note(Message::RestartFailed { candidate, active, why: why.to_owned() }),
+        }
+    }
+
+    pub(super) fn exited(&mut self, generation: Generation, exit: Exit, why: Option<String>) {
+        let Some(child) = self.children.get(&generation) else { return };
+        let was_asked_to = was_asked_to(child, exit);
+        let reason = why.unwrap_or_else(|| format!("ended with {exit}"));
+        if self.candidate == Some(generation) {
+            let when = if child.stage == Stage::WarmingUp { "in its warm-up" } else { "before it was ready" };
+            let blame = if was_asked_to { Blame::Nobody } else { Blame::Release };
+            self.candidate_failed(&format!("{reason} {when}"), blame);
+            self.children.remove(&generation);
+        } else if self.active == Some(generation) {
+            self.active_exited(generation, exit, was_asked_to);
+        } else {
+            self.children.remove(&generation);
+            self.say(Message::GenerationGone { generation, exit });
+        }
+        self.act(Action::CheckListeners);
+    }
+
+    /// The serving generation is gone. Somebody else takes over, or the master ends as it did.
+    fn active_exited(&mut self, generation: Generation, exit: Exit, was_asked_to: bool) {
+        let is_abnormal = !exit.is_success() && !was_asked_to;
+        let child = self.children.remove(&generation);
+        if self.is_leaving() || !is_abnormal {
+            self.lived_cleanly(exit);
+            if !self.is_leaving() {
+                self.note(Message::ProgramEnded { generation, exit });
+            }
+            return self.active_ended(exit);
+        }
+        let ran = child.map(|child| child.identity);
+        let on_probation = self.record.probation.as_ref().map(|probation| probation.identity).filter(|identity| Some(*identity) == ran);
+        if let Some(candidate) = self.candidate
+            && let Some(next) = self.children.get(&candidate)
+            && next.stage == Stage::WarmingUp
+            && on_probation != Some(next.identity)
+        {
+            self.say(Message::GenerationGone { generation, exit });
+            return self.commit(candidate);
+        }
+        match on_probation {
+            Some(failed) => {
+                if let Some(candidate) = self.candidate {
+                    self.candidate_failed("has to give way to the previous binary", Blame::Nobody);
+                    self.drain(candidate);
+                }
+                self.restart_wanted = None;
+                self.failed_exit = Some(exit);
+                self.act(Action::TakeBack { failed });
+            }
+            None => {
+                self.note(Message::ProgramEnded { generation, exit });
+                self.active_ended(exit);
+            }
+        }
+    }
+
+    /// The end of the program is the end of the master, once all others are gone.
+    pub(super) fn active_ended(&mut self, exit: Exit) {
+        self.active = None;
+        self.probation_until = None;
+        let since = self.leaving.as_ref().map_or(self.now, |leaving| leaving.since);
+        self.leaving = Some(Leaving { since, exit: Some(exit) });
+        self.stop_updates();
+        self.act(Action::CloseListeners);
+        let others: Vec<Generation> = self.children.keys().copied().collect();
+        for generation in others {
+            self.drain(generation);
+            if !exit.is_success() {
+                let latest = self.now + ABNORMAL_END_GRACE;
+                if let Some(child) = self.child(generation) {
+                    child.deadline = child.deadline.map(|deadline| deadline.min(latest));
+                }
+            }
+        }
+    }
+
+    /// No release is tried any more: the look and the candidate end.
+    pub(super) fn stop_updates(&mut self) {
+        self.restart_wanted = None;
+        if self.looking.running_until.is_some() {
+            self.act(Action::KillPoll);
+        }
+        if self.waiting.take().is_some() {
+            self.act(Action::Discard);
+        }
+        if let Some(candidate) = self.candidate.take() {
+            if self.children.get(&candidate).is_some_and(|child| matches!(child.origin, Origin::Release(_))) {
+                self.act(Action::Discard);
+            }
+            self.drain(candidate);
+        }
+    }
+
+    /// A release that ended as it should is not one that keeps crashing, so its starts do not add up.
+    fn lived_cleanly(&mut self, exit: Exit) {
+        if let Some(probation) = &mut self.record.probation {
+            probation.starts = 0;
+            if exit.is_success() && !self.is_leaving() {
+                self.record.probation = None;
+            }
+            self.act(Action::Save);
+        }
+    }
+
+    pub(super) fn trusted(&mut self) {
+        let after = Seconds(self.settings.probation);
+        self.probation_until = None;
+        if let Some(probation) = self.record.probation.take() {
+            self.note(Message::Trusted { release: describe(&probation.release), after });
+        }
+    }
+
+    pub(super) fn taken_back(&mut self) {
+        let exit = self.failed_exit.take().unwrap_or(Exit::Code(1));
+        let Some(probation) = self.record.probation.take() else { return };
+        self.probation_until = None;
+        self.record.installed = self.record.previous.take().map(|release| Installed { release, at_unix_s: self.unix_s() });
+        let why = format!("ended with {exit} in its probation");
+        self.reject(probation.release.clone(), why);
+        let generation = self.spawn(Program::AtPath, Origin::Start);
+        self.active = Some(generation);
+        self.note(Message::TakenBack { release: describe(&probation.release), exit, generation });
+    }
+
+    pub(super) fn take_back_failed(&mut self, why: String) {
+        let exit = self.failed_exit.take().unwrap_or(Exit::Code(1));
+        if let Some(probation) = self.record.probation.take() {
+            self.note(Message::TakeBackFailed { release: describe(&probation.release), exit, why });
+        }
+        self.active_ended(exit);
+    }
+
+    pub(super) fn restart_asked(&mut self, asker: Asker) {
+        if self.is_leaving() {
+            return;
+        }
+        if self.settings.installation == Installation::WithoutRestart && asker != Asker::PathChanged {
+            self.say(Message::ShuttingDown {});
+            return self.shut_down();
+        }
+        if let Some(why) = self.why_no_restart_now() {
+            self.say(Message::RestartWaits { why });
+        }
+        self.restart_wanted = Some(asker);
+    }
+
+    fn why_no_restart_now(&self) -> Option<String> {
+        if let Some(candidate) = self.candidate {
+            return Some(format!("generation {candidate} has taken over or failed"));
+        }
+        let active = self.active?;
+        let is_ready = self.children.get(&active).is_some_and(|child| child.stage == Stage::Active);
+        (!is_ready).then(|| format!("generation {active} is ready"))
+    }
+
+    pub(super) fn restart_if_possible(&mut self) {
+        if self.is_leaving() || self.active.is_none() || self.why_no_restart_now().is_some() {
+            return;
+        }
+        let Some(asker) = self.restart_wanted.take() else { return };
+        if let Some(release) = self.waiting.take() {
+            return self.try_release(release);
+        }
+        let generation = self.spawn(Program::AtPath, Origin::Restart);
+        self.candidate = Some(generation);
+        let why = match asker {
+            Asker::Signal => format!("got {}", self.settings.restart_signal),
+            Asker::Program => "the program asked for it".to_owned(),
+            Asker::PathChanged => "the file at the program's path has changed".to_owned(),
+        };
+        self.note(Message::Restarting { generation, why });
+    }
+
+    /// Starts the staged release as candidate.
+    pub(super) fn try_release(&mut self, release: ReleaseName) {
+        let name = describe(&release);
+        let generation = self.spawn(Program::Staged, Origin::Release(release));
+        self.candidate = Some(generation);
+        self.note(Message::Upgrading { generation, release: name });
+    }
+}
+
+/// Whether the end is one that we asked for: by the signal that ended it, or by one that means leaving.
+fn was_asked_to(child: &Child, exit: Exit) -> bool {
+    child.is_blameless || child.sent.iter().any(|sent| exit == Exit::Signal(*sent) || sent.means_leaving())
+}

@@ -1,0 +1,302 @@
+//! When to look for a release, and what is remembered of each.
+
+use super::{Action, Blame, Installation, Stage, Supervisor, describe};
+use crate::binary::{Identity, Installed, Judged, Looks, Memo, VERDICTS_MAX};
+use crate::fetcher::{FetchError, FetchErrorKind, Known, MEMO_BYTES_MAX};
+use crate::message::{Message, Seconds};
+use crate::protocol::{Outcome, ReleaseName, Report, Staged, Verdict};
+use std::time::Duration;
+
+/// The first look comes this long after the first ready, or after the interval if that is shorter.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// Failing looks are never further apart than this, unless the interval is.
+const BACK_OFF_MAX: Duration = Duration::from_secs(60 * 60);
+/// The longest pause that a source can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// For how long a release is held back after its first and second failure; the third rejects it.
+const HOLD_BACKS: [Duration; 2] = [Duration::from_secs(10 * 60), Duration::from_secs(60 * 60)];
+
+impl Supervisor {
+    /// What the fetcher is to be told of the past, and which IDs it must not stage.
+    pub(crate) fn known(&self) -> (Known, Vec<(String, String)>) {
+        let source = self.settings.source.as_deref().unwrap_or_default();
+        let now = self.unix_s();
+        let judged = self.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none_or(|until| until > now));
+        let rejected: Vec<(String, String)> = judged
+            .clone()
+            .filter(|judged| !judged.release.id.is_empty())
+            .map(|judged| (judged.release.id.clone(), judged.reason.clone()))
+            .collect();
+        let installed = self.record.installed.iter().map(|installed| &installed.release);
+        let settled = installed.chain(&self.waiting).chain(judged.map(|judged| &judged.release)).filter(|release| release.source == source);
+        let active = self.active.and_then(|active| self.children.get(&active));
+        let identity = active.map(|child| child.identity).unwrap_or_default();
+        let known = Known {
+            settled: settled.map(|release| release.tag.clone()).filter(|tag| !tag.is_empty()).collect(),
+            id: self.record.id_of(&identity).map(str::to_owned),
+            size_bytes: identity.size_bytes,
+            path: self.path.clone(),
+            memo: self.record.memo.as_ref().filter(|memo| memo.source == source).map(|memo| memo.text.clone()),
+            partial: None,
+        };
+        (known, rejected)
+    }
+
+    /// The file that the active generation runs.
+    pub(crate) fn running(&self) -> Identity {
+        self.active.and_then(|active| self.children.get(&active)).map(|child| child.identity).unwrap_or_default()
+    }
+
+    /// The generation that serves has settings of its own, so the next look may be due at another time.
+    pub(super) fn plan_first_look(&mut self) {
+        let Some(source) = self.settings.source.clone() else {
+            self.looking.next = None;
+            return;
+        };
+        if self.record.looks.source != source {
+            self.record.looks = Looks { source, ..Looks::default() };
+        }
+        let soon = self.now + FIRST_LOOK.min(self.settings.interval);
+        let unix_now = self.unix_s();
+        let looks = &self.record.looks;
+        let pause_after_last = match looks.next_unix_s {
+            Some(next) if looks.failures > 0 => Duration::from_secs(next.saturating_sub(unix_now)).min(RETRY_AFTER_MAX),
+            _ => {
+                // A last look in the future is one of a clock that was set back since.
+                let since = looks.last_unix_s.filter(|last| *last <= unix_now).map(|last| Duration::from_secs(unix_now - last));
+                since.map_or(Duration::ZERO, |since| self.pause().saturating_sub(since))
+            }
+        };
+        self.plan_look(soon.max(self.now + pause_after_last));
+    }
+
+    fn plan_look(&mut self, at: super::Time) {
+        self.looking.next = Some(at);
+        self.record.looks.next_unix_s = Some((self.unix_at_start + at).as_secs());
+    }
+
+    /// The pause between two looks that work.
+    fn pause(&self) -> Duration {
+        self.settings.interval.max(self.settings.min_fetch_interval)
+    }
+
+    /// Up to a tenth more or less, so that a fleet does not look all at once.
+    fn jittered(&mut self, pause: Duration) -> Duration {
+        pause.mul_f64(0.9 + 0.2 * self.random.f64()).max(self.settings.min_fetch_interval)
+    }
+
+    /// When to look, unless something stands in the way.
+    pub(super) fn next_look(&self) -> Option<super::Time> {
+        let active = self.children.get(&self.active?)?;
+        let may_look =
+            !self.is_leaving() && self.candidate.is_none() && active.stage == Stage::Active && self.looking.running_until.is_none();
+        self.looking.next.filter(|_| may_look)
+    }
+
+    pub(super) fn look_if_due(&mut self) {
+        if self.next_look().is_none_or(|next| next > self.now) {
+            return;
+        }
+        self.looking.next = None;
+        self.looking.running_until = Some(self.now + self.settings.fetch_timeout);
+        self.say(Message::Look { source: self.source() });
+        self.act(Action::Poll);
+    }
+
+    fn source(&self) -> String {
+        self.settings.source.clone().unwrap_or_default()
+    }
+
+    pub(super) fn poll_asked(&mut self) {
+        if self.settings.source.is_none() {
+            return;
+        }
+        if self.looking.running_until.is_some() {
+            self.looking.again = true;
+        } else if self.looking.next.is_some() {
+            self.looking.next = Some(self.now);
+        }
+    }
+
+    pub(super) fn poll_progress(&mut self) {
+        if let Some(until) = &mut self.looking.running_until {
+            *until = self.now + self.settings.fetch_timeout;
+        }
+    }
+
+    pub(super) fn poll_overdue(&mut self) {
+        // Its end is told by PollEnded; until then there is nothing more to wait for.
+        self.looking.running_until = Some(super::Time::MAX);
+        self.act(Action::KillPoll);
+    }
+
+    pub(super) fn poll_ended(&mut self, report: Report) {
+        self.looking.running_until = None;
+        if let Some(id) = &report.running_id {
+            let running = self.running();
+            self.record.remember_id(running, id);
+        }
+        if self.is_leaving() {
+            if matches!(report.outcome, Outcome::Staged(_)) {
+                self.act(Action::Discard);
+            }
+            return self.act(Action::Save);
+        }
+        self.remember_memo(report.memo);
+        let source = self.source();
+        match report.outcome {
+            Outcome::Unchanged => {
+                self.looked("nothing new".to_owned());
+                self.say(Message::LookUnchanged { source });
+            }
+            Outcome::Same { release } => {
+                self.looked("the running release".to_owned());
+                let at_unix_s = self.unix_s();
+                self.record.installed = Some(Installed { release, at_unix_s });
+            }
+            Outcome::Incomplete { why } => {
+                self.looked(format!("incomplete: {why}"));
+                self.say(Message::LookIncomplete { source, why });
+            }
+            Outcome::Failed { error } => self.look_failed(&error),
+            Outcome::Refused { release, verdict, why } => {
+                self.looked(format!("refused: {why}"));
+                match verdict {
+                    Verdict::Reject => self.release_rejected(release, why),
+                    Verdict::HoldBack => self.release_failed(release, why, Blame::Release),
+                    Verdict::Blameless => self.release_failed(release, why, Blame::Nobody),
+                }
+            }
+            Outcome::Staged(staged) => {
+                self.looked(format!("found {}", describe(&staged.release)));
+                self.staged(staged);
+            }
+        }
+        if std::mem::take(&mut self.looking.again) && self.looking.next.is_some() {
+            self.looking.next = Some(self.now);
+        }
+        self.act(Action::Save);
+    }
+
+    fn remember_memo(&mut self, memo: Option<String>) {
+        let Some(text) = memo else { return };
+        if text.len() > MEMO_BYTES_MAX {
+            self.record.memo = None;
+            return self.say(Message::MemoDropped { bytes: text.len() });
+        }
+        self.record.memo = Some(Memo { source: self.source(), text });
+    }
+
+    /// The look worked; the next one comes after the usual pause.
+    fn looked(&mut self, outcome: String) {
+        let now = self.unix_s();
+        let looks = &mut self.record.looks;
+        (looks.last_unix_s, looks.last_success_unix_s) = (Some(now), Some(now));
+        (looks.failures, looks.outcome) = (0, outcome);
+        let pause = self.pause();
+        let pause = self.jittered(pause);
+        self.plan_look(self.now + pause);
+    }
+
+    /// The look did not work; the pauses grow.
+    fn look_failed(&mut self, error: &FetchError) {
+        let (source, why, now) = (self.source(), error.to_string(), self.unix_s());
+        let looks = &mut self.record.looks;
+        looks.last_unix_s = Some(now);
+        looks.outcome = format!("failed: {why}");
+        let doublings = looks.failures.min(16);
+        looks.failures = looks.failures.saturating_add(1);
+        let pause = self.pause();
+        let grown = pause.saturating_mul(1 << doublings).min(BACK_OFF_MAX.max(pause));
+        let asked_for = error.pause_asked_for().unwrap_or_default().min(RETRY_AFTER_MAX);
+        let pause = self.jittered(grown).max(asked_for);
+        self.plan_look(self.now + pause);
+        let again = Seconds(pause);
+        match error.kind() {
+            FetchErrorKind::Settings => self.note(Message::LookSettings { source, why, again }),
+            FetchErrorKind::Passing | FetchErrorKind::BadRelease => self.note(Message::LookFailed { source, why, again }),
+        }
+    }
+
+    /// A proved release lies beside the program.
+    fn staged(&mut self, staged: Staged) {
+        let release = staged.release;
+        self.record.remember_id(staged.identity, &release.id);
+        self.say(Message::StagedRelease { release: describe(&release) });
+        match self.settings.installation {
+            Installation::Proved => self.try_release(release),
+            Installation::WithoutRestart => {
+                self.waiting = Some(release);
+                self.staged_identity = staged.identity;
+                self.act(Action::Install);
+            }
+            Installation::AtNextRestart => {
+                self.note(Message::ReleaseWaits { release: describe(&release) });
+                self.waiting = Some(release);
+            }
+        }
+    }
+
+    pub(super) fn install_done(&mut self) {
+        let Some(release) = self.waiting.take() else { return };
+        self.installed(release.clone(), self.staged_identity);
+        self.note(Message::InstalledOnly { release: describe(&release), path: self.path.clone() });
+    }
+
+    pub(super) fn install_failed(&mut self, why: String) {
+        let Some(release) = self.waiting.take() else { return };
+        self.act(Action::Discard);
+        if let Some(active) = self.active {
+            self.note(Message::CommitFailed { release: describe(&release), active, why });
+        }
+    }
+
+    /// The release did not come up. It is tried again later, and rejected at the third failure.
+    pub(super) fn release_failed(&mut self, release: ReleaseName, why: String, blame: Blame) {
+        let Some(active) = self.active else { return };
+        let name = describe(&release);
+        if blame == Blame::Nobody {
+            return self.note(Message::TriedAgain { release: name, why, active });
+        }
+        let before = self.record.verdicts.iter().find(|judged| is_same(&judged.release, &release));
+        let failures = before.map_or(0, |judged| judged.failures) + 1;
+        let Some(pause) = HOLD_BACKS.get(failures as usize - 1) else { return self.release_rejected(release, why) };
+        let until = self.unix_s() + pause.as_secs();
+        self.judge(release, failures, Some(until), why.clone());
+        self.note(Message::HeldBack { release: name, why, active, again: Seconds(*pause) });
+    }
+
+    fn release_rejected(&mut self, release: ReleaseName, why: String) {
+        let name = describe(&release);
+        self.reject(release, why.clone());
+        if let Some(active) = self.active {
+            self.note(Message::Rejected { release: name, why, active });
+        }
+    }
+
+    /// The release is not tried again.
+    pub(super) fn reject(&mut self, release: ReleaseName, why: String) {
+        let before = self.record.verdicts.iter().find(|judged| is_same(&judged.release, &release));
+        let failures = before.map_or(0, |judged| judged.failures) + 1;
+        self.judge(release, failures, None, why);
+    }
+
+    fn judge(&mut self, release: ReleaseName, failures: u32, until_unix_s: Option<u64>, reason: String) {
+        let at_unix_s = self.unix_s();
+        let verdicts = &mut self.record.verdicts;
+        verdicts.retain(|judged| !is_same(&judged.release, &release));
+        verdicts.push(Judged { release, failures, until_unix_s, reason, at_unix_s });
+        if verdicts.len() > VERDICTS_MAX {
+            verdicts.remove(0);
+        }
+        self.act(Action::Save);
+    }
+}
+
+/// Whether both are one release: by ID, or by source and tag where it never became a whole file.
+fn is_same(one: &ReleaseName, other: &ReleaseName) -> bool {
+    if one.id.is_empty() || other.id.is_empty() {
+        return one.id == other.id && one.source == other.source && one.tag == other.tag;
+    }
+    one.id == other.id
+}

@@ -1,0 +1,118 @@
+//! Who gets which signal, and how the master leaves.
+
+use super::{Action, Asker, Generation, Leaving, Stage, Supervisor};
+use crate::message::Message;
+use crate::signal::Signal;
+use std::time::Duration;
+
+/// A second request to leave counts from here on: before, it is the process manager's to the whole group, or a key that bounced.
+const SECOND_REQUEST: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// A signal reached the master. What the kernel sent to the whole process group is not passed on: the children have it.
+    pub(super) fn signal(&mut self, signal: Signal, to_the_group: bool) {
+        if signal == self.settings.restart_signal {
+            return self.restart_asked(Asker::Signal);
+        }
+        let is_stop = self.settings.stop_signals.contains(&signal);
+        if is_stop || signal.means_leaving() {
+            return self.leave(signal, is_stop, to_the_group);
+        }
+        if to_the_group {
+            return;
+        }
+        let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
+        let all: Vec<Generation> = self.children.keys().copied().collect();
+        for generation in all {
+            let serves = self.active == Some(generation) || self.candidate == Some(generation);
+            if serves || is_job_control {
+                self.deliver(generation, signal);
+            }
+        }
+    }
+
+    /// Passes a signal on, now or when the generation is ready for it.
+    fn deliver(&mut self, generation: Generation, signal: Signal) {
+        let Some(child) = self.children.get_mut(&generation) else { return };
+        let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
+        match child.stage {
+            Stage::Starting | Stage::Welcomed if !is_job_control => child.kept.push(signal),
+            Stage::Killed => {}
+            Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Active | Stage::Draining => self.send_signal(generation, signal),
+        }
+    }
+
+    pub(super) fn send_signal(&mut self, generation: Generation, signal: Signal) {
+        if let Some(child) = self.children.get_mut(&generation)
+            && child.stage != Stage::Killed
+        {
+            child.sent.push(signal);
+            self.say(Message::Forwarded { signal, generation });
+            self.act(Action::Signal { generation, signal });
+        }
+    }
+
+    /// A signal that means leaving: everybody finishes, nothing is promoted or committed any more.
+    fn leave(&mut self, signal: Signal, is_stop: bool, to_the_group: bool) {
+        match &self.leaving {
+            None => {
+                self.note(Message::Leaving { signal });
+                self.leaving = Some(Leaving { since: self.now, exit: None });
+                self.stop_updates();
+            }
+            Some(leaving) if is_stop && self.now.saturating_sub(leaving.since) >= SECOND_REQUEST => {
+                self.say(Message::Killing { signal });
+                let all: Vec<Generation> = self.children.keys().copied().collect();
+                for generation in all {
+                    self.kill(generation);
+                }
+                return;
+            }
+            // A stop signal again too soon: everybody has been asked already.
+            Some(_) if is_stop => return,
+            Some(_) => {}
+        }
+        let all: Vec<Generation> = self.children.keys().copied().collect();
+        for generation in all {
+            self.ask_to_leave(generation, signal, is_stop, to_the_group);
+        }
+    }
+
+    fn ask_to_leave(&mut self, generation: Generation, signal: Signal, is_stop: bool, to_the_group: bool) {
+        let Some(child) = self.children.get_mut(&generation) else { return };
+        let follows_drain = child.drains && is_stop;
+        if to_the_group {
+            child.sent.push(signal);
+        }
+        match child.stage {
+            Stage::Killed => {}
+            // It knows already: a program that follows a drain takes no second word for it, and nobody gets a signal twice.
+            Stage::Draining if child.drains || child.sent.contains(&signal) => {}
+            // Nothing is open yet, so there is nothing to drain; the deadline stays what it is.
+            Stage::Starting | Stage::Welcomed => {
+                child.deadline = Some(self.now + child.settings.terminate_timeout);
+                if !to_the_group {
+                    self.send_signal(generation, signal);
+                }
+            }
+            Stage::WarmingUp | Stage::Active if follows_drain => self.drain(generation),
+            Stage::WarmingUp | Stage::Active | Stage::Draining => {
+                if !to_the_group {
+                    self.send_signal(generation, signal);
+                }
+            }
+        }
+    }
+
+    /// The program is to end gracefully, and the master with it.
+    pub(super) fn shut_down(&mut self) {
+        if self.leaving.is_none() {
+            self.leaving = Some(Leaving { since: self.now, exit: None });
+            self.stop_updates();
+        }
+        let all: Vec<Generation> = self.children.keys().copied().collect();
+        for generation in all {
+            self.drain(generation);
+        }
+    }
+}
