@@ -3,9 +3,12 @@
 
 mod address;
 mod binary;
+mod child;
 mod config;
 mod error;
 mod fetcher;
+mod listener;
+mod master;
 mod message;
 mod protocol;
 mod role;
@@ -15,11 +18,13 @@ mod supervisor;
 mod sys;
 
 pub use address::Address;
+pub use child::Guard;
 pub use config::{Config, LogFormat};
 pub use error::Error;
 pub use fetcher::{
     DEFAULT_INTERVAL, Digest, DigestAlgorithm, FetchError, FetchErrorKind, Fetcher, FetcherFn, File, Known, Look, MEMO_BYTES_MAX, Partial,
     Release, fetcher_fn,
 };
+pub use listener::{Connection, Incoming, Listener};
 pub use signal::Signal;
-pub use state::State;
+pub use state::{Draining, Simulation, State};

@@ -1,4 +1,254 @@
 //! What a program sees of overseer.
 
-/// What a program sees of overseer.
-pub struct State {}
+use crate::Error;
+use crate::address::Address;
+use crate::child::{Beginning, Guard, Shared};
+use crate::listener::Listener;
+use crate::protocol::ToMaster;
+use crate::supervisor::Settings;
+use crate::sys::sockets;
+use std::fmt;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A program's view of overseer: its listeners, what it is, and the way to ask for a restart. Cheap to clone.
+#[derive(Clone)]
+pub struct State {
+    shared: Arc<Shared>,
+    listeners: Arc<[Listener]>,
+    is_enabled: bool,
+}
+
+impl State {
+    pub(crate) fn new(shared: Arc<Shared>, listeners: Vec<Listener>, is_enabled: bool) -> Self {
+        Self { shared, listeners: listeners.into(), is_enabled }
+    }
+
+    /// A state without a master, for the unit test of a program: the addresses are bound in this process, and the [`Simulation`] plays the master.
+    ///
+    /// ```
+    /// use overseer_core::State;
+    /// use std::io::{Read, Write};
+    /// use std::time::Duration;
+    ///
+    /// fn program(state: State) -> std::io::Result<()> {
+    ///     for connection in state.listener().incoming() {
+    ///         connection?.write_all(b"hello")?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// let (state, simulation) = State::simulated(["127.0.0.1:0"])?;
+    /// let address = state.addresses()[0].to_owned();
+    /// let program = std::thread::spawn(move || program(state));
+    /// let mut answer = String::new();
+    /// std::net::TcpStream::connect(address)?.read_to_string(&mut answer)?;
+    /// assert_eq!(answer, "hello");
+    /// simulation.drain(Duration::from_secs(5));
+    /// program.join().expect("it does not panic")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// An address cannot be read or bound.
+    pub fn simulated<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<(Self, Simulation), Error> {
+        let texts: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        let state = Self::alone(&Address::parse_all(&texts)?, Settings::default())?;
+        let simulation = Simulation { shared: Arc::clone(&state.shared) };
+        Ok((state, simulation))
+    }
+
+    /// The state of a program that runs without a master.
+    pub(crate) fn alone(addresses: &[Address], settings: Settings) -> Result<Self, Error> {
+        let path = std::env::current_exe().map_err(Error::system("cannot find the program's own file"))?;
+        let beginning = Beginning { link: None, settings, generation: 1, id: None, path };
+        let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
+        let listener = |address: &Address| {
+            let socket = sockets::listen(address).map_err(|source| Error::Bind { address: address.to_string(), source })?;
+            Ok(Listener::new(socket, address.name.clone(), Arc::clone(&shared)))
+        };
+        let listeners = addresses.iter().map(listener).collect::<Result<_, Error>>()?;
+        Ok(Self::new(shared, listeners, false))
+    }
+
+    /// Whether a master stands behind the program. Without one, nothing restarts or upgrades it.
+    #[doc(alias = "Enabled")]
+    pub fn enabled(&self) -> bool {
+        self.is_enabled
+    }
+
+    /// The ID of the running binary: its SHA-1 in lower-case hex; empty if its file cannot be read. Computed by the first call where nobody has
+    /// done it before, which takes some milliseconds.
+    #[doc(alias = "ID")]
+    pub fn id(&self) -> &str {
+        self.shared.id.get_or_init(|| {
+            let id = File::open("/proc/self/exe").and_then(|mut file| crate::binary::id_of(&mut file));
+            id.unwrap_or_else(|error| {
+                log::warn!(target: "overseer::child", "cannot read the running binary: {error}; its ID is unknown");
+                String::new()
+            })
+        })
+    }
+
+    /// The number of this generation, from 1.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation
+    }
+
+    /// When this generation started.
+    #[doc(alias = "StartedAt")]
+    pub fn started_at(&self) -> SystemTime {
+        self.shared.started_at
+    }
+
+    /// The path of the program's file. After an upgrade it holds the file that was installed last, which need not be the running one.
+    #[doc(alias = "BinPath")]
+    pub fn bin_path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The listener of the first address.
+    ///
+    /// # Panics
+    /// The program was configured without an address.
+    #[doc(alias = "Listener")]
+    pub fn listener(&self) -> Listener {
+        self.listeners.first().cloned().unwrap_or_else(|| panic!("listener() needs an address: add Config::address"))
+    }
+
+    /// The listeners, in the order of the configured addresses.
+    #[doc(alias = "Listeners")]
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// The listener of the address with this name (`name=:3000`).
+    pub fn named(&self, name: &str) -> Option<Listener> {
+        self.listeners.iter().find(|listener| listener.name() == Some(name)).cloned()
+    }
+
+    /// What the first listener is bound to.
+    #[doc(alias = "Address")]
+    pub fn address(&self) -> Option<&str> {
+        self.listeners.first().map(Listener::address)
+    }
+
+    /// What each listener is bound to, in the order of the configured addresses.
+    #[doc(alias = "Addresses")]
+    pub fn addresses(&self) -> Vec<&str> {
+        self.listeners.iter().map(Listener::address).collect()
+    }
+
+    /// Says that the program serves. [`Listener::incoming`] says it by itself; the first time counts.
+    pub fn ready(&self) {
+        self.shared.say_ready();
+    }
+
+    /// Asks the master to restart the program, in the way the restart signal does. Answers whether there is a master to ask.
+    #[doc(alias = "Restart")]
+    pub fn restart(&self) -> bool {
+        self.is_enabled && self.shared.tell(&ToMaster::Restart)
+    }
+
+    /// Asks the master to look for a release now. Answers whether there is a master to ask.
+    pub fn poll_now(&self) -> bool {
+        self.is_enabled && self.shared.tell(&ToMaster::Poll)
+    }
+
+    /// The way to learn that this generation is to finish and leave. Starts a thread that listens to the master, and takes SIGTERM and SIGINT
+    /// (`stop_signals`) where the program has no handler of its own: they begin the drain too.
+    #[doc(alias = "GracefulShutdown")]
+    pub fn draining(&self) -> Draining {
+        self.shared.attend();
+        Draining { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Counts as open work until it is dropped: a program that returns in a drain is not ended before, within `terminate_timeout`. Clones count each.
+    pub fn guard(&self) -> Guard {
+        Guard::new(Arc::clone(&self.shared))
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("generation", &self.shared.generation)
+            .field("path", &self.shared.path)
+            .field("listeners", &self.listeners)
+            .field("is_enabled", &self.is_enabled)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells when a generation is to finish and leave. Also a future, for any runtime, and a descriptor, for any event loop.
+#[derive(Debug, Clone)]
+pub struct Draining {
+    shared: Arc<Shared>,
+}
+
+impl Draining {
+    /// Waits until the drain begins. Blocks the thread.
+    pub fn wait(&self) {
+        self.shared.wait_for_drain(None);
+    }
+
+    /// Waits until the drain begins, for `time` at most; `true` if it has begun.
+    pub fn wait_timeout(&self, time: Duration) -> bool {
+        self.shared.wait_for_drain(Some(time))
+    }
+
+    /// Whether the drain has begun.
+    pub fn begun(&self) -> bool {
+        self.shared.is_draining()
+    }
+
+    /// When a begun drain must be over: the process is killed then. `None` before it begins.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.shared.deadline()
+    }
+}
+
+impl AsFd for Draining {
+    /// A descriptor that becomes readable (at its end) when the drain begins, and stays so. Only to be waited for.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.drain_descriptor()
+    }
+}
+
+impl Future for Draining {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.shared.is_draining_or_wake(context.waker()) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Plays the master of a [`State::simulated`].
+#[derive(Debug)]
+pub struct Simulation {
+    shared: Arc<Shared>,
+}
+
+impl Simulation {
+    /// Begins the drain, as the master does when another generation has taken over.
+    pub fn drain(&self, within: Duration) {
+        self.shared.begin_drain(within);
+    }
+
+    /// Whether the program has said that it serves.
+    pub fn is_ready(&self) -> bool {
+        self.shared.is_ready()
+    }
+
+    /// Waits for the program's open connections and guards, until the deadline of the drain; as `run` does after the program has returned.
+    pub fn finish(&self) {
+        self.shared.finish();
+    }
+}

@@ -7,4 +7,5 @@ pub(crate) mod link;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod signals;
+pub(crate) mod sockets;
 pub(crate) mod spawn;

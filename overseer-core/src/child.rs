@@ -1,0 +1,328 @@
+//! The program's side: what a child says to its master, hears from it, and waits for before it ends.
+//!
+//! No thread runs until the program asks for something that comes from outside: the first `draining()` or `incoming()` starts one, called
+//! `overseer`, which reads what the master says and takes TERM and INT where the program has no handler of its own.
+
+use crate::Error;
+use crate::protocol::{Drain, Hello, ToChild, ToMaster, Welcome};
+use crate::signal::Signal;
+use crate::supervisor::Settings;
+use crate::sys::link::{Link, Received};
+use crate::sys::poll::{Interest, wait};
+use crate::sys::process;
+use crate::sys::signals::Signals;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+/// What all parts of a running program share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The way to the master; `None` where there is none.
+    up: Option<Mutex<Link>>,
+    pub(crate) generation: u64,
+    pub(crate) id: OnceLock<String>,
+    pub(crate) path: PathBuf,
+    pub(crate) started_at: SystemTime,
+    pub(crate) settings: Settings,
+    is_ready: AtomicBool,
+    /// Starts the thread that listens to the master.
+    attended: Once,
+    /// Readable, for ever, from the moment the drain begins: its other end is closed then.
+    drain_pipe: OwnedFd,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The other end of the drain pipe, until the drain begins.
+    drain_writer: Option<OwnedFd>,
+    /// When a begun drain has to be over.
+    deadline: Option<Instant>,
+    /// Connections and guards that are open.
+    open: usize,
+    /// The generation may accept.
+    may_accept: bool,
+    wakers: Vec<Waker>,
+}
+
+/// What a [`Shared`] is made of.
+pub(crate) struct Beginning {
+    pub(crate) link: Option<Link>,
+    pub(crate) settings: Settings,
+    pub(crate) generation: u64,
+    pub(crate) id: Option<String>,
+    pub(crate) path: PathBuf,
+}
+
+impl Shared {
+    pub(crate) fn new(beginning: Beginning) -> io::Result<Arc<Self>> {
+        let (drain_pipe, drain_writer) = pipe2(OFlag::O_CLOEXEC)?;
+        let may_accept = beginning.link.is_none() || beginning.settings.accept_in_warm_up;
+        Ok(Arc::new(Self {
+            up: beginning.link.map(Mutex::new),
+            generation: beginning.generation,
+            id: beginning.id.map(OnceLock::from).unwrap_or_default(),
+            path: beginning.path,
+            started_at: SystemTime::now(),
+            settings: beginning.settings,
+            is_ready: AtomicBool::new(false),
+            attended: Once::new(),
+            drain_pipe,
+            inner: Mutex::new(Inner { drain_writer: Some(drain_writer), deadline: None, open: 0, may_accept, wakers: Vec::new() }),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// A panic of the program in a waker leaves numbers that are whole, so the lock is used on.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the master something. A master that is gone is noticed by the thread that listens to it.
+    pub(crate) fn tell(&self, message: &ToMaster) -> bool {
+        let Some(up) = &self.up else { return false };
+        let mut link = up.lock().unwrap_or_else(PoisonError::into_inner);
+        link.send(message, &[]).inspect_err(|error| log::warn!(target: "overseer::child", "cannot tell the master: {error}")).is_ok()
+    }
+
+    pub(crate) fn say_ready(&self) {
+        if !self.is_ready.swap(true, Ordering::AcqRel) {
+            self.tell(&ToMaster::Ready);
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    /// Says ready and waits until the generation may accept; `false` if it is to leave instead.
+    pub(crate) fn begin_to_accept(self: &Arc<Self>) -> bool {
+        self.attend();
+        self.say_ready();
+        let mut inner = self.lock();
+        while !inner.may_accept && inner.drain_writer.is_some() {
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.drain_writer.is_some()
+    }
+
+    pub(crate) fn drain_descriptor(&self) -> BorrowedFd<'_> {
+        self.drain_pipe.as_fd()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.lock().drain_writer.is_none()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.lock().deadline
+    }
+
+    /// Whether the drain has begun; if not, `waker` is called when it does.
+    pub(crate) fn is_draining_or_wake(&self, waker: &Waker) -> bool {
+        let mut inner = self.lock();
+        if inner.drain_writer.is_none() {
+            return true;
+        }
+        if !inner.wakers.iter().any(|known| known.will_wake(waker)) {
+            inner.wakers.push(waker.clone());
+        }
+        false
+    }
+
+    /// Waits until the drain begins or the time is over; `true` if it has begun.
+    pub(crate) fn wait_for_drain(&self, time: Option<Duration>) -> bool {
+        let until = time.map(|time| Instant::now() + time);
+        let mut inner = self.lock();
+        while inner.drain_writer.is_some() {
+            inner = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return false,
+                Some(rest) => self.changed.wait_timeout(inner, rest).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        true
+    }
+
+    /// Begins the drain. The first one counts; a later one only makes the deadline earlier.
+    pub(crate) fn begin_drain(&self, within: Duration) {
+        let until = Instant::now() + within;
+        let mut inner = self.lock();
+        inner.deadline = Some(inner.deadline.map_or(until, |deadline| deadline.min(until)));
+        inner.drain_writer = None;
+        let wakers = std::mem::take(&mut inner.wakers);
+        drop(inner);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Starts the thread that listens to the master, once.
+    pub(crate) fn attend(self: &Arc<Self>) {
+        self.attended.call_once(|| {
+            let shared = Arc::clone(self);
+            let started = Attendant::new(shared)
+                .and_then(|attendant| std::thread::Builder::new().name("overseer".to_owned()).spawn(move || attendant.run()).map(drop));
+            match started {
+                // From here on the master need not send SIGTERM.
+                Ok(()) => {
+                    self.tell(&ToMaster::Drains);
+                }
+                Err(error) => log::error!(target: "overseer::child", "cannot listen to the master: {error}; the drain will be a SIGTERM"),
+            }
+        });
+    }
+
+    /// Waits for the open connections and guards of a program that has returned in a drain, until the deadline.
+    pub(crate) fn finish(&self) {
+        let mut inner = self.lock();
+        while let Some(deadline) = inner.deadline
+            && inner.open > 0
+        {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                let open = inner.open;
+                log::warn!(target: "overseer::child", "{open} connections or guards are still open at the deadline and are cut");
+                return;
+            }
+            inner = self.changed.wait_timeout(inner, rest).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Counts as open work until it is dropped; see [`State::guard`](crate::State::guard).
+#[derive(Debug)]
+#[must_use = "the work counts as open only while the guard lives"]
+pub struct Guard {
+    shared: Arc<Shared>,
+}
+
+impl Guard {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        shared.lock().open += 1;
+        Self { shared }
+    }
+}
+
+impl Clone for Guard {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.lock().open -= 1;
+        self.shared.changed.notify_all();
+    }
+}
+
+/// The thread that listens to the master and to the signals that mean leaving.
+struct Attendant {
+    shared: Arc<Shared>,
+    /// A second end of the link, for reading only.
+    link: Option<Link>,
+    signals: Signals,
+}
+
+impl Attendant {
+    fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        let link = match &shared.up {
+            Some(up) => Some(Link::new(up.lock().unwrap_or_else(PoisonError::into_inner).as_fd().try_clone_to_owned()?)),
+            None => None,
+        };
+        let signals = Signals::install_where_default(&shared.settings.stop_signals)?;
+        Ok(Self { shared, link, signals })
+    }
+
+    fn run(mut self) {
+        while let Ok(ready) = self.wait() {
+            if ready[0].read {
+                while let Some(arrived) = self.signals.next() {
+                    log::debug!(target: "overseer::child", "got {}", arrived.signal);
+                    if !self.shared.is_draining() {
+                        self.shared.begin_drain(self.shared.settings.terminate_timeout);
+                    }
+                }
+            }
+            if ready.get(1).is_some_and(|link| link.read) && !self.listen() {
+                self.link = None;
+            }
+            let is_alone = self.link.is_none();
+            if is_alone && self.shared.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                // No master is left to do it.
+                let _ = process::kill(nix::unistd::getpid(), Signal::KILL);
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<Vec<crate::sys::poll::Readiness>> {
+        let mut interests = vec![Interest { descriptor: self.signals.as_fd(), write: false }];
+        interests.extend(self.link.as_ref().map(|link| Interest { descriptor: link.as_fd(), write: false }));
+        let rest = match self.link {
+            Some(_) => None,
+            None => self.shared.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now())),
+        };
+        wait(&interests, rest)
+    }
+
+    /// Takes in what the master says; `false` when there is no master any more, and the program is to leave.
+    fn listen(&mut self) -> bool {
+        let Some(link) = &mut self.link else { return false };
+        loop {
+            match link.receive() {
+                Ok(Received::Message(ToChild::Drain(Drain { within_ms }), _)) => self.shared.begin_drain(Duration::from_millis(within_ms)),
+                Ok(Received::Message(ToChild::Accept, _)) => {
+                    self.shared.lock().may_accept = true;
+                    self.shared.changed.notify_all();
+                }
+                Ok(Received::Message(ToChild::Ping, _)) => {
+                    self.shared.tell(&ToMaster::Pong);
+                }
+                Ok(Received::Message(ToChild::Welcome(_) | ToChild::Refused(_) | ToChild::Unknown, _) | Received::Nothing) => {}
+                Ok(Received::ExecFailed(_) | Received::Ended) => {
+                    log::warn!(target: "overseer::child", "the master is gone; finishing what is open");
+                    self.shared.begin_drain(self.shared.settings.terminate_timeout);
+                    return false;
+                }
+                Err(error) => {
+                    log::error!(target: "overseer::child", "the master cannot be understood: {error}; finishing what is open");
+                    self.shared.begin_drain(self.shared.settings.terminate_timeout);
+                    return false;
+                }
+            }
+            if !link.may_hold_frame() {
+                return true;
+            }
+        }
+    }
+}
+
+/// Says hello to the master and waits for the listeners.
+///
+/// # Errors
+/// [`Error::Refused`]; [`Error::System`] when the master is gone or cannot be understood.
+pub(crate) fn say_hello(link: &mut Link, hello: &Hello) -> Result<(Welcome, Vec<OwnedFd>), Error> {
+    let broken = |error: crate::sys::link::LinkError| Error::system("the master cannot be understood")(io::Error::other(error));
+    link.send(&ToMaster::Hello(hello.clone()), &[]).map_err(broken)?;
+    loop {
+        match link.receive().map_err(broken)? {
+            Received::Message(ToChild::Welcome(welcome), listeners) => return Ok((welcome, listeners)),
+            Received::Message(ToChild::Refused(refused), _) => {
+                return Err(Error::Refused { address: refused.address, why: refused.why });
+            }
+            Received::Message(_, _) | Received::Nothing => {}
+            Received::ExecFailed(_) | Received::Ended => {
+                // Nobody waits for this process any more.
+                std::process::exit(0);
+            }
+        }
+    }
+}

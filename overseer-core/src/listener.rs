@@ -1,0 +1,278 @@
+//! What a program listens on.
+
+use crate::child::Shared;
+use crate::sys::poll::{Interest, wait};
+use crate::sys::sockets;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long `incoming` waits when the process has no descriptor left for a connection.
+const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listening socket, shared by the master and all generations.
+///
+/// It is O_NONBLOCK, and so are all its copies: the flag belongs to the socket, not to a process.
+#[derive(Clone)]
+pub struct Listener {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    socket: Socket,
+    name: Option<String>,
+    bound_to: String,
+    shared: Arc<Shared>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    pub(crate) fn new(socket: OwnedFd, name: Option<String>, shared: Arc<Shared>) -> Self {
+        let bound_to = sockets::bound_to(socket.as_fd());
+        let socket = if sockets::is_unix(socket.as_fd()) { Socket::Unix(socket.into()) } else { Socket::Tcp(socket.into()) };
+        Self { inner: Arc::new(Inner { socket, name, bound_to, shared }) }
+    }
+
+    /// The name that the address was given, if it was.
+    pub fn name(&self) -> Option<&str> {
+        self.inner.name.as_deref()
+    }
+
+    /// What it is bound to: `127.0.0.1:3000`, `[::]:3000` or `unix:/run/app.sock`.
+    pub fn address(&self) -> &str {
+        &self.inner.bound_to
+    }
+
+    /// Accepts connections until the drain begins; the accept loop of a program with threads.
+    ///
+    /// The first call of `next` says that the program is ready. The iterator ends when this generation is to leave; connections that nobody has accepted
+    /// yet are then left to the next generation. Each [`Connection`] counts as open work until it is dropped: the process is not ended
+    /// before, within `terminate_timeout`. TCP connections get keep-alive probes after 3 min of silence.
+    ///
+    /// Errors that belong to one connection, and the lack of descriptors or memory, are waited out and logged (target `overseer::child`); what
+    /// remains and is yielded means that the listener cannot be used.
+    #[doc(alias = "Listener")]
+    pub fn incoming(&self) -> Incoming {
+        Incoming { listener: self.clone() }
+    }
+
+    /// Accepts one connection, as [`Listener::incoming`] does. `None`: the drain has begun.
+    ///
+    /// # Errors
+    /// The listener cannot be used; see [`Listener::incoming`].
+    pub fn accept(&self) -> io::Result<Option<Connection>> {
+        let shared = &self.inner.shared;
+        if !shared.begin_to_accept() {
+            return Ok(None);
+        }
+        loop {
+            let interests =
+                [Interest { descriptor: shared.drain_descriptor(), write: false }, Interest { descriptor: self.as_fd(), write: false }];
+            let ready = wait(&interests, None)?;
+            if shared.is_draining() {
+                return Ok(None);
+            }
+            if !ready[1].read {
+                continue;
+            }
+            match self.accept_now() {
+                Ok(stream) => return Ok(Some(Connection::new(stream, Arc::clone(shared)))),
+                Err(error) if is_passing(&error) => {}
+                Err(error) if is_shortage(&error) => {
+                    log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
+                    wait(&interests[..1], Some(NO_DESCRIPTOR_PAUSE))?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn accept_now(&self) -> io::Result<Stream> {
+        match &self.inner.socket {
+            Socket::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                // A connection that cannot be probed is still one.
+                let _ = sockets::set_keep_alive(stream.as_fd());
+                Ok(Stream::Tcp(stream, peer.to_string()))
+            }
+            Socket::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+
+    /// A copy as the standard library's type, for a server that accepts by itself; `None` if it is a Unix socket.
+    ///
+    /// `accept` on it answers `WouldBlock` instead of waiting, which is what asynchronous runtimes want (`tokio::net::TcpListener::from_std`). Do not call
+    /// `set_nonblocking(false)`: it would hold for all generations at once. Call [`State::ready`](crate::State::ready) when you serve, and follow
+    /// [`State::draining`](crate::State::draining) to end.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn to_tcp(&self) -> io::Result<Option<TcpListener>> {
+        match &self.inner.socket {
+            Socket::Tcp(listener) => listener.try_clone().map(Some),
+            Socket::Unix(_) => Ok(None),
+        }
+    }
+
+    /// A copy as the standard library's type; `None` if it is a TCP socket. See [`Listener::to_tcp`].
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn to_unix(&self) -> io::Result<Option<UnixListener>> {
+        match &self.inner.socket {
+            Socket::Unix(listener) => listener.try_clone().map(Some),
+            Socket::Tcp(_) => Ok(None),
+        }
+    }
+}
+
+/// Errors of accept(2) that belong to the one connection, or to nothing.
+fn is_passing(error: &io::Error) -> bool {
+    use nix::libc;
+    let passing = [
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::ECONNABORTED,
+        libc::EPROTO,
+        libc::EPERM,
+        libc::ENETDOWN,
+        libc::ENOPROTOOPT,
+        libc::EHOSTDOWN,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::ETIMEDOUT,
+    ];
+    error.raw_os_error().is_some_and(|number| passing.contains(&number))
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    use nix::libc;
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.inner.socket {
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("name", &self.inner.name).field("address", &self.inner.bound_to).finish_non_exhaustive()
+    }
+}
+
+/// The connections of a [`Listener`], until the drain begins.
+#[derive(Debug)]
+pub struct Incoming {
+    listener: Listener,
+}
+
+impl Iterator for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.listener.accept().transpose()
+    }
+}
+
+/// An accepted connection. It counts as open work until it is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    _open: crate::child::Guard,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream, String),
+    Unix(UnixStream),
+}
+
+impl Connection {
+    fn new(stream: Stream, shared: Arc<Shared>) -> Self {
+        Self { stream, _open: crate::child::Guard::new(shared) }
+    }
+
+    /// The address of the other end; `unix` for a Unix socket, whose other end has none.
+    pub fn peer(&self) -> &str {
+        match &self.stream {
+            Stream::Tcp(_, peer) => peer,
+            Stream::Unix(_) => "unix",
+        }
+    }
+
+    /// The standard library's type, for time-outs, shutdown and options; `None` for a Unix socket.
+    pub fn as_tcp(&self) -> Option<&TcpStream> {
+        match &self.stream {
+            Stream::Tcp(stream, _) => Some(stream),
+            Stream::Unix(_) => None,
+        }
+    }
+
+    /// The standard library's type; `None` for a TCP connection.
+    pub fn as_unix(&self) -> Option<&UnixStream> {
+        match &self.stream {
+            Stream::Unix(stream) => Some(stream),
+            Stream::Tcp(..) => None,
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            Stream::Tcp(stream, _) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for &Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &self.stream {
+            Stream::Tcp(stream, _) => (&*stream).read(buffer),
+            Stream::Unix(stream) => (&*stream).read(buffer),
+        }
+    }
+}
+
+impl Write for &Connection {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match &self.stream {
+            Stream::Tcp(stream, _) => (&*stream).write(buffer),
+            Stream::Unix(stream) => (&*stream).write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        (&*self).write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self).flush()
+    }
+}

@@ -1,0 +1,256 @@
+//! The listening sockets, and which generation uses which.
+
+use crate::address::{Address, Kind};
+use crate::message::Message;
+use crate::protocol::Wanted;
+use crate::supervisor::Generation;
+use crate::sys::sockets;
+use nix::libc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// What an address is known by across generations: its name, or its text and how manieth of that text it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Name(String),
+    Text(String, usize),
+}
+
+#[derive(Debug)]
+struct Held {
+    address: Address,
+    socket: OwnedFd,
+    bound_to: String,
+    /// The file of a Unix socket, and its device and inode.
+    file: Option<(PathBuf, (u64, u64))>,
+    users: BTreeSet<Generation>,
+}
+
+/// Why a generation does not get its listeners.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) address: String,
+    pub(crate) error: io::Error,
+    /// The address would be free if the old generation were gone.
+    pub(crate) overlaps: bool,
+}
+
+impl Refusal {
+    pub(crate) fn why(&self) -> String {
+        let hint = if self.overlaps { "; a generation that is still there listens on that port, so it needs overlap(false)" } else { "" };
+        format!("{}{hint}", self.error)
+    }
+
+    /// Whether somebody else's use of the address is the reason, which is not the release's fault.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.error.raw_os_error() == Some(libc::EADDRINUSE)
+    }
+}
+
+/// All listening sockets of the master.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    held: BTreeMap<Key, Held>,
+}
+
+impl Listeners {
+    /// Gives `generation` the listeners that it wants, in its order; binds those that nobody has yet.
+    ///
+    /// # Errors
+    /// An address cannot be had; what was bound for this generation before it is closed again.
+    pub(crate) fn provide(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<Vec<(BorrowedFd<'_>, &str)>, Refusal> {
+        let keys = keys(wanted);
+        for (key, wanted) in keys.iter().zip(wanted) {
+            if let Err(refusal) = self.hold(key, wanted, generation) {
+                self.release(generation);
+                return Err(refusal);
+            }
+        }
+        Ok(keys.iter().filter_map(|key| self.held.get(key)).map(|held| (held.socket.as_fd(), held.bound_to.as_str())).collect())
+    }
+
+    fn hold(&mut self, key: &Key, wanted: &Wanted, generation: Generation) -> Result<(), Refusal> {
+        if let Some(held) = self.held.get_mut(key)
+            && held.address.text == wanted.text
+        {
+            held.users.insert(generation);
+            return Ok(());
+        }
+        let shown = wanted.name.as_ref().map_or_else(|| wanted.text.clone(), |name| format!("{name}={}", wanted.text));
+        let refused = |error, overlaps| Refusal { address: shown.clone(), error, overlaps };
+        let address = Address::parse(&shown).map_err(|error| refused(io::Error::other(error), false))?;
+        let socket = sockets::listen(&address).map_err(|error| {
+            let overlaps = error.raw_os_error() == Some(libc::EADDRINUSE) && self.holds_port(&address);
+            refused(error, overlaps)
+        })?;
+        let file = match &address.kind {
+            Kind::Unix { path, .. } => sockets::file_of(path).map(|file| (path.clone(), file)),
+            Kind::Tcp { .. } | Kind::TcpAny { .. } => None,
+        };
+        let bound_to = sockets::bound_to(socket.as_fd());
+        let held = Held { address, socket, bound_to, file, users: BTreeSet::from([generation]) };
+        // A name that moves to another address: the old socket stays with the generations that have it, and its backlog with them.
+        self.held.insert(key.clone(), held);
+        Ok(())
+    }
+
+    fn holds_port(&self, address: &Address) -> bool {
+        let port_of = |address: &Address| match &address.kind {
+            Kind::Tcp { port, .. } | Kind::TcpAny { port } => Some(*port),
+            Kind::Unix { .. } => None,
+        };
+        port_of(address).is_some_and(|port| self.held.values().any(|held| port_of(&held.address) == Some(port)))
+    }
+
+    /// The generation is gone: what nobody else uses is closed.
+    pub(crate) fn release(&mut self, generation: Generation) {
+        self.held.retain(|_, held| {
+            held.users.remove(&generation);
+            if held.users.is_empty() {
+                held.remove_file();
+            }
+            !held.users.is_empty()
+        });
+    }
+
+    /// Closes all, and removes the files of Unix sockets.
+    pub(crate) fn close(&mut self) {
+        for held in std::mem::take(&mut self.held).into_values() {
+            held.remove_file();
+        }
+    }
+
+    /// What is listened on, for a message.
+    pub(crate) fn describe(&self) -> String {
+        let all: Vec<&str> = self.held.values().map(|held| held.bound_to.as_str()).collect();
+        if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
+    }
+
+    /// Sets right what a generation may have done to the sockets that all share.
+    pub(crate) fn check(&self) -> Vec<Message> {
+        let mut repaired = Vec::new();
+        for held in self.held.values() {
+            let say = |what: String| Message::ListenerRepaired { address: held.bound_to.clone(), what };
+            match sockets::make_nonblocking(held.socket.as_fd()) {
+                Ok(false) => {}
+                Ok(true) => repaired.push(say("it blocked".to_owned())),
+                Err(error) => repaired.push(say(format!("its flags cannot be set: {error}"))),
+            }
+            if !sockets::is_listening(held.socket.as_fd()) {
+                let again = sockets::listen_again(held.socket.as_fd(), &held.bound_to);
+                repaired.push(say(match again {
+                    Ok(()) => "it was shut down".to_owned(),
+                    Err(error) => format!("it was shut down and cannot listen again: {error}"),
+                }));
+            }
+        }
+        repaired
+    }
+}
+
+impl Held {
+    /// Removes the file of a Unix socket, unless somebody has put another one there.
+    fn remove_file(&self) {
+        if let Some((path, file)) = &self.file
+            && sockets::file_of(path) == Some(*file)
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn keys(wanted: &[Wanted]) -> Vec<Key> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    wanted
+        .iter()
+        .map(|wanted| match &wanted.name {
+            Some(name) => Key::Name(name.clone()),
+            None => {
+                let count = seen.entry(&wanted.text).or_default();
+                *count += 1;
+                Key::Text(wanted.text.clone(), *count)
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    fn wanted(texts: &[&str]) -> Vec<Wanted> {
+        texts.iter().map(|text| Address::parse(text).expect(text).wanted()).collect()
+    }
+
+    #[test]
+    fn a_listener_lives_as_long_as_a_generation_uses_it() {
+        let mut listeners = Listeners::default();
+        let both = wanted(&["web=127.0.0.1:0", "127.0.0.1:0"]);
+        let first: Vec<String> =
+            listeners.provide(Generation(1), &both).expect("bound").into_iter().map(|(_, bound)| bound.to_owned()).collect();
+        assert_ne!(first[0], first[1]);
+        let second: Vec<String> =
+            listeners.provide(Generation(2), &both[..1]).expect("held").into_iter().map(|(_, bound)| bound.to_owned()).collect();
+        assert_eq!(second[0], first[0]);
+        listeners.release(Generation(1));
+        TcpStream::connect(&first[0]).expect("generation 2 has it");
+        TcpStream::connect(&first[1]).expect_err("nobody has it");
+    }
+
+    #[test]
+    fn what_a_candidate_did_to_a_shared_listener_is_set_right() {
+        let mut listeners = Listeners::default();
+        let (socket, bound) = {
+            let provided = listeners.provide(Generation(1), &wanted(&["127.0.0.1:0"])).expect("bound");
+            (provided[0].0.try_clone_to_owned().expect("a copy"), provided[0].1.to_owned())
+        };
+        assert_eq!(listeners.check(), []);
+        let copy = std::net::TcpListener::from(socket.try_clone().expect("a copy"));
+        copy.set_nonblocking(false).expect("set");
+        assert_eq!(listeners.check().len(), 1);
+        assert!(!sockets::make_nonblocking(socket.as_fd()).expect("read"), "it does not block any more");
+
+        sockets::shut_down(socket.as_fd()).expect("shut down");
+        TcpStream::connect(&bound).expect_err("nobody listens");
+        assert_eq!(listeners.check().len(), 1);
+        TcpStream::connect(&bound).expect("it listens again, on the same port");
+    }
+
+    #[test]
+    fn an_address_that_overlaps_a_held_port_says_what_it_needs() {
+        let mut listeners = Listeners::default();
+        let port = {
+            let provided = listeners.provide(Generation(1), &wanted(&[":0"])).expect("bound");
+            provided[0].1.rsplit_once(':').expect("a port").1.to_owned()
+        };
+        // The held address was asked for as port 0, so ask for it by number first.
+        listeners.release(Generation(1));
+        listeners.provide(Generation(1), &wanted(&[&format!(":{port}")])).expect("bound");
+        let refusal = listeners.provide(Generation(2), &wanted(&[&format!("127.0.0.1:{port}")])).expect_err("it overlaps");
+        assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
+        assert_eq!(listeners.held.len(), 1);
+    }
+
+    #[test]
+    fn the_file_of_a_unix_socket_goes_with_its_last_generation() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("app.sock");
+        let text = format!("unix:{}?mode=0600", path.display());
+        let mut listeners = Listeners::default();
+        listeners.provide(Generation(1), &wanted(&[&text])).expect("bound");
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).expect("it is there"));
+        assert_eq!(mode & 0o777, 0o600);
+        listeners.provide(Generation(2), &wanted(&[&text])).expect("held");
+        listeners.release(Generation(1));
+        std::os::unix::net::UnixStream::connect(&path).expect("it listens");
+        let mut other = Listeners::default();
+        other.provide(Generation(1), &wanted(&[&text])).expect_err("somebody listens there");
+        listeners.close();
+        assert!(!path.exists());
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a process that dies without removing it"));
+        other.provide(Generation(1), &wanted(&[&text])).expect("the file of a dead process is in nobody's way");
+    }
+}

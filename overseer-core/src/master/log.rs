@@ -1,0 +1,135 @@
+//! The master's own lines on standard error.
+//!
+//! A logger is the program's code, which the master never runs; and a full pipe must not stop a master. So a line is written
+//! only if standard error takes it at once, and is at most `PIPE_BUF` bytes long, which makes the write whole or none (pipe(7)).
+
+use crate::LogFormat;
+use crate::message::{Level, Message};
+use crate::sys::poll::takes_a_write;
+use serde::Serialize;
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// `PIPE_BUF` on Linux.
+const LINE_BYTES_MAX: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    pub(crate) debug: bool,
+    pub(crate) no_warn: bool,
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Seconds since 1970.
+    time: f64,
+    level: &'a str,
+    code: &'a str,
+    message: &'a str,
+    pid: u32,
+}
+
+impl Log {
+    pub(crate) fn new(format: LogFormat, debug: bool, no_warn: bool) -> Self {
+        Self { format, debug, no_warn, lost: 0 }
+    }
+
+    pub(crate) fn write(&mut self, message: &Message) {
+        match message.level() {
+            Level::Debug if !self.debug => return,
+            Level::Warning if self.no_warn => return,
+            Level::Debug | Level::Info | Level::Warning | Level::Error => {}
+        }
+        if self.lost > 0 && self.put(&self.line(&Message::LinesLost { count: self.lost })) {
+            self.lost = 0;
+        }
+        if !self.put(&self.line(message)) {
+            self.lost += 1;
+        }
+    }
+
+    fn line(&self, message: &Message) -> Vec<u8> {
+        let text = message.to_string();
+        let mut line = match self.format {
+            LogFormat::Text => {
+                let level = match message.level() {
+                    Level::Debug | Level::Info => "",
+                    Level::Warning => "warning: ",
+                    Level::Error => "error: ",
+                };
+                format!("[overseer] {level}{}", on_one_line(&text))
+            }
+            LogFormat::Json => {
+                let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+                let text = cut(&text, LINE_BYTES_MAX / 2);
+                let (level, code, pid) = (message.level().as_str(), message.code(), std::process::id());
+                let line = Line { time, level, code, message: text, pid };
+                // Strings and numbers can always be written as JSON.
+                serde_json::to_string(&line).unwrap_or_default()
+            }
+        };
+        line.truncate(cut(&line, LINE_BYTES_MAX - 1).len());
+        line.push('\n');
+        line.into_bytes()
+    }
+
+    fn put(&self, line: &[u8]) -> bool {
+        let mut stderr = io::stderr();
+        takes_a_write(&stderr) && stderr.write_all(line).is_ok()
+    }
+}
+
+/// What a release wrote must not look like lines of the master, nor move the terminal's cursor.
+fn on_one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c == '\n' {
+                '|'
+            } else if c.is_control() {
+                '?'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// The beginning of the text, at most so many bytes.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(why: &str) -> Message {
+        Message::UpgradesOff { why: why.to_owned() }
+    }
+
+    #[test]
+    fn a_line_is_one_line_and_fits_a_pipe_whatever_a_release_wrote() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let log = Log::new(format, false, false);
+            let line = log.line(&message(&"ä\n\u{1b}[2J[overseer] all is well".repeat(1000)));
+            assert!(line.len() <= LINE_BYTES_MAX);
+            let inside = &line[..line.len() - 1];
+            assert!(line.ends_with(b"\n") && inside.iter().all(|byte| *byte >= b' '), "{}", String::from_utf8_lossy(&line));
+        }
+    }
+
+    #[test]
+    fn a_json_line_is_json_with_the_code_of_the_message() {
+        let line = Log::new(LogFormat::Json, false, false).line(&message("\"quoted\""));
+        let value: serde_json::Value = serde_json::from_slice(&line).expect("it is JSON");
+        assert_eq!(value["code"], "upgrades-off");
+        assert_eq!(value["level"], "warning");
+        assert!(value["message"].as_str().expect("text").contains("\"quoted\""));
+    }
+}

@@ -1,0 +1,3 @@
+mod listeners;
+mod log;
+mod pid_file;

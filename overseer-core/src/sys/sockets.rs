@@ -1,0 +1,174 @@
+//! Listening sockets.
+
+use crate::address::{Address, Kind};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, getsockname, getsockopt,
+    setsockopt, shutdown, socket, sockopt,
+};
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+/// Idle time before the first keep-alive probe of a connection, and between two: 3 min, as the Go original has it.
+const KEEP_ALIVE: Duration = Duration::from_secs(180);
+
+/// Opens, binds and listens. The socket does not block, and its backlog is the system's maximum: it carries clients over a hand-over.
+///
+/// # Errors
+/// The address cannot be had; nothing is left behind.
+pub(crate) fn listen(address: &Address) -> io::Result<OwnedFd> {
+    match &address.kind {
+        Kind::TcpAny { port } => listen_any(*port),
+        Kind::Tcp { host, port } => {
+            let mut refused = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+            for address in (host.as_str(), *port).to_socket_addrs()? {
+                match listen_tcp(address, true) {
+                    Ok(socket) => return Ok(socket),
+                    Err(error) => refused = error,
+                }
+            }
+            Err(refused)
+        }
+        Kind::Unix { path, mode } => listen_unix(path, *mode),
+    }
+}
+
+/// All interfaces in both families; IPv4 alone where the system has no IPv6.
+fn listen_any(port: u16) -> io::Result<OwnedFd> {
+    let both = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+    match listen_tcp(both, false) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            listen_tcp(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)), false)
+        }
+        result => result,
+    }
+}
+
+fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
+    let open = |family| socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, SockProtocol::Tcp);
+    let socket = match address {
+        SocketAddr::V4(address) => {
+            let socket = open(AddressFamily::Inet)?;
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+            socket
+        }
+        SocketAddr::V6(address) => {
+            let socket = open(AddressFamily::Inet6)?;
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            setsockopt(&socket, sockopt::Ipv6V6Only, &v6_only)?;
+            bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
+            socket
+        }
+    };
+    start_listening(socket.as_fd())?;
+    Ok(socket)
+}
+
+fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<OwnedFd> {
+    remove_stale_socket(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    // Before it listens nobody can connect, so nobody sees the mode that the umask gave.
+    let made = mode.map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
+    if let Err(error) = made.and_then(|()| start_listening(socket.as_fd())) {
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(socket)
+}
+
+/// Removes the file of a socket that nobody listens on any more. One with a listener stays, and binding to it then fails.
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+/// Listens, or listens again with the system's largest backlog.
+pub(crate) fn start_listening(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: listen(2) takes two numbers. The kernel cuts the backlog to net.core.somaxconn.
+    let result = unsafe { libc::listen(socket.as_raw_fd(), libc::c_int::MAX) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+/// Listens again after a `shutdown(2)`, on the same address: a port that the system chose is given up by the shutdown and must be asked for by number.
+pub(crate) fn listen_again(socket: BorrowedFd<'_>, bound_to: &str) -> io::Result<()> {
+    if let Ok(address) = bound_to.parse::<SocketAddr>() {
+        let bound = match address {
+            SocketAddr::V4(address) => bind(socket.as_raw_fd(), &SockaddrIn::from(address)),
+            SocketAddr::V6(address) => bind(socket.as_raw_fd(), &SockaddrIn6::from(address)),
+        };
+        // EINVAL: it still has its port.
+        bound.or_else(|errno| if errno == Errno::EINVAL { Ok(()) } else { Err(errno) })?;
+    }
+    start_listening(socket)
+}
+
+fn bound_to_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let address = getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()).ok()?;
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+}
+
+/// Whether the socket listens: `shutdown(2)` by any process that shares it ends that for all.
+pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> bool {
+    getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false)
+}
+
+/// Makes the socket not block; `true` if it did. The flag is shared by every process that has the socket.
+pub(crate) fn make_nonblocking(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        return Ok(false);
+    }
+    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(true)
+}
+
+/// Whether the socket is a Unix one.
+pub(crate) fn is_unix(socket: BorrowedFd<'_>) -> bool {
+    getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()).is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
+}
+
+/// What the socket is bound to: `127.0.0.1:3000`, `[::]:3000`, `unix:/run/app.sock`.
+pub(crate) fn bound_to(socket: BorrowedFd<'_>) -> String {
+    let Ok(address) = getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()) else { return String::new() };
+    if let Some(unix) = address.as_unix_addr() {
+        return format!("unix:{}", unix.path().unwrap_or(Path::new("")).display());
+    }
+    bound_to_address(socket).map(|address| address.to_string()).unwrap_or_default()
+}
+
+/// The inode of a Unix socket's file, to know it again when it is to be removed.
+pub(crate) fn file_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Makes the kernel find out that a silent peer is gone.
+pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    let seconds = u32::try_from(KEEP_ALIVE.as_secs()).unwrap_or(u32::MAX);
+    setsockopt(&socket, sockopt::TcpKeepIdle, &seconds)?;
+    setsockopt(&socket, sockopt::TcpKeepInterval, &seconds)?;
+    Ok(())
+}
+
+/// Ends a listening socket for every process that has it. For tests.
+#[cfg(test)]
+pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
+}
