@@ -1,10 +1,28 @@
 //! The program's file: where it is, what it is called, and how a release takes its place.
 
+pub(crate) mod check;
+mod commit;
+mod header;
 mod identity;
+mod marker;
+mod place;
+pub(crate) mod previous;
+mod proof;
 mod record;
+pub(crate) mod staging;
+mod state_dir;
+#[cfg(test)]
+pub(crate) mod testing;
+mod unpack;
 
+pub(crate) use commit::{CommitError, commit, discard, take_back};
 pub(crate) use identity::{Identity, id_of};
+pub(crate) use marker::keep as keep_marker;
+pub(crate) use place::Place;
+pub(crate) use proof::{Hashes, Refusal, prove_contents};
 pub(crate) use record::{Installed, Judged, KnownId, Looks, Memo, Noted, Probation, Record, VERDICTS_MAX};
+pub(crate) use state_dir::{Lock, StateDir, StateDirError};
+pub(crate) use unpack::{Packing, UnpackError, unpack};
 
 /// The bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {

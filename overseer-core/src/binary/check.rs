@@ -1,0 +1,393 @@
+//! The self-check: a staged release is started in the role *check* and has to say that it could do its work here.
+//!
+//! It proves that the file runs at all on this machine (loader, libraries, instructions), that it is an overseer program which
+//! speaks our protocol, and that its settings are usable. It does not run the program.
+
+use super::Refusal;
+use crate::protocol::{CheckOrder, Checked, VERSIONS};
+use crate::role::RoleName;
+use crate::signal::Signal;
+use crate::sys::files::process_descriptor;
+use crate::sys::link::{Link, LinkError, Received};
+use crate::sys::process::{self, Exit};
+use crate::sys::signals::Original;
+use crate::sys::spawn::Spawn;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2, read};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::exit;
+use std::time::{Duration, Instant};
+
+/// How much of the end of its standard error becomes part of the reason.
+const STDERR_BYTES_MAX: usize = 4096;
+/// How long one wait may take on a kernel that has no descriptors for processes (before Linux 5.3).
+const WAIT_WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(10);
+
+/// The check process: answers the one question, and ends. `problem` is what is wrong with the settings on this machine.
+pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
+    match link.receive::<CheckOrder>() {
+        Ok(Received::Message(order, _)) => {
+            let said = link.send(&Checked { token: order.token, protocol: VERSIONS, problem }, &[]);
+            exit(i32::from(said.is_err()))
+        }
+        // Whoever asked is gone; nobody is left to be told.
+        Ok(_) | Err(_) => exit(1),
+    }
+}
+
+/// Starts the file in the role check, and waits until it has answered and ended.
+///
+/// `file` must be open for reading and nobody may have it open for writing. Blocks for at most `timeout`, and kills what is left of the
+/// process and its group before it returns.
+///
+/// # Errors
+/// It failed (held back), or could not be tried (nobody is blamed).
+pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Original) -> Result<(), Refusal> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let mut attempt = Attempt::start(file, original).map_err(|error| blameless(path, &error))?;
+        let end = attempt.watch(deadline);
+        let exit = attempt.end();
+        match attempt.exec_error {
+            // Somebody between fork and exec holds a copy of the descriptor that wrote the file; that takes microseconds.
+            Some(Errno::ETXTBSY) if Instant::now() < deadline => {}
+            Some(errno) => return Err(not_executed(path, errno)),
+            None => return attempt.judge(end, exit, timeout),
+        }
+    }
+}
+
+fn blameless(path: &Path, error: &io::Error) -> Refusal {
+    Refusal::blameless(format!("the self-check of {} could not be started: {error}", path.display()))
+}
+
+fn not_executed(path: &Path, errno: Errno) -> Refusal {
+    let error = io::Error::from(errno);
+    match errno {
+        Errno::ENOENT => Refusal::reject("needs a dynamic loader that is not here"),
+        Errno::ENOEXEC | Errno::ELIBBAD | Errno::EINVAL => Refusal::reject(format!("is refused by the kernel as an executable: {error}")),
+        // A mount option, a security module, no memory, still open for writing.
+        _ => Refusal::blameless(format!("the system does not execute {}: {error}", path.display())),
+    }
+}
+
+/// How watching a check process came to its end.
+#[derive(Debug)]
+enum End {
+    Exited,
+    TimedOut,
+    Failed(io::Error),
+}
+
+/// One check process.
+struct Attempt {
+    pid: Pid,
+    link: Link,
+    stderr: OwnedFd,
+    process: Option<OwnedFd>,
+    token: String,
+    said: Option<(Checked, Option<Pid>)>,
+    nonsense: Option<LinkError>,
+    exec_error: Option<Errno>,
+    link_ended: bool,
+    stderr_ended: bool,
+    stderr_tail: VecDeque<u8>,
+}
+
+impl Attempt {
+    fn start(file: &File, original: &Original) -> io::Result<Self> {
+        let token = token()?;
+        let (stderr, their_stderr) = pipe2(OFlag::O_CLOEXEC)?;
+        // Only our end: the flag belongs to the pipe's end, and programs do not expect it on theirs.
+        fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let spawn = Spawn {
+            program: file.as_fd(),
+            role: RoleName::Check,
+            quiet: Some(their_stderr.as_fd()),
+            own_group: true,
+            expendable: true,
+            parent_death_signal: Signal::KILL,
+            original,
+        };
+        let (pid, mut link) = spawn.start()?;
+        // An end before this is read shows in `watch`.
+        let nonsense = link.send(&CheckOrder { token: token.clone() }, &[]).err();
+        Ok(Self {
+            pid,
+            link,
+            stderr,
+            process: process_descriptor(pid).ok(),
+            token,
+            said: None,
+            nonsense,
+            exec_error: None,
+            link_ended: false,
+            stderr_ended: false,
+            stderr_tail: VecDeque::new(),
+        })
+    }
+
+    /// Listens until the process has exited.
+    fn watch(&mut self, deadline: Instant) -> End {
+        loop {
+            match self.wait(deadline) {
+                Ok(true) => {}
+                Ok(false) => return End::TimedOut,
+                Err(error) => return End::Failed(error),
+            }
+            // First, so that all it said before it exited is read below.
+            let exited = self.has_exited();
+            self.read_link();
+            self.read_stderr();
+            if exited {
+                return End::Exited;
+            }
+        }
+    }
+
+    /// Waits until something happens; `false` if the deadline passed before.
+    fn wait(&self, deadline: Instant) -> io::Result<bool> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let left = if self.process.is_some() { left } else { left.min(WAIT_WITHOUT_DESCRIPTOR) };
+        // Rounded up, so that the last millisecond is not spent spinning.
+        let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        let mut waiting = Vec::with_capacity(3);
+        waiting.extend(self.process.as_ref().map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN)));
+        if !self.link_ended {
+            waiting.push(PollFd::new(self.link.as_fd(), PollFlags::POLLIN));
+        }
+        if !self.stderr_ended {
+            waiting.push(PollFd::new(self.stderr.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut waiting, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether the process has ended; it is not reaped yet.
+    fn has_exited(&self) -> bool {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        !matches!(waitid(Id::Pid(self.pid), flags), Ok(WaitStatus::StillAlive) | Err(Errno::EINTR))
+    }
+
+    fn read_link(&mut self) {
+        while !self.link_ended {
+            match self.link.receive::<Checked>() {
+                Ok(Received::Message(checked, _)) => self.said = Some((checked, self.link.sender())),
+                Ok(Received::ExecFailed(error)) => self.exec_error = Some(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
+                Ok(Received::Nothing) => return,
+                Ok(Received::Ended) => self.link_ended = true,
+                Err(error) => {
+                    self.nonsense = Some(error);
+                    self.link_ended = true;
+                }
+            }
+        }
+    }
+
+    fn read_stderr(&mut self) {
+        let mut buffer = [0; 4096];
+        // Bounded, so that a process that writes without end does not keep us from the deadline.
+        for _ in 0..64 {
+            match read(&self.stderr, &mut buffer) {
+                Ok(0) => self.stderr_ended = true,
+                Ok(bytes) => {
+                    self.stderr_tail.extend(&buffer[..bytes]);
+                    let excess = self.stderr_tail.len().saturating_sub(STDERR_BYTES_MAX);
+                    self.stderr_tail.drain(..excess);
+                    continue;
+                }
+                Err(Errno::EINTR) => continue,
+                Err(_) => {}
+            }
+            return;
+        }
+    }
+
+    /// Kills what is left of the process and its group, and reaps it. `None` if somebody else did.
+    fn end(&mut self) -> Option<Exit> {
+        // Before it is reaped: until then nobody else can have its number.
+        process::kill_group(self.pid);
+        loop {
+            return match waitpid(self.pid, None) {
+                Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
+                Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => Signal::from_raw(signal as i32).map(Exit::Signal),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(_) => None,
+            };
+        }
+    }
+
+    fn judge(&self, end: End, exit: Option<Exit>, timeout: Duration) -> Result<(), Refusal> {
+        let hold_back = |what: String| Err(Refusal::hold_back(format!("{what}{}", self.last_words())));
+        match end {
+            End::Failed(error) => return Err(Refusal::blameless(format!("the self-check could not be watched: {error}"))),
+            End::TimedOut if self.said.is_some() => {
+                return hold_back(format!("its self-check answered and did not end within {timeout:?}"));
+            }
+            End::TimedOut => return hold_back(format!("its self-check did not answer within {timeout:?}")),
+            End::Exited => {}
+        }
+        if let Some(error) = &self.nonsense {
+            return hold_back(format!("its self-check went wrong: {}", crate::FetchError::chain(error)));
+        }
+        let Some((checked, sender)) = &self.said else {
+            let how = exit.map_or_else(|| "it is unknown how".to_owned(), |exit| exit.to_string());
+            return hold_back(format!("its self-check ended without an answer ({how})"));
+        };
+        // The kernel vouches for the sender; a pid namespace between us would make it 0, which we never start.
+        if *sender != Some(self.pid) {
+            return hold_back(format!("its self-check was answered by another process ({sender:?}, not {})", self.pid));
+        }
+        if checked.token != self.token {
+            return hold_back("its self-check answered something else than what it was asked".to_owned());
+        }
+        if let Some(problem) = &checked.problem {
+            return hold_back(format!("it cannot be run here: {problem}"));
+        }
+        if VERSIONS.common(checked.protocol).is_none() {
+            let (ours, theirs) = (VERSIONS, checked.protocol);
+            return hold_back(format!(
+                "it speaks the protocol versions {} to {}, and this master {} to {}",
+                theirs.min, theirs.max, ours.min, ours.max
+            ));
+        }
+        match exit {
+            Some(exit) if exit.is_success() => Ok(()),
+            Some(exit) => hold_back(format!("its self-check answered and then ended with {exit}")),
+            None => Err(Refusal::blameless("nobody knows how its self-check ended: something else reaps the children of this process")),
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let words: Vec<u8> = self.stderr_tail.iter().copied().collect();
+        let words = String::from_utf8_lossy(&words);
+        let words = words.trim();
+        if words.is_empty() { String::new() } else { format!("; its standard error ends with: {words}") }
+    }
+}
+
+/// 128 random bits, in hex.
+fn token() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(super::hex(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{self, Part};
+    use super::*;
+    use crate::protocol::Verdict;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn check(part: Part, timeout: Duration) -> Result<(), Refusal> {
+        let directory = testing::directory();
+        let path = directory.path().join("release");
+        testing::program(&path, part);
+        prove(&File::open(&path).expect("opened"), &path, timeout, &Original::capture().expect("signals"))
+    }
+
+    fn held_back(part: Part) -> String {
+        let refusal = check(part, testing::PATIENCE).expect_err("it fails");
+        assert_eq!(refusal.verdict, Verdict::HoldBack, "{}", refusal.why);
+        refusal.why
+    }
+
+    #[test]
+    fn a_working_program_passes() {
+        assert_eq!(check(Part::Good, testing::PATIENCE), Ok(()));
+    }
+
+    #[test]
+    fn each_way_to_fail_is_told() {
+        for (part, word) in [
+            (Part::Problem, "it cannot be run here: port 99999 is no port"),
+            (Part::OtherToken, "something else than what it was asked"),
+            (Part::NewProtocol, "the protocol versions 7 to 9"),
+            (Part::ExitsFirst, "without an answer (exit code 3); its standard error ends with: no such library"),
+            (Part::ExitsAfter, "answered and then ended with exit code 4"),
+            (Part::Crashes, "without an answer (SIGABRT)"),
+            (Part::Garbage, "not a message"),
+            (Part::FromItsChild, "answered by another process"),
+        ] {
+            let why = held_back(part);
+            assert!(why.contains(word), "{part:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn its_standard_error_is_cut_to_the_last_4_kib() {
+        let why = held_back(Part::Talks);
+        assert!(why.ends_with("the last line"), "{why}");
+        assert!(why.len() < STDERR_BYTES_MAX + 200, "{} bytes", why.len());
+    }
+
+    #[test]
+    fn one_that_hangs_is_killed_with_its_children() {
+        let before = Instant::now();
+        let refusal = check(Part::Hangs, Duration::from_millis(300)).expect_err("it hangs");
+        assert_eq!(refusal.verdict, Verdict::HoldBack);
+        assert!(refusal.why.contains("within 300ms"), "{}", refusal.why);
+        assert!(before.elapsed() < testing::PATIENCE, "{:?}", before.elapsed());
+        let pid = refusal.why.rsplit(' ').next().and_then(|pid| pid.parse().ok()).map(Pid::from_raw).expect("its child's pid");
+        testing::until("its child is gone", || testing::is_gone(pid));
+    }
+
+    #[test]
+    fn one_that_answers_and_stays_is_killed() {
+        let refusal = check(Part::Stays, Duration::from_millis(300)).expect_err("it stays");
+        assert!(refusal.why.contains("answered and did not end"), "{}", refusal.why);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_executed_goes_to_no_shell() {
+        let directory = testing::directory();
+        let path = directory.path().join("release");
+        let trace = directory.path().join("trace");
+        std::fs::write(&path, format!("echo ran > {}\n", trace.display())).expect("written");
+        let original = Original::capture().expect("signals");
+        let file = File::open(&path).expect("opened");
+        let refusal = prove(&file, &path, testing::PATIENCE, &original).expect_err("no right to execute");
+        assert_eq!(refusal.verdict, Verdict::Blameless, "{}", refusal.why);
+        file.set_permissions(std::fs::Permissions::from_mode(0o700)).expect("mode set");
+        let refusal = prove(&file, &path, testing::PATIENCE, &original).expect_err("no executable");
+        assert_eq!(refusal.verdict, Verdict::Reject);
+        assert!(refusal.why.contains("Exec format error"), "{}", refusal.why);
+        assert!(!trace.exists(), "a shell ran it");
+    }
+
+    #[test]
+    fn a_file_that_is_open_for_writing_is_tried_until_the_deadline() {
+        let directory = testing::directory();
+        let path = directory.path().join("release");
+        testing::program(&path, Part::Good);
+        let writer = File::options().append(true).open(&path).expect("opened");
+        let file = File::open(&path).expect("opened");
+        let original = Original::capture().expect("signals");
+        let refusal = prove(&file, &path, Duration::from_millis(100), &original).expect_err("it is busy");
+        assert_eq!(refusal.verdict, Verdict::Blameless);
+        assert!(refusal.why.contains("busy"), "{}", refusal.why);
+
+        let (tell, told) = std::sync::mpsc::channel();
+        let closer = std::thread::spawn(move || {
+            told.recv_timeout(testing::PATIENCE).expect("told");
+            drop(writer);
+        });
+        tell.send(()).expect("said");
+        assert_eq!(prove(&file, &path, testing::PATIENCE, &original), Ok(()));
+        closer.join().expect("closed");
+    }
+}

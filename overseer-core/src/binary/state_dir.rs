@@ -1,0 +1,308 @@
+//! The directory `.NAME.overseer`: what is remembered in files, and the lock that says who polls.
+//!
+//! What is in it decides which binary runs, so it belongs to the owner of the binary's directory and nobody else may write it.
+//! Every file in it is whole at every instant: written under another name, then renamed.
+
+use super::{Place, Record, staging};
+use crate::sys::files;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A longer `state.json` is no record of ours: a hundred verdicts with long reasons take a tenth of it.
+const RECORD_BYTES_MAX: u64 = 4 << 20;
+
+const RECORD: &str = "state.json";
+const RECORD_NEW: &str = "state.json.new";
+const RECORD_DAMAGED: &str = "state.json.damaged";
+const LOCK: &str = "lock";
+
+/// Why nothing can be remembered. The program can be served all the same, but not upgraded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum StateDirError {
+    /// Stays until somebody removes or corrects it.
+    #[error("{path} is not a directory (symlinks are not followed)")]
+    NotADirectory { path: PathBuf },
+    /// Stays until somebody removes or corrects it.
+    #[error("{path} belongs to user {owner}, who is neither this user nor the owner of the binary's directory")]
+    Foreign { path: PathBuf, owner: u32 },
+    /// Stays until somebody removes or corrects it.
+    #[error("others can write {path} (mode {mode:04o})")]
+    Writable { path: PathBuf, mode: u32 },
+    #[error("cannot {what} {path}")]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// The directory, looked at and found trustworthy.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+}
+
+/// Held by the one master of a file that polls. Given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// The locked file, for a process that is to hold the lock on.
+    pub(crate) fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl StateDir {
+    /// Makes the directory if it is not there (mode 0700), and looks whether it can be trusted.
+    ///
+    /// The one beside the binary is given to the owner of the directory around it. A configured one has to lie in a directory that is there.
+    ///
+    /// # Errors
+    /// See [`StateDirError`]. A directory that was made is left.
+    pub(crate) fn open(place: &Place) -> Result<Self, StateDirError> {
+        let path = place.state_dir().to_owned();
+        let failed = |what| {
+            let path = path.clone();
+            move |source| StateDirError::Io { what, path, source }
+        };
+        let around = fs::metadata(place.directory()).map_err(failed("look at the directory around"))?;
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) if place.is_state_dir_default() && around.uid() != nix::unistd::geteuid().as_raw() => {
+                std::os::unix::fs::lchown(&path, Some(around.uid()), Some(around.gid())).map_err(failed("give away"))?;
+            }
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("make")(error)),
+        }
+        let metadata = fs::symlink_metadata(&path).map_err(failed("look at"))?;
+        if !metadata.is_dir() {
+            return Err(StateDirError::NotADirectory { path });
+        }
+        let owner = metadata.uid();
+        if ![0, around.uid(), nix::unistd::geteuid().as_raw()].contains(&owner) {
+            return Err(StateDirError::Foreign { path, owner });
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(StateDirError::Writable { path, mode: metadata.mode() & 0o7777 });
+        }
+        Ok(Self { path })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the lock, if no other process has it. Does not wait.
+    ///
+    /// # Errors
+    /// The file of the lock cannot be made or locked.
+    pub(crate) fn lock(&self) -> Result<Option<Lock>, StateDirError> {
+        let path = self.path.join(LOCK);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&path);
+        let file = match file {
+            Ok(file) => file,
+            Err(source) => return Err(StateDirError::Io { what: "open", path, source }),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(StateDirError::Io { what: "lock", path, source }),
+        }
+    }
+
+    /// What was remembered, and what is wrong with it. Nothing is remembered at first. A damaged `state.json` is set aside as
+    /// `state.json.damaged`: what it said is lost, but no reason not to serve.
+    pub(crate) fn load(&self) -> (Record, Option<String>) {
+        let path = self.path.join(RECORD);
+        let bytes = match read_bounded(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (Record::default(), None),
+            Err(error) => return (Record::default(), Some(format!("cannot read {}, starting without it: {error}", path.display()))),
+        };
+        let why = match serde_json::from_slice(&bytes) {
+            _ if bytes.len() as u64 > RECORD_BYTES_MAX => format!("it is longer than {RECORD_BYTES_MAX} bytes"),
+            Ok(record) => return (record, None),
+            Err(error) => error.to_string(),
+        };
+        let aside = self.path.join(RECORD_DAMAGED);
+        let now = match fs::rename(&path, &aside) {
+            Ok(()) => format!("set aside as {}", aside.display()),
+            Err(error) => format!("it could not be set aside as {}: {error}", aside.display()),
+        };
+        (Record::default(), Some(format!("{} is damaged ({why}); {now}; starting without it", path.display())))
+    }
+
+    /// Remembers the record, also through a loss of power.
+    ///
+    /// # Errors
+    /// What was remembered before is still there.
+    pub(crate) fn save(&self, record: &Record) -> Result<(), StateDirError> {
+        let path = self.path.join(RECORD);
+        self.write(record, &path).map_err(|source| StateDirError::Io { what: "write", path, source })
+    }
+
+    fn write(&self, record: &Record, path: &Path) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(record)?;
+        if bytes.len() as u64 > RECORD_BYTES_MAX {
+            return Err(io::Error::other(format!("{} bytes are more than {RECORD_BYTES_MAX}", bytes.len())));
+        }
+        let new = self.path.join(RECORD_NEW);
+        let mut file = create(&new)?;
+        let written = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
+        if written.is_err() {
+            // On a full disk the beginning of it would only be in the way.
+            let _ = fs::remove_file(&new);
+        }
+        written?;
+        files::sync_directory(&self.path)
+    }
+
+    /// Removes what killed processes left behind: here, and beside the binary the staged files that nobody holds. To be called by the holder
+    /// of the lock while no poll process runs. Answers what was removed. The beginning of a download stays: it is of use.
+    pub(crate) fn clean(&self, _lock: &Lock, place: &Place) -> Vec<PathBuf> {
+        let mut removed = staging::remove_stale(place.directory(), place.name());
+        let left = [RECORD_NEW, super::previous::NEXT, super::previous::NEXT_NEW].map(|name| self.path.join(name));
+        removed.extend(left.into_iter().filter(|path| fs::remove_file(path).is_ok()));
+        removed
+    }
+}
+
+/// Makes or empties a file that only its owner can read. Never through a symlink.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW).open(path)
+}
+
+/// Up to one byte more than a record may have.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn place(directory: &Path) -> Place {
+        let path = directory.join("app");
+        fs::write(&path, "one").expect("written");
+        Place::at(&path, None).expect("a place")
+    }
+
+    #[test]
+    fn a_record_is_found_again() {
+        let directory = testing::directory();
+        let place = place(directory.path());
+        let state_dir = StateDir::open(&place).expect("a state directory");
+        assert_eq!(state_dir.load(), (Record::default(), None));
+
+        let mut record = Record::default();
+        record.note(7, "committed".to_owned());
+        state_dir.save(&record).expect("saved");
+        let again = StateDir::open(&place).expect("a state directory");
+        assert_eq!(again.load(), (record, None));
+        let metadata = fs::metadata(state_dir.path()).expect("metadata");
+        assert_eq!(metadata.mode() & 0o7777, 0o700);
+        assert_eq!(metadata.uid(), fs::metadata(directory.path()).expect("metadata").uid());
+    }
+
+    #[test]
+    fn a_damaged_record_is_set_aside_and_said() {
+        let too_long = vec![b' '; RECORD_BYTES_MAX as usize + 1];
+        for damaged in [&b"{\"installed\":"[..], b"", b"\0\0\0\0", b"7", &too_long] {
+            let directory = testing::directory();
+            let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
+            let path = state_dir.path().join(RECORD);
+            fs::write(&path, damaged).expect("written");
+            let (record, warning) = state_dir.load();
+            assert_eq!(record, Record::default());
+            let warning = warning.expect("a warning");
+            assert!(warning.contains("state.json.damaged"), "{warning}");
+            assert!(!path.exists() && state_dir.path().join(RECORD_DAMAGED).exists());
+            assert_eq!(state_dir.load(), (Record::default(), None));
+        }
+    }
+
+    #[test]
+    fn the_lock_is_had_once() {
+        let directory = testing::directory();
+        let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
+        let lock = state_dir.lock().expect("no error").expect("the lock");
+        assert!(state_dir.lock().expect("no error").is_none());
+        drop(lock);
+        assert!(state_dir.lock().expect("no error").is_some());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_refused() {
+        let directory = testing::directory();
+        let place = place(directory.path());
+        let path = StateDir::open(&place).expect("a state directory").path().to_owned();
+        for mode in [0o770, 0o702, 0o1777] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode set");
+            let error = StateDir::open(&place).expect_err("others can write it");
+            assert!(matches!(error, StateDirError::Writable { .. }), "{error}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode set");
+        StateDir::open(&place).expect("others can only read it");
+    }
+
+    #[test]
+    fn a_symlink_or_a_file_in_its_place_is_refused() {
+        let directory = testing::directory();
+        let place = place(directory.path());
+        let elsewhere = testing::directory();
+        symlink(elsewhere.path(), place.state_dir()).expect("a link");
+        assert!(matches!(StateDir::open(&place), Err(StateDirError::NotADirectory { .. })));
+        fs::remove_file(place.state_dir()).expect("removed");
+        fs::write(place.state_dir(), "").expect("written");
+        assert!(matches!(StateDir::open(&place), Err(StateDirError::NotADirectory { .. })));
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused_and_of_the_owner_around_it_is_not() {
+        if !testing::is_root("a directory of somebody else") {
+            return;
+        }
+        let directory = testing::directory();
+        let place = place(directory.path());
+        let path = StateDir::open(&place).expect("a state directory").path().to_owned();
+        std::os::unix::fs::chown(&path, Some(4711), None).expect("owner set");
+        let error = StateDir::open(&place).expect_err("it is somebody else's");
+        assert!(matches!(error, StateDirError::Foreign { owner: 4711, .. }), "{error}");
+
+        std::os::unix::fs::chown(directory.path(), Some(4711), None).expect("owner set");
+        StateDir::open(&place).expect("it is his");
+        fs::remove_dir(&path).expect("removed");
+        StateDir::open(&place).expect("made");
+        assert_eq!(fs::metadata(&path).expect("metadata").uid(), 4711);
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_old_record() {
+        testing::in_own_mounts("binary::state_dir::tests::a_full_disk_leaves_the_old_record", |directory| {
+            testing::mount(&["-t", "tmpfs", "-o", "size=256k", "none", directory.to_str().expect("text")]);
+            let state_dir = StateDir::open(&place(directory)).expect("a state directory");
+            let mut record = Record::default();
+            record.note(1, "the old one".to_owned());
+            state_dir.save(&record).expect("saved");
+            testing::fill(directory);
+            let mut longer = record.clone();
+            longer.note(2, "x".repeat(10_000));
+            let error = state_dir.save(&longer).expect_err("the disk is full");
+            assert!(error.to_string().contains("state.json"), "{error}");
+            assert_eq!(state_dir.load(), (record, None));
+            assert!(!state_dir.path().join(RECORD_NEW).exists());
+        });
+    }
+}

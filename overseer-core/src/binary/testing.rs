@@ -1,0 +1,237 @@
+//! What the tests of this module share: directories, programs that play a part, file systems of their own.
+
+use crate::binary::check;
+use crate::protocol::{CheckOrder, Checked, VERSIONS, Versions};
+use crate::role::{self, Role, RoleName};
+use crate::sys::link::{Link, Received};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what is bound to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory of the test's own, by its real path.
+pub(crate) struct Directory {
+    real: PathBuf,
+    _directory: Option<tempfile::TempDir>,
+}
+
+impl Directory {
+    /// One that somebody else removes.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self { real: path.to_owned(), _directory: None }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.real
+    }
+}
+
+pub(crate) fn directory() -> Directory {
+    let directory = tempfile::tempdir().expect("a directory");
+    Directory { real: directory.path().canonicalize().expect("a real path"), _directory: Some(directory) }
+}
+
+/// Whether the test runs as root; if not, says what it does not show.
+pub(crate) fn is_root(what: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        println!("not shown here, for want of root: {what}");
+    }
+    is_root
+}
+
+/// Runs the test in a process with a mount namespace of its own, and in it `body` with a directory. Says so where that is impossible.
+///
+/// `name` is the full name of the calling test.
+pub(crate) fn in_own_mounts(name: &str, body: impl FnOnce(&Path)) {
+    const VARIABLE: &str = "OVERSEER_TEST_IN_OWN_MOUNTS";
+    if std::env::var_os(VARIABLE).is_some_and(|value| value == name) {
+        let directory = directory();
+        body(directory.path());
+        // What is mounted on it goes with the namespace.
+        return;
+    }
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "--propagation", "private"]);
+        command
+    };
+    if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+        println!("not shown here, for want of a mount namespace: {name}");
+        return;
+    }
+    let test = std::env::current_exe().expect("the test program");
+    let output = unshare().arg(test).args(["--exact", name, "--nocapture"]).env(VARIABLE, name).output().expect("started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "no test has the name {name}: {text}");
+}
+
+pub(crate) fn mount(arguments: &[&str]) {
+    let status = Command::new("mount").args(arguments).status().expect("mount is there");
+    assert!(status.success(), "mount {arguments:?}: {status}");
+}
+
+/// Fills the file system that holds the directory.
+pub(crate) fn fill(directory: &Path) {
+    let mut file = File::create(directory.join("filler")).expect("created");
+    for size in [65_536, 4096, 512, 1] {
+        while file.write_all(&vec![0; size]).is_ok() {}
+    }
+}
+
+/// Waits until it is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Whether there is no such process, or only what is left of it for its parent.
+pub(crate) fn is_gone(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z') || rest.starts_with('X'))
+}
+
+/// What a copy of the test program does in the role check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Good,
+    Problem,
+    OtherToken,
+    NewProtocol,
+    ExitsFirst,
+    ExitsAfter,
+    Crashes,
+    Garbage,
+    FromItsChild,
+    Talks,
+    Hangs,
+    Stays,
+}
+
+const PARTS: [Part; 12] = [
+    Part::Good,
+    Part::Problem,
+    Part::OtherToken,
+    Part::NewProtocol,
+    Part::ExitsFirst,
+    Part::ExitsAfter,
+    Part::Crashes,
+    Part::Garbage,
+    Part::FromItsChild,
+    Part::Talks,
+    Part::Hangs,
+    Part::Stays,
+];
+
+/// Before the part's name at the end of the file; what lies behind the last section is of no meaning to ELF.
+const TRAILER: &[u8] = b"\nplays the part ";
+const TRAILER_BYTES: u64 = 64;
+
+/// The bytes of a program that plays the part.
+pub(crate) fn program_bytes(part: Part) -> Vec<u8> {
+    let mut bytes = fs::read("/proc/self/exe").expect("the test program");
+    let mut trailer = [TRAILER, format!("{part:?}").as_bytes()].concat();
+    trailer.resize(usize::try_from(TRAILER_BYTES).expect("it is small"), b' ');
+    bytes.extend_from_slice(&trailer);
+    bytes
+}
+
+/// Makes a program that plays the part. It is written by another process: a test that forks at that moment would else keep the file
+/// open for writing, and a program that is cannot be executed.
+pub(crate) fn program(path: &Path, part: Part) {
+    let mut bytes = program_bytes(part);
+    let trailer = bytes.split_off(bytes.len() - usize::try_from(TRAILER_BYTES).expect("it is small"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "cat /proc/$PPID/exe - > \"$0\" && chmod 755 \"$0\""]).arg(path).stdin(std::process::Stdio::piped());
+    let mut writer = command.spawn().expect("a shell");
+    writer.stdin.take().expect("a pipe").write_all(&trailer).expect("written");
+    assert!(writer.wait().expect("waited").success(), "cannot write {}", path.display());
+}
+
+fn own_part() -> Part {
+    let mut file = File::open("/proc/self/exe").expect("opened");
+    let size = file.metadata().expect("metadata").len();
+    file.seek(SeekFrom::Start(size - TRAILER_BYTES)).expect("it is longer");
+    let mut trailer = Vec::new();
+    file.read_to_end(&mut trailer).expect("read");
+    let name = trailer.strip_prefix(TRAILER).unwrap_or(b"Good");
+    let name = String::from_utf8_lossy(name);
+    PARTS.into_iter().find(|part| format!("{part:?}") == name.trim()).expect("a part")
+}
+
+/// Called before `main` in every copy of the test program. Returns unless that copy has a part to play.
+pub(crate) fn play_part() {
+    if std::env::var_os(super::commit::tests::VARIABLE).is_some() {
+        super::commit::tests::play_committer();
+    }
+    if std::env::var_os(role::VARIABLE).is_none() {
+        return;
+    }
+    let Ok(Role::Started(RoleName::Check, link)) = role::detect(true) else { exit(9) };
+    play(own_part(), link)
+}
+
+fn play(part: Part, mut link: Link) -> ! {
+    match part {
+        Part::Good => check::answer(link, None),
+        Part::Problem => check::answer(link, Some("port 99999 is no port".to_owned())),
+        Part::ExitsFirst => {
+            eprintln!("no such library");
+            exit(3);
+        }
+        Part::Crashes => std::process::abort(),
+        Part::Talks => {
+            for line in 0..2000 {
+                eprintln!("line {line}");
+            }
+            eprintln!("the last line");
+            exit(3);
+        }
+        Part::Hangs => {
+            let mut child = Command::new("sleep").arg("600").spawn().expect("started");
+            eprint!("{}", child.id());
+            let _ = child.wait();
+            exit(9);
+        }
+        _ => {}
+    }
+    let Ok(Received::Message(order, _)) = link.receive::<CheckOrder>() else { exit(9) };
+    let order: CheckOrder = order;
+    let right = Checked { token: order.token.clone(), protocol: VERSIONS, problem: None };
+    let said = match part {
+        Part::OtherToken => link.send(&Checked { token: "0".repeat(32), ..right }, &[]),
+        Part::NewProtocol => link.send(&Checked { protocol: Versions { min: 7, max: 9 }, ..right }, &[]),
+        Part::Garbage => {
+            let socket = std::os::fd::AsFd::as_fd(&link).try_clone_to_owned().expect("a copy");
+            File::from(socket).write_all(b"\x04\0\0\0oops").expect("written");
+            Ok(())
+        }
+        Part::FromItsChild => {
+            // The child gets the frame and the socket; it is the one that sends.
+            let frame = crate::protocol::encode(&right, 0).expect("a frame");
+            let socket = std::os::fd::AsFd::as_fd(&link).try_clone_to_owned().expect("a copy");
+            let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).stdout(socket).spawn().expect("started");
+            child.stdin.take().expect("a pipe").write_all(&frame).expect("written");
+            child.wait().expect("waited");
+            Ok(())
+        }
+        _ => link.send(&right, &[]),
+    };
+    said.expect("said");
+    match part {
+        Part::ExitsAfter => exit(4),
+        Part::Stays => loop {
+            std::thread::park();
+        },
+        _ => exit(0),
+    }
+}
