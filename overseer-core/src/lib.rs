@@ -12,6 +12,7 @@ mod master;
 mod message;
 mod protocol;
 mod role;
+mod run;
 mod signal;
 mod state;
 mod supervisor;
@@ -26,5 +27,6 @@ pub use fetcher::{
     Release, fetcher_fn,
 };
 pub use listener::{Connection, Incoming, Listener};
+pub use run::{is_supported, restart, run, sanity_check, try_run};
 pub use signal::Signal;
 pub use state::{Draining, Simulation, State};

@@ -170,8 +170,8 @@ messages! {
         "generation {generation} cannot have {address}: {why}"
     Warning "state-not-saved" StateNotSaved { path: PathBuf, why: String }
         "cannot save {path:?}: {why}; what happened since would be forgotten by a restart of the master"
-    Warning "state-damaged" StateDamaged { path: PathBuf, why: String }
-        "{path:?} cannot be read: {why}; it was set aside and starts anew"
+    Warning "state-damaged" StateDamaged { why: String }
+        "what was remembered is lost: {why}"
     Warning "threads" Threads { count: usize, names: String }
         "{count} threads ran before run was called ({names}); put it into the program: what starts them belongs there"
     Warning "lines-lost" LinesLost { count: u64 }

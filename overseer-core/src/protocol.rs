@@ -225,6 +225,16 @@ pub(crate) struct ReleaseName {
     pub(crate) version: Option<String>,
 }
 
+impl ReleaseName {
+    /// Whether both are one release: by ID, or by source and tag where it never became a whole file.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        if self.id.is_empty() || other.id.is_empty() {
+            return self.id == other.id && self.source == other.source && self.tag == other.tag;
+        }
+        self.id == other.id
+    }
+}
+
 /// A proved release that lies beside the program.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Staged {

@@ -60,13 +60,12 @@ impl State {
     /// An address cannot be read or bound.
     pub fn simulated<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<(Self, Simulation), Error> {
         let texts: Vec<String> = addresses.into_iter().map(Into::into).collect();
-        let state = Self::alone(&Address::parse_all(&texts)?, Settings::default())?;
-        let simulation = Simulation { shared: Arc::clone(&state.shared) };
-        Ok((state, simulation))
+        let (state, shared) = Self::alone(&Address::parse_all(&texts)?, Settings::default())?;
+        Ok((state, Simulation { shared }))
     }
 
     /// The state of a program that runs without a master.
-    pub(crate) fn alone(addresses: &[Address], settings: Settings) -> Result<Self, Error> {
+    pub(crate) fn alone(addresses: &[Address], settings: Settings) -> Result<(Self, Arc<Shared>), Error> {
         let path = std::env::current_exe().map_err(Error::system("cannot find the program's own file"))?;
         let beginning = Beginning { link: None, settings, generation: 1, id: None, path };
         let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
@@ -75,7 +74,7 @@ impl State {
             Ok(Listener::new(socket, address.name.clone(), Arc::clone(&shared)))
         };
         let listeners = addresses.iter().map(listener).collect::<Result<_, Error>>()?;
-        Ok(Self::new(shared, listeners, false))
+        Ok((Self::new(Arc::clone(&shared), listeners, false), shared))
     }
 
     /// Whether a master stands behind the program. Without one, nothing restarts or upgrades it.

@@ -117,6 +117,29 @@ impl Record {
         }
     }
 
+    /// How often the release has failed.
+    pub(crate) fn failures_of(&self, release: &ReleaseName) -> u32 {
+        self.verdicts.iter().find(|judged| judged.release.is_same(release)).map_or(0, |judged| judged.failures)
+    }
+
+    /// Remembers that the release has failed: held back until then, or rejected with `None`.
+    pub(crate) fn judge(&mut self, release: ReleaseName, until_unix_s: Option<u64>, reason: String, at_unix_s: u64) {
+        let failures = self.failures_of(&release) + 1;
+        self.verdicts.retain(|judged| !judged.release.is_same(&release));
+        self.verdicts.push(Judged { release, failures, until_unix_s, reason, at_unix_s });
+        if self.verdicts.len() > VERDICTS_MAX {
+            self.verdicts.remove(0);
+        }
+    }
+
+    /// The release on probation is not at the program's path any more: it is rejected, and its predecessor is the installed one.
+    pub(crate) fn taken_back(&mut self, reason: String, at_unix_s: u64) {
+        if let Some(probation) = self.probation.take() {
+            self.installed = self.previous.take().map(|release| Installed { release, at_unix_s });
+            self.judge(probation.release, None, reason, at_unix_s);
+        }
+    }
+
     /// Remembers that something happened; the last few are kept.
     pub(crate) fn note(&mut self, at_unix_s: u64, text: String) {
         self.events.push_back(Noted { at_unix_s, text });

@@ -1,3 +1,526 @@
+//! The shell around the rules: turns signals, messages, ends of processes and deadlines into events, and carries out actions.
+//!
+//! One thread, one loop, and no wake-up while nothing happens. Nothing in here blocks on a pipe or a socket, opens a connection, or reads a release.
+
 mod listeners;
 mod log;
 mod pid_file;
+mod poller;
+mod start;
+
+pub(crate) use start::{Setup, run};
+
+use crate::FetchError;
+use crate::LogFormat;
+use crate::binary::{self, Identity, Lock, Place, Record, StateDir};
+use crate::message::Message;
+use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, ToChild, ToMaster, VERSIONS, Welcome};
+use crate::role::RoleName;
+use crate::signal::Signal;
+use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Started, Supervisor, Time};
+use crate::sys::link::{Link, Received};
+use crate::sys::poll::{Interest, Readiness, wait};
+use crate::sys::process::{self, Exit};
+use crate::sys::signals::{Original, Signals, stop_self};
+use crate::sys::spawn::Spawn;
+use listeners::Listeners;
+use log::Log;
+use nix::unistd::Pid;
+use pid_file::PidFile;
+use poller::Poller;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A generation's process.
+#[derive(Debug)]
+struct Child {
+    pid: Pid,
+    /// `None` once it has closed its end, or cannot be understood.
+    link: Option<Link>,
+    /// The file that it runs, to look at the source with it later.
+    program: File,
+    /// What is known of its end beyond the exit.
+    why: Option<String>,
+}
+
+/// Where releases are remembered; only with the lock.
+#[derive(Debug)]
+struct Memory {
+    directory: StateDir,
+    /// `None`: another master has it, and looks for releases.
+    lock: Option<Lock>,
+    saved: Option<Record>,
+    has_said_second: bool,
+    has_said_unsaved: bool,
+}
+
+#[derive(Debug)]
+struct Master {
+    supervisor: Supervisor,
+    started: Instant,
+    /// When the loop last went to sleep.
+    slept: Time,
+    /// We have stopped ourselves, so the SIGCONT that comes next needs no second count.
+    has_stopped_itself: bool,
+    signals: Signals,
+    original: Original,
+    log: Log,
+    place: Place,
+    own: File,
+    listeners: Listeners,
+    children: BTreeMap<Generation, Child>,
+    poller: Option<Poller>,
+    staged: Option<(Staged, OwnedFd)>,
+    /// `None`: upgrades are off.
+    memory: Option<Memory>,
+    has_unsaved: bool,
+    pid_file: Option<PidFile>,
+}
+
+impl Master {
+    fn now(&self) -> Time {
+        self.started.elapsed()
+    }
+
+    /// Lives until the program has ended, and ends as it did.
+    fn live(mut self) -> ! {
+        self.act();
+        loop {
+            self.slept = self.now();
+            let ready = self.wait();
+            self.take_signals();
+            self.read_children(&ready);
+            self.read_poller();
+            let now = self.now();
+            if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
+                self.handle(Event::DeadlinePassed);
+            }
+        }
+    }
+
+    /// Waits until something happens. Answers which generations can be read or written.
+    fn wait(&self) -> BTreeMap<Generation, Readiness> {
+        let links = self.children.iter().filter_map(|(generation, child)| child.link.as_ref().map(|link| (*generation, link)));
+        let (generations, links): (Vec<Generation>, Vec<&Link>) = links.unzip();
+        let mut interests = vec![Interest { descriptor: self.signals.as_fd(), write: false }];
+        interests.extend(links.iter().map(|link| Interest { descriptor: link.as_fd(), write: link.wants_write() }));
+        interests.extend(self.poller.iter().flat_map(Poller::interests));
+        let has_frame = links.iter().any(|link| link.may_hold_frame());
+        let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
+        let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();
+        let of_links = generations.iter().zip(&links).zip(ready.iter().skip(1).copied().chain(std::iter::repeat(Readiness::default())));
+        of_links
+            .map(|((generation, link), ready)| (*generation, Readiness { read: ready.read || link.may_hold_frame(), ..ready }))
+            .collect()
+    }
+
+    /// Tells the rules what happened and does what they say.
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        self.supervisor.handle(now, event);
+        self.act();
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.supervisor.poll_action() {
+            if let Some(answer) = self.carry_out(action) {
+                let now = self.now();
+                self.supervisor.handle(now, answer);
+            }
+        }
+        self.save();
+    }
+
+    /// Does one thing; some have an answer.
+    fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Spawn { generation, program } => return Some(self.spawn(generation, program)),
+            Action::Accept { generation } => self.tell(generation, &ToChild::Accept, &[]),
+            Action::Drain { generation, within } => {
+                let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                self.tell(generation, &ToChild::Drain(Drain { within_ms }), &[]);
+            }
+            Action::Signal { generation, signal } => self.signal(generation, signal),
+            Action::Kill { generation } => self.signal(generation, Signal::KILL),
+            Action::Trust { generation } => {
+                if let Some(child) = self.children.get(&generation) {
+                    process::trust(child.pid);
+                }
+            }
+            Action::Commit { generation } => {
+                return Some(match self.commit() {
+                    Ok(()) => Event::CommitDone { generation },
+                    Err(why) => Event::CommitFailed { generation, why },
+                });
+            }
+            Action::Install => {
+                return Some(match self.commit() {
+                    Ok(()) => Event::InstallDone,
+                    Err(why) => Event::InstallFailed { why },
+                });
+            }
+            Action::TakeBack { failed } => {
+                return Some(match self.take_back(&failed) {
+                    Ok(()) => Event::TakenBack,
+                    Err(why) => Event::TakeBackFailed { why },
+                });
+            }
+            Action::Discard => {
+                if let Some((staged, _file)) = self.staged.take() {
+                    binary::discard(&staged);
+                }
+            }
+            Action::Poll => return self.poll(),
+            Action::KillPoll => {
+                let is_overdue = self.supervisor.is_poll_overdue();
+                if let Some(poller) = &mut self.poller {
+                    poller.kill(is_overdue);
+                }
+            }
+            Action::CheckListeners => {
+                for message in self.listeners.check() {
+                    self.log.write(&message);
+                }
+            }
+            Action::CloseListeners => self.listeners.close(),
+            Action::Save => self.has_unsaved = true,
+            Action::Say(message) => self.log.write(&message),
+            Action::Leave(exit) => self.leave(exit),
+        }
+        None
+    }
+
+    fn spawn(&mut self, generation: Generation, program: Program) -> Event {
+        let failed = |why: String, blame| Event::SpawnFailed { generation, why, blame };
+        let file = match self.open_program(program) {
+            Ok(file) => file,
+            Err(error) => return failed(format!("its file cannot be opened: {error}"), Blame::Nobody),
+        };
+        let identity = match file.metadata() {
+            Ok(metadata) => Identity::of(&metadata),
+            Err(error) => return failed(format!("its file cannot be looked at: {error}"), Blame::Nobody),
+        };
+        let spawn = Spawn {
+            program: file.as_fd(),
+            role: RoleName::Child,
+            quiet: None,
+            own_group: false,
+            expendable: self.supervisor.active() != Some(generation),
+            parent_death_signal: Signal::TERM,
+            original: &self.original,
+        };
+        match spawn.start() {
+            Ok((pid, link)) => {
+                self.children.insert(generation, Child { pid, link: Some(link), program: file, why: None });
+                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity } }
+            }
+            Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
+        }
+    }
+
+    /// Opens the file to be executed, without reading it: `O_PATH` needs no right to read.
+    fn open_program(&self, program: Program) -> io::Result<File> {
+        match program {
+            Program::Own => self.own.try_clone(),
+            Program::AtPath => {
+                let path = self.place.resolve()?;
+                let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path)?;
+                if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is not a file", path.display()))) }
+            }
+            Program::Staged => match &self.staged {
+                Some((_, file)) => file.try_clone().map(File::from),
+                None => Err(io::Error::other("no release is staged")),
+            },
+        }
+    }
+
+    fn signal(&mut self, generation: Generation, signal: Signal) {
+        if let Some(child) = self.children.get(&generation)
+            && let Err(error) = process::kill(child.pid, signal)
+        {
+            let why = format!("it cannot be sent {signal}: {error}");
+            self.log.write(&Message::Misbehaved { generation, why });
+        }
+    }
+
+    /// Sends a message. A child that does not take it is told of as misbehaving.
+    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: &[OwnedFd]) {
+        let Some(child) = self.children.get_mut(&generation) else { return };
+        let Some(link) = &mut child.link else { return };
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = link.send(message, &borrowed) {
+            let why = FetchError::chain(&error);
+            child.link = None;
+            let now = self.now();
+            self.supervisor.handle(now, Event::Misbehaved { generation, why });
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(arrived) = self.signals.next() {
+            match arrived.signal {
+                Signal::CHLD => self.reap(),
+                Signal::TSTP => {
+                    self.handle(Event::Signal { signal: Signal::TSTP, to_the_group: arrived.to_the_group });
+                    let before = self.now();
+                    self.has_stopped_itself = true;
+                    stop_self();
+                    let stopped = self.now().saturating_sub(before);
+                    self.handle(Event::Continued { stopped });
+                }
+                Signal::CONT => {
+                    // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
+                    if !std::mem::take(&mut self.has_stopped_itself) {
+                        let stopped = self.now().saturating_sub(self.slept);
+                        self.handle(Event::Continued { stopped });
+                    }
+                    self.handle(Event::Signal { signal: Signal::CONT, to_the_group: arrived.to_the_group });
+                }
+                signal => self.handle(Event::Signal { signal, to_the_group: arrived.to_the_group }),
+            }
+        }
+    }
+
+    /// Reaps what has ended. As PID 1 that includes processes that we never started.
+    fn reap(&mut self) {
+        let ended: Vec<(Generation, Exit)> = self
+            .children
+            .iter()
+            .filter_map(|(generation, child)| process::reap(Some(child.pid)).map(|(_, exit)| (*generation, exit)))
+            .collect();
+        for (generation, exit) in ended {
+            // What it said before it ended counts.
+            while self.read_child(generation) {}
+            let child = self.children.remove(&generation);
+            self.listeners.release(generation);
+            self.handle(Event::Exited { generation, exit, why: child.and_then(|child| child.why) });
+        }
+        if let Some(ended) = self.poller.as_mut().and_then(Poller::take_end) {
+            self.poller = None;
+            self.poll_ended(ended);
+        }
+        if std::process::id() == 1 {
+            let ours: Vec<Pid> = self.children.values().map(|child| child.pid).chain(self.poller.as_ref().map(Poller::pid)).collect();
+            process::reap_others(&ours);
+        }
+    }
+
+    fn poll_ended(&mut self, (report, staged): poller::Ended) {
+        if staged.is_some() {
+            if let Some((old, _file)) = self.staged.take() {
+                binary::discard(&old);
+            }
+            self.staged = staged;
+        }
+        self.handle(Event::PollEnded { report: Box::new(report) });
+    }
+
+    fn read_poller(&mut self) {
+        if self.poller.as_mut().is_some_and(Poller::read) {
+            self.handle(Event::PollProgress);
+        }
+    }
+
+    fn read_children(&mut self, ready: &BTreeMap<Generation, Readiness>) {
+        for (generation, ready) in ready {
+            if ready.write
+                && let Some(link) = self.children.get_mut(generation).and_then(|child| child.link.as_mut())
+                && let Err(error) = link.flush()
+            {
+                self.misbehaved(*generation, FetchError::chain(&error));
+            }
+            // One message a turn, so that a child that talks without end keeps us from nothing.
+            if ready.read {
+                self.read_child(*generation);
+            }
+        }
+    }
+
+    fn misbehaved(&mut self, generation: Generation, why: String) {
+        if let Some(child) = self.children.get_mut(&generation) {
+            child.link = None;
+        }
+        self.handle(Event::Misbehaved { generation, why });
+    }
+
+    /// Takes in one message of a generation; `false` if there is none.
+    fn read_child(&mut self, generation: Generation) -> bool {
+        let Some(child) = self.children.get_mut(&generation) else { return false };
+        let Some(link) = &mut child.link else { return false };
+        match link.receive::<ToMaster>() {
+            Ok(Received::Message(message, _)) => {
+                self.heard(generation, message);
+                true
+            }
+            Ok(Received::ExecFailed(error)) => {
+                child.why = Some(format!("could not be executed: {error}"));
+                child.link = None;
+                false
+            }
+            Ok(Received::Nothing) => false,
+            Ok(Received::Ended) => {
+                child.link = None;
+                false
+            }
+            Err(error) => {
+                self.misbehaved(generation, FetchError::chain(&error));
+                false
+            }
+        }
+    }
+
+    fn heard(&mut self, generation: Generation, message: ToMaster) {
+        match message {
+            ToMaster::Hello(hello) => self.hello(generation, hello),
+            ToMaster::Drains => self.handle(Event::Drains { generation }),
+            ToMaster::Ready => self.handle(Event::Ready { generation }),
+            ToMaster::Restart => self.handle(Event::RestartAsked { asker: Asker::Program }),
+            ToMaster::Poll => self.handle(Event::PollAsked),
+            ToMaster::Pong | ToMaster::Unknown => {}
+        }
+    }
+
+    /// Answers a hello with the listeners, or with the reason why there are none.
+    fn hello(&mut self, generation: Generation, hello: Hello) {
+        let Some(protocol) = VERSIONS.common(hello.protocol) else {
+            let why = format!(
+                "speaks the protocol versions {} to {}, and this master {} to {}",
+                hello.protocol.min, hello.protocol.max, VERSIONS.min, VERSIONS.max
+            );
+            return self.refuse(generation, None, why, Blame::Release);
+        };
+        let provided = self.listeners.provide(generation, &hello.addresses).map(|provided| {
+            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|(socket, _)| socket.try_clone_to_owned()).collect();
+            (copies, provided.iter().map(|(_, bound_to)| (*bound_to).to_owned()).collect::<Vec<String>>())
+        });
+        match provided {
+            Ok((Ok(sockets), addresses)) => {
+                let id = self.children.get(&generation).and_then(|child| child.program.metadata().ok());
+                let id = id.and_then(|metadata| self.supervisor.record().id_of(&Identity::of(&metadata)).map(str::to_owned));
+                let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
+                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses };
+                self.tell(generation, &ToChild::Welcome(welcome), &sockets);
+                let mut settings = hello.settings;
+                if self.memory.is_none() {
+                    settings.source = None;
+                }
+                self.handle(Event::Welcomed { generation, settings: Box::new(settings) });
+            }
+            Ok((Err(error), _)) => {
+                self.refuse(generation, None, format!("no descriptor is left for its listeners: {error}"), Blame::Nobody)
+            }
+            Err(refusal) => {
+                let why = refusal.why();
+                self.log.write(&Message::AddressRefused { generation, address: refusal.address.clone(), why: why.clone() });
+                let blame = if refusal.is_in_use() { Blame::Nobody } else { Blame::Release };
+                self.refuse(generation, Some(refusal.address), why, blame);
+            }
+        }
+    }
+
+    fn refuse(&mut self, generation: Generation, address: Option<String>, why: String, blame: Blame) {
+        let shown = address.as_ref().map_or_else(|| why.clone(), |address| format!("cannot have {address}: {why}"));
+        self.tell(generation, &ToChild::Refused(Refused { address, why }), &[]);
+        self.handle(Event::Refused { generation, why: shown, blame });
+    }
+
+    fn commit(&mut self) -> Result<(), String> {
+        let Some((staged, file)) = &self.staged else { return Err("no release is staged".to_owned()) };
+        let path = self.place.resolve().map_err(|error| format!("the program's path cannot be followed: {error}"))?;
+        binary::commit(&path, staged, file.as_fd()).map_err(|error| FetchError::chain(&error))?;
+        self.staged = None;
+        Ok(())
+    }
+
+    fn take_back(&mut self, failed: &Identity) -> Result<(), String> {
+        let path = self.place.resolve().map_err(|error| format!("the program's path cannot be followed: {error}"))?;
+        let Some(memory) = &self.memory else { return Err("there is no state directory".to_owned()) };
+        binary::take_back(&path, memory.directory.path(), failed).map(drop).map_err(|error| FetchError::chain(&error))
+    }
+
+    /// Starts a look at the source; or, where another master looks, sees whether it has installed something.
+    fn poll(&mut self) -> Option<Event> {
+        let done = |outcome| Some(Event::PollEnded { report: Box::new(Report { outcome, memo: None, running_id: None }) });
+        let failed = |why: String| done(Outcome::Failed { error: FetchError::passing(why) });
+        let running = self.supervisor.running();
+        let path = match self.place.resolve() {
+            Ok(path) => path,
+            Err(error) => return failed(format!("the program's path cannot be followed: {error}")),
+        };
+        let Some(memory) = &mut self.memory else { return failed("there is no state directory".to_owned()) };
+        if memory.lock.is_none() {
+            memory.lock = memory.directory.lock().unwrap_or_default();
+            if memory.lock.is_some() {
+                let (record, _) = memory.directory.load();
+                self.supervisor.adopt(record);
+            }
+        }
+        if memory.lock.is_none() {
+            if !std::mem::replace(&mut memory.has_said_second, true) {
+                self.log.write(&Message::SecondMaster { path: path.clone() });
+            }
+            let there = std::fs::metadata(&path).map(|metadata| Identity::of(&metadata));
+            if there.is_ok_and(|there| !there.same_inode(&running)) {
+                self.log.write(&Message::PathChanged { path });
+                let now = self.now();
+                self.supervisor.handle(now, Event::RestartAsked { asker: Asker::PathChanged });
+            }
+            return done(Outcome::Unchanged);
+        }
+        let (known, rejected) = self.supervisor.known();
+        let order = Order { known, path, state_dir: memory.directory.path().to_owned(), running, rejected };
+        let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
+        let Some(program) = program else { return failed("no generation serves".to_owned()) };
+        match Poller::start(program.as_fd(), &order, &self.original) {
+            Ok(poller) => {
+                self.poller = Some(poller);
+                None
+            }
+            Err(error) => failed(format!("the poll process could not be started: {error}")),
+        }
+    }
+
+    /// Writes the record if it has changed. Only the holder of the lock may.
+    fn save(&mut self) {
+        if !std::mem::take(&mut self.has_unsaved) {
+            return;
+        }
+        let Some(memory) = &mut self.memory else { return };
+        if memory.lock.is_none() || memory.saved.as_ref() == Some(self.supervisor.record()) {
+            return;
+        }
+        match memory.directory.save(self.supervisor.record()) {
+            Ok(()) => {
+                memory.saved = Some(self.supervisor.record().clone());
+                memory.has_said_unsaved = false;
+            }
+            Err(error) if !memory.has_said_unsaved => {
+                memory.has_said_unsaved = true;
+                let (path, why) = (memory.directory.path().to_owned(), FetchError::chain(&error));
+                self.log.write(&Message::StateNotSaved { path, why });
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn leave(&mut self, exit: Exit) -> ! {
+        self.has_unsaved = true;
+        self.save();
+        self.listeners.close();
+        if let Some((staged, _file)) = self.staged.take() {
+            binary::discard(&staged);
+        }
+        if let Some(file) = self.pid_file.take()
+            && let Err(error) = file.remove()
+        {
+            self.log.write(&Message::PidFileLost { path: file.path().to_owned(), why: error.to_string() });
+        }
+        self.log.write(&Message::MasterEnded { exit });
+        process::end_as(exit)
+    }
+}

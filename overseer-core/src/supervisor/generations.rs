@@ -475,14 +475,13 @@ impl Supervisor {
 
     pub(super) fn taken_back(&mut self) {
         let exit = self.failed_exit.take().unwrap_or(Exit::Code(1));
-        let Some(probation) = self.record.probation.take() else { return };
+        let Some(release) = self.record.probation.as_ref().map(|probation| probation.release.clone()) else { return };
         self.probation_until = None;
-        self.record.installed = self.record.previous.take().map(|release| Installed { release, at_unix_s: self.unix_s() });
-        let why = format!("ended with {exit} in its probation");
-        self.reject(probation.release.clone(), why);
+        let now = self.unix_s();
+        self.record.taken_back(format!("ended with {exit} in its probation"), now);
         let generation = self.spawn(Program::AtPath, Origin::Start);
         self.active = Some(generation);
-        self.note(Message::TakenBack { release: describe(&probation.release), exit, generation });
+        self.note(Message::TakenBack { release: describe(&release), exit, generation });
     }
 
     pub(super) fn take_back_failed(&mut self, why: String) {

@@ -1,7 +1,7 @@
 //! When to look for a release, and what is remembered of each.
 
 use super::{Action, Blame, Installation, Stage, Supervisor, describe};
-use crate::binary::{Identity, Installed, Judged, Looks, Memo, VERDICTS_MAX};
+use crate::binary::{Identity, Installed, Looks, Memo};
 use crate::fetcher::{FetchError, FetchErrorKind, Known, MEMO_BYTES_MAX};
 use crate::message::{Message, Seconds};
 use crate::protocol::{Outcome, ReleaseName, Report, Staged, Verdict};
@@ -122,6 +122,11 @@ impl Supervisor {
         if let Some(until) = &mut self.looking.running_until {
             *until = self.now + self.settings.fetch_timeout;
         }
+    }
+
+    /// Whether the poll process is to end because it has not moved.
+    pub(crate) fn is_poll_overdue(&self) -> bool {
+        self.looking.running_until == Some(super::Time::MAX)
     }
 
     pub(super) fn poll_overdue(&mut self) {
@@ -258,11 +263,10 @@ impl Supervisor {
         if blame == Blame::Nobody {
             return self.note(Message::TriedAgain { release: name, why, active });
         }
-        let before = self.record.verdicts.iter().find(|judged| is_same(&judged.release, &release));
-        let failures = before.map_or(0, |judged| judged.failures) + 1;
-        let Some(pause) = HOLD_BACKS.get(failures as usize - 1) else { return self.release_rejected(release, why) };
+        let failures_before = self.record.failures_of(&release);
+        let Some(pause) = HOLD_BACKS.get(failures_before as usize) else { return self.release_rejected(release, why) };
         let until = self.unix_s() + pause.as_secs();
-        self.judge(release, failures, Some(until), why.clone());
+        self.judge(release, Some(until), why.clone());
         self.note(Message::HeldBack { release: name, why, active, again: Seconds(*pause) });
     }
 
@@ -276,27 +280,12 @@ impl Supervisor {
 
     /// The release is not tried again.
     pub(super) fn reject(&mut self, release: ReleaseName, why: String) {
-        let before = self.record.verdicts.iter().find(|judged| is_same(&judged.release, &release));
-        let failures = before.map_or(0, |judged| judged.failures) + 1;
-        self.judge(release, failures, None, why);
+        self.judge(release, None, why);
     }
 
-    fn judge(&mut self, release: ReleaseName, failures: u32, until_unix_s: Option<u64>, reason: String) {
-        let at_unix_s = self.unix_s();
-        let verdicts = &mut self.record.verdicts;
-        verdicts.retain(|judged| !is_same(&judged.release, &release));
-        verdicts.push(Judged { release, failures, until_unix_s, reason, at_unix_s });
-        if verdicts.len() > VERDICTS_MAX {
-            verdicts.remove(0);
-        }
+    fn judge(&mut self, release: ReleaseName, until: Option<u64>, reason: String) {
+        let now = self.unix_s();
+        self.record.judge(release, until, reason, now);
         self.act(Action::Save);
     }
-}
-
-/// Whether both are one release: by ID, or by source and tag where it never became a whole file.
-fn is_same(one: &ReleaseName, other: &ReleaseName) -> bool {
-    if one.id.is_empty() || other.id.is_empty() {
-        return one.id == other.id && one.source == other.source && one.tag == other.tag;
-    }
-    one.id == other.id
 }

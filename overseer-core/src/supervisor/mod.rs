@@ -406,6 +406,11 @@ impl Supervisor {
         &self.record
     }
 
+    /// Goes on with what another master has remembered, which has ended.
+    pub(crate) fn adopt(&mut self, record: Record) {
+        self.record = record;
+    }
+
     /// What the active generation asked for.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
@@ -479,7 +484,7 @@ impl Supervisor {
 }
 
 /// How an operator reads of a release: `release v1.2 (3f2a…)`.
-fn describe(release: &ReleaseName) -> String {
+pub(crate) fn describe(release: &ReleaseName) -> String {
     let name = release.version.as_deref().unwrap_or(&release.tag);
     match release.id.get(..12) {
         Some(id) => format!("release {name} ({id})"),

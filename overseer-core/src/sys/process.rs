@@ -42,6 +42,33 @@ pub(crate) fn reap(pid: Option<Pid>) -> Option<(Pid, Exit)> {
     }
 }
 
+/// Reaps processes that ended and are none of `ours`: PID 1 inherits the orphans of all others.
+pub(crate) fn reap_others(ours: &[Pid]) {
+    use nix::sys::wait::{Id, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    // One of ours is reaped with its own SIGCHLD, and the rest after it.
+    while let Ok(status) = waitid(Id::All, flags)
+        && let Some(pid) = status.pid()
+        && !ours.contains(&pid)
+        && reap(Some(pid)).is_some()
+    {}
+}
+
+/// Whether the process has ended; it stays to be reaped, so that its number and its group's are nobody else's yet.
+pub(crate) fn has_ended(pid: Pid) -> bool {
+    use nix::sys::wait::{Id, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::EINTR))
+}
+
+/// Makes memory pressure take the process as late as this one.
+pub(crate) fn trust(pid: Pid) {
+    // Without the right to do it, or without the process, there is nothing to be done.
+    if let Ok(own) = std::fs::read("/proc/self/oom_score_adj") {
+        let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), own);
+    }
+}
+
 /// Sends a signal to a process that has not been reaped. One that is gone already is no error.
 pub(crate) fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     // SAFETY: kill(2) takes two numbers and touches no memory of ours.

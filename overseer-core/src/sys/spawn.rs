@@ -18,6 +18,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 
+/// Whoever writes a file while it is executed (ETXTBSY) has copied a descriptor in a fork and closes it in its exec; so the exec is tried again.
+const BUSY_TRIES: u32 = 100;
+const BUSY_PAUSE_MS: libc::c_int = 10;
+
 /// A process to be started.
 #[derive(Debug)]
 pub(crate) struct Spawn<'a> {
@@ -82,6 +86,30 @@ impl Spawn<'_> {
     }
 }
 
+/// Becomes another program: the same process, arguments and environment. Returns only if it could not.
+pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error {
+    let strings = c_strings(std::env::args_os()).and_then(|arguments| {
+        let environment = std::env::vars_os().map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            name
+        });
+        Ok((arguments, c_strings(environment)?))
+    });
+    let (arguments, environment) = match strings {
+        Ok(strings) => strings,
+        Err(error) => return error,
+    };
+    original.restore();
+    let (arguments, environment) = (pointers(&arguments), pointers(&environment));
+    // SAFETY: both lists end in a null pointer and, like the strings that they point to, live through the call (execveat(2)).
+    unsafe {
+        let flags = libc::AT_EMPTY_PATH;
+        libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), arguments.as_ptr(), environment.as_ptr(), flags);
+    }
+    io::Error::last_os_error()
+}
+
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
     // An argument or a variable of a running process has no zero byte inside.
     strings.map(|string| CString::new(string.into_vec()).map_err(io::Error::from)).collect()
@@ -128,6 +156,7 @@ impl Plan<'_> {
             if self.spawn.expendable {
                 let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
                 libc::write(file, c"500".as_ptr().cast(), 3);
+                libc::close(file);
             }
             if let Some(stdio) = self.stdio {
                 for (place, descriptor) in [0, 1, 2].into_iter().zip(stdio) {
@@ -144,14 +173,20 @@ impl Plan<'_> {
                 return Errno::last();
             }
             self.spawn.original.restore();
-            libc::syscall(
-                libc::SYS_execveat,
-                self.program,
-                c"".as_ptr(),
-                self.arguments.as_ptr(),
-                self.environment.as_ptr(),
-                libc::AT_EMPTY_PATH,
-            );
+            for _ in 0..BUSY_TRIES {
+                libc::syscall(
+                    libc::SYS_execveat,
+                    self.program,
+                    c"".as_ptr(),
+                    self.arguments.as_ptr(),
+                    self.environment.as_ptr(),
+                    libc::AT_EMPTY_PATH,
+                );
+                if Errno::last() != Errno::ETXTBSY {
+                    break;
+                }
+                libc::poll(std::ptr::null_mut(), 0, BUSY_PAUSE_MS);
+            }
             Errno::last()
         }
     }

@@ -1,0 +1,168 @@
+//! The poll process, from the outside: started for one look, listened to, and killed with its whole process group when it is over.
+
+use crate::FetchError;
+use crate::binary::Identity;
+use crate::protocol::{FromPoll, Order, Outcome, Report, Staged};
+use crate::role::RoleName;
+use crate::signal::Signal;
+use crate::sys::link::{Link, LinkError, Received};
+use crate::sys::poll::Interest;
+use crate::sys::process::{Exit, has_ended, kill_group, reap};
+use crate::sys::signals::Original;
+use crate::sys::spawn::Spawn;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::{Pid, pipe2, read};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How much of the end of its standard error belongs to the reported reason.
+const STDERR_BYTES_MAX: usize = 4096;
+
+/// A running poll process.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    pid: Pid,
+    /// `None` once it has closed its end, or cannot be understood.
+    link: Option<Link>,
+    stderr: Option<OwnedFd>,
+    stderr_tail: Vec<u8>,
+    report: Option<(Report, Option<OwnedFd>)>,
+    fault: Option<String>,
+    is_overdue: bool,
+}
+
+/// What came of a look: the report, and the staged file if there is one.
+pub(crate) type Ended = (Report, Option<(Staged, OwnedFd)>);
+
+impl Poller {
+    /// Starts a look, by the program that serves.
+    pub(crate) fn start(program: BorrowedFd<'_>, order: &Order, original: &Original) -> io::Result<Self> {
+        let (stderr, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        nix::fcntl::fcntl(&stderr, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let spawn = Spawn {
+            program,
+            role: RoleName::Poll,
+            quiet: Some(writer.as_fd()),
+            own_group: true,
+            expendable: true,
+            parent_death_signal: Signal::KILL,
+            original,
+        };
+        let (pid, mut link) = spawn.start()?;
+        let fault = link.send(order, &[]).err().map(|error| FetchError::chain(&error));
+        Ok(Self { pid, link: Some(link), stderr: Some(stderr), stderr_tail: Vec::new(), report: None, fault, is_overdue: false })
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// What to wait for: its link and its standard error.
+    pub(crate) fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
+        let link = self.link.as_ref().map(|link| Interest { descriptor: link.as_fd(), write: link.wants_write() });
+        let stderr = self.stderr.as_ref().map(|stderr| Interest { descriptor: stderr.as_fd(), write: false });
+        link.into_iter().chain(stderr)
+    }
+
+    /// Ends it and all that it started. It is reaped when the kernel says so.
+    pub(crate) fn kill(&mut self, is_overdue: bool) {
+        self.is_overdue |= is_overdue;
+        kill_group(self.pid);
+    }
+
+    /// Takes in what has come. `true` if it has moved.
+    pub(crate) fn read(&mut self) -> bool {
+        self.read_stderr();
+        let mut has_moved = false;
+        while let Some(link) = &mut self.link {
+            match link.flush().and_then(|()| link.receive()) {
+                Ok(Received::Message(FromPoll::Progress { .. }, _)) => has_moved = true,
+                Ok(Received::Message(FromPoll::Report(report), descriptors)) => {
+                    has_moved = true;
+                    self.report = Some((*report, descriptors.into_iter().next()));
+                }
+                Ok(Received::Message(FromPoll::Unknown, _)) => {}
+                Ok(Received::Nothing) => break,
+                Ok(Received::Ended) => self.link = None,
+                Ok(Received::ExecFailed(error)) => self.fault = Some(format!("the poll process could not be executed: {error}")),
+                Err(error) => self.misbehaved(&error),
+            }
+        }
+        has_moved
+    }
+
+    fn misbehaved(&mut self, error: &LinkError) {
+        self.fault = Some(format!("the poll process cannot be talked to: {}", FetchError::chain(error)));
+        self.link = None;
+        kill_group(self.pid);
+    }
+
+    fn read_stderr(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Some(stderr) = &self.stderr {
+            match read(stderr, &mut buffer) {
+                Ok(0) => self.stderr = None,
+                Ok(bytes) => {
+                    self.stderr_tail.extend_from_slice(&buffer[..bytes]);
+                    let excess = self.stderr_tail.len().saturating_sub(STDERR_BYTES_MAX);
+                    self.stderr_tail.drain(..excess);
+                    if bytes < buffer.len() {
+                        return;
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// What came of the look, if the process has ended. What it started and left behind ends here too.
+    pub(crate) fn take_end(&mut self) -> Option<Ended> {
+        if !has_ended(self.pid) {
+            return None;
+        }
+        kill_group(self.pid);
+        let (_, exit) = reap(Some(self.pid))?;
+        self.read();
+        Some(self.judge(exit))
+    }
+
+    fn judge(&mut self, exit: Exit) -> Ended {
+        let why = match (self.report.take(), self.is_overdue, self.fault.take()) {
+            (Some((report, file)), false, None) => return self.with_staged(report, file),
+            (_, true, _) => "it made no progress for fetch_timeout and was killed".to_owned(),
+            (_, _, Some(fault)) => fault,
+            (None, false, None) => format!("the poll process ended without a report ({exit})"),
+        };
+        let outcome = Outcome::Failed { error: FetchError::passing(format!("{why}{}", self.last_words())) };
+        (Report { outcome, memo: None, running_id: None }, None)
+    }
+
+    /// A staged file counts only if the descriptor that came is the file at the path that was named.
+    fn with_staged(&self, report: Report, file: Option<OwnedFd>) -> Ended {
+        let Outcome::Staged(staged) = &report.outcome else { return (report, None) };
+        let is_the_one = file.as_ref().is_some_and(|file| {
+            let open = file.try_clone().and_then(|file| File::from(file).metadata());
+            let there = std::fs::symlink_metadata(&staged.path);
+            matches!((open, there), (Ok(open), Ok(there)) if Identity::of(&open) == staged.identity && Identity::of(&there) == staged.identity)
+        });
+        match file {
+            Some(file) if is_the_one => {
+                let staged = staged.clone();
+                (report, Some((staged, file)))
+            }
+            _ => {
+                let why = format!("the staged file {} is not the one that was proved", staged.path.display());
+                (Report { outcome: Outcome::Failed { error: FetchError::passing(why) }, ..report }, None)
+            }
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let words = String::from_utf8_lossy(&self.stderr_tail);
+        let words = words.trim();
+        if words.is_empty() { String::new() } else { format!("; its standard error ends with: {words}") }
+    }
+}

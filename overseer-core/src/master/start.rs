@@ -1,0 +1,183 @@
+//! How a master comes up: what it remembers, what it binds, and whether it is the right binary at all.
+
+use super::listeners::Listeners;
+use super::log::Log;
+use super::pid_file::PidFile;
+use super::{Master, Memory};
+use crate::address::Address;
+use crate::binary::{self, Identity, Place, Record, StateDir};
+use crate::message::Message;
+use crate::protocol::Wanted;
+use crate::supervisor::{Generation, Settings, Start, Supervisor};
+use crate::sys::signals::{Original, Signals};
+use crate::sys::{poll, spawn};
+use crate::{Error, FetchError, LogFormat};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// For how long an address that is in use is tried again: the children of a killed master may be leaving.
+const BIND_PATIENCE: Duration = Duration::from_secs(3);
+const BIND_PAUSE: Duration = Duration::from_millis(20);
+/// The start of a release at which the previous binary runs instead, if it has not lived through its probation before.
+const STARTS_MAX: u32 = 3;
+
+/// What a master is made of.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) settings: Settings,
+    pub(crate) log_format: LogFormat,
+    pub(crate) debug: bool,
+    pub(crate) no_warn: bool,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The threads that run already.
+    pub(crate) threads: Vec<String>,
+}
+
+/// Becomes the master. Returns only if it could not.
+pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
+    let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
+    if !setup.threads.is_empty() {
+        log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
+    }
+    let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
+    let place = Place::find(setup.state_dir.as_deref()).map_err(Error::system("cannot find the program's own file"))?;
+    let own = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_PATH)
+        .open("/proc/self/exe")
+        .map_err(Error::system("cannot open the program's own file (/proc/self/exe)"))?;
+    let (mut memory, mut record) = remember(&place, &setup.settings, &mut log);
+    if let Some(memory) = &mut memory {
+        count_start(memory, &mut record, &own, &place, &original, &mut log);
+    }
+    let pid_file = match &setup.pid_file {
+        Some(path) => Some(PidFile::create(path).map_err(|source| Error::PidFile { path: path.clone(), source })?),
+        None => None,
+    };
+    let signals = Signals::install(&original, setup.settings.restart_signal).map_err(Error::system("cannot install signal handlers"))?;
+    let listeners = match bind(&setup.addresses) {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            if let Some(file) = &pid_file {
+                let _ = file.remove();
+            }
+            return Err(error);
+        }
+    };
+    let path = place.resolve().unwrap_or_else(|_| place.invoked().to_owned());
+    log.write(&Message::MasterStarted { pid: std::process::id(), path: path.clone(), addresses: listeners.describe() });
+    let mut settings = setup.settings;
+    if memory.is_none() {
+        settings.source = None;
+    }
+    let previous = binary::previous::path_in(place.state_dir());
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let supervisor = Supervisor::new(Start { settings, record, path, previous, unix, seed: fastrand::u64(..) });
+    let master = Master {
+        supervisor,
+        started: Instant::now(),
+        slept: Duration::ZERO,
+        has_stopped_itself: false,
+        signals,
+        original,
+        log,
+        place,
+        own,
+        listeners,
+        children: BTreeMap::new(),
+        poller: None,
+        staged: None,
+        memory,
+        has_unsaved: false,
+        pid_file,
+    };
+    master.live()
+}
+
+/// What earlier masters have remembered; `None` where upgrades are off.
+fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
+    let nothing = (None, Record::default());
+    if settings.source.is_none() && !place.state_dir().exists() {
+        return nothing;
+    }
+    let opened = match place.obstacle() {
+        Some(why) => Err(why),
+        None => StateDir::open(place).map_err(|error| FetchError::chain(&error)),
+    };
+    let locked = opened.and_then(|directory| {
+        let lock = directory.lock().map_err(|error| FetchError::chain(&error))?;
+        Ok((directory, lock))
+    });
+    match locked {
+        Ok((directory, lock)) => {
+            // What another master remembers is its own to change.
+            let (record, warning) = if lock.is_some() { directory.load() } else { (Record::default(), None) };
+            if let Some(why) = warning {
+                log.write(&Message::StateDamaged { why });
+            }
+            if let Some(lock) = &lock {
+                directory.clean(lock, place);
+            }
+            (Some(Memory { directory, lock, saved: None, has_said_second: false, has_said_unsaved: false }), record)
+        }
+        Err(why) => {
+            if settings.source.is_some() {
+                log.write(&Message::UpgradesOff { why });
+            }
+            nothing
+        }
+    }
+}
+
+/// Counts the starts of a release that has not lived through its probation: neither a reboot nor a killed master lets it off. At
+/// the third, the previous binary is put back and executed instead; then this does not return.
+fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Place, original: &Original, log: &mut Log) {
+    let identity = own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
+    let Some(probation) = record.probation.as_mut().filter(|probation| probation.identity == identity) else { return };
+    probation.starts += 1;
+    let (starts, release) = (probation.starts, probation.release.clone());
+    let name = crate::supervisor::describe(&release);
+    if starts < STARTS_MAX {
+        // If this cannot be saved, the count starts anew: a full disk must not put back a good release.
+        let _ = memory.directory.save(record);
+        return;
+    }
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let back = place.resolve().map_err(|error| error.to_string()).and_then(|path| {
+        binary::take_back(&path, memory.directory.path(), &identity).map_err(|error| FetchError::chain(&error))?;
+        let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path).map_err(|error| error.to_string())?;
+        record.taken_back(format!("started {starts} times without living through its probation"), unix.as_secs());
+        let message = Message::StartTakenBack { release: name.clone(), starts };
+        record.note(unix.as_secs(), message.to_string());
+        let _ = memory.directory.save(record);
+        log.write(&message);
+        let error = spawn::execute(file.as_fd(), original);
+        Err(format!("{} is back but cannot be executed: {error}", path.display()))
+    });
+    let Err::<Infallible, String>(why) = back;
+    log.write(&Message::StartTakeBackFailed { release: name, starts, why });
+}
+
+/// Binds all addresses. One that is in use is tried again for 3 s.
+fn bind(addresses: &[Address]) -> Result<Listeners, Error> {
+    let wanted: Vec<Wanted> = addresses.iter().map(Address::wanted).collect();
+    let patience = Instant::now() + BIND_PATIENCE;
+    let mut listeners = Listeners::default();
+    loop {
+        match listeners.provide(Generation(1), &wanted) {
+            Ok(_) => return Ok(listeners),
+            // There is nothing to wait for that would tell when the address is free.
+            Err(refusal) if refusal.is_in_use() && Instant::now() < patience => {
+                let _ = poll::wait(&[], Some(BIND_PAUSE));
+            }
+            Err(refusal) => return Err(Error::Bind { address: refusal.address, source: refusal.error }),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The way in: finds out which role this process has, and plays it.
+
+use crate::address::Address;
+use crate::binary;
+use crate::child::{self, Beginning, Shared};
+use crate::listener::Listener;
+use crate::master::{self, Setup};
+use crate::protocol::{Hello, VERSIONS};
+use crate::role::{self, Role, RoleName};
+use crate::state::State;
+use crate::sys::link::Link;
+use crate::sys::process;
+use crate::{Config, Error};
+use std::process::{ExitCode, Termination};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// The environment variable that makes a program run alone, with the value `off`: for debuggers, profilers and `cargo run`.
+const SWITCH: &str = "OVERSEER";
+
+/// The running program of this process, for [`restart`].
+static RUNNING: OnceLock<Weak<Shared>> = OnceLock::new();
+
+/// Runs the program under a master, and answers the exit code for `main` to return. The first thing that `main` does after making the [`Config`].
+///
+/// The process that is started by hand or by a process manager becomes the master: it binds the addresses, starts the program in a child process,
+/// and never returns from this call; it ends as the program ends. The same executable, started by the master, returns from here when the
+/// program has returned. Code before this call runs in every process.
+///
+/// What prevents the start is written to standard error and answered with exit code 1; see [`try_run`] for the errors.
+#[doc(alias = "Run")]
+pub fn run<T: Termination>(config: Config<T>) -> ExitCode {
+    match try_run(config) {
+        Ok(value) => value.report(),
+        Err(error) => {
+            eprintln!("[overseer] error: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The same as [`run`], for a `main` that wants the program's value, or the error.
+///
+/// # Errors
+/// See [`Error`]. The program did not run, and nothing is left behind.
+#[doc(alias = "RunErr")]
+pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
+    binary::keep_marker();
+    let threads = process::other_threads();
+    let role = role::detect(threads.is_empty())?;
+    let valid = config.validate().and_then(|addresses| match threads.len() {
+        // Not in a release build: what works for its users must not stop working by an upgrade.
+        count if count > 0 && cfg!(debug_assertions) => Err(Error::Threads { count, names: threads.join(", ") }),
+        _ => Ok(addresses),
+    });
+    match role {
+        Role::Started(RoleName::Check, link) => binary::check::answer(link, valid.err().map(|error| error.chain())),
+        Role::Started(RoleName::Poll, link) => {
+            valid?;
+            poll(link, config)
+        }
+        Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
+        Role::Master => {
+            let addresses = valid?;
+            if is_switched_off()? || !is_supported() {
+                return run_alone(config, &addresses);
+            }
+            match master::run(Setup {
+                addresses,
+                settings: config.settings,
+                log_format: config.log_format,
+                debug: config.debug,
+                no_warn: config.no_warn,
+                pid_file: config.pid_file,
+                state_dir: config.state_dir,
+                threads,
+            })? {}
+        }
+    }
+}
+
+/// Whether overseer can do its work on this system. Elsewhere [`run`] runs the program alone, or fails if that was [`required`](Config::required).
+#[doc(alias = "IsSupported")]
+pub fn is_supported() -> bool {
+    cfg!(target_os = "linux")
+}
+
+/// Answers the self-check of a release at once, if this process is one, and does not return then. For a `main` that has much to do before it
+/// can make its [`Config`]: call it first. It proves less than the check in [`run`] does, which looks at the settings too.
+#[doc(alias = "SanityCheck")]
+pub fn sanity_check() {
+    if std::env::var(role::VARIABLE).is_ok_and(|value| value.starts_with("check,"))
+        && let Ok(Role::Started(RoleName::Check, link)) = role::detect(process::other_threads().is_empty())
+    {
+        binary::check::answer(link, None);
+    }
+}
+
+/// Asks the master to restart the program, as [`State::restart`] does, from anywhere in it. Answers whether there is a master to ask.
+#[doc(alias = "Restart")]
+pub fn restart() -> bool {
+    let running = RUNNING.get().and_then(Weak::upgrade);
+    running.is_some_and(|shared| shared.tell(&crate::protocol::ToMaster::Restart))
+}
+
+fn is_switched_off() -> Result<bool, Error> {
+    match std::env::var(SWITCH) {
+        Ok(value) if value == "off" => Ok(true),
+        Ok(value) if !value.is_empty() => Err(Error::setting(SWITCH, value, "the only value of this environment variable is off")),
+        Ok(_) | Err(_) => Ok(false),
+    }
+}
+
+fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Result<T, Error> {
+    let hello = Hello { protocol: VERSIONS, addresses: addresses.iter().map(Address::wanted).collect(), settings: config.settings.clone() };
+    let (welcome, sockets) = child::say_hello(&mut link, &hello)?;
+    if sockets.len() != addresses.len() {
+        let why = format!("it sent {} listeners for {} addresses", sockets.len(), addresses.len());
+        return Err(Error::Refused { address: None, why });
+    }
+    process::set_name(welcome.path.file_name().unwrap_or_default());
+    let beginning =
+        Beginning { link: Some(link), settings: config.settings, generation: welcome.generation, id: welcome.id, path: welcome.path };
+    let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
+    let listener = |(socket, address): (_, &Address)| Listener::new(socket, address.name.clone(), Arc::clone(&shared));
+    let listeners = sockets.into_iter().zip(addresses).map(listener).collect();
+    Ok(run_program(config.program, State::new(Arc::clone(&shared), listeners, true), &shared))
+}
+
+fn run_alone<T>(config: Config<T>, addresses: &[Address]) -> Result<T, Error> {
+    if config.required && !is_supported() {
+        return Err(Error::Unsupported { system: std::env::consts::OS });
+    }
+    let (state, shared) = State::alone(addresses, config.settings)?;
+    Ok(run_program(config.program, state, &shared))
+}
+
+fn run_program<T>(program: Box<dyn FnOnce(State) -> T>, state: State, shared: &Arc<Shared>) -> T {
+    let _ = RUNNING.set(Arc::downgrade(shared));
+    let value = program(state);
+    shared.finish();
+    value
+}
+
+fn poll<T>(_link: Link, _config: Config<T>) -> ! {
+    std::process::exit(1)
+}
