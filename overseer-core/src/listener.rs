@@ -1,6 +1,6 @@
 //! What a program listens on.
 
-use crate::child::Shared;
+use crate::child::{Guard, Shared};
 use crate::sys::poll::{Interest, wait};
 use crate::sys::sockets;
 use std::fmt;
@@ -77,6 +77,8 @@ impl Listener {
             let interests =
                 [Interest { descriptor: shared.drain_descriptor(), write: false }, Interest { descriptor: self.as_fd(), write: false }];
             let ready = wait(&interests, None)?;
+            // Counted before it is accepted, so that a program that returns meanwhile waits for it.
+            let open = Guard::new(Arc::clone(shared));
             if shared.is_draining() {
                 return Ok(None);
             }
@@ -84,7 +86,7 @@ impl Listener {
                 continue;
             }
             match self.accept_now() {
-                Ok(stream) => return Ok(Some(Connection::new(stream, Arc::clone(shared)))),
+                Ok(stream) => return Ok(Some(Connection { stream, _open: open })),
                 Err(error) if is_passing(&error) => {}
                 Err(error) if is_shortage(&error) => {
                     log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
@@ -191,7 +193,7 @@ impl Iterator for Incoming {
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
-    _open: crate::child::Guard,
+    _open: Guard,
 }
 
 #[derive(Debug)]
@@ -201,10 +203,6 @@ enum Stream {
 }
 
 impl Connection {
-    fn new(stream: Stream, shared: Arc<Shared>) -> Self {
-        Self { stream, _open: crate::child::Guard::new(shared) }
-    }
-
     /// The address of the other end; `unix` for a Unix socket, whose other end has none.
     pub fn peer(&self) -> &str {
         match &self.stream {

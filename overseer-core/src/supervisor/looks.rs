@@ -160,8 +160,12 @@ impl Supervisor {
                 self.record.installed = Some(Installed { release, at_unix_s });
             }
             Outcome::Incomplete { why } => {
-                self.looked(format!("incomplete: {why}"));
-                self.say(Message::LookIncomplete { source, why });
+                let outcome = format!("incomplete: {why}");
+                let is_news = self.record.looks.outcome != outcome;
+                self.looked(outcome);
+                if is_news {
+                    self.say(Message::LookIncomplete { source, why });
+                }
             }
             Outcome::Failed { error } => self.look_failed(&error),
             Outcome::Refused { release, verdict, why } => {
