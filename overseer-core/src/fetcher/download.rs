@@ -84,7 +84,7 @@ impl Download<'_> {
         let beginning: Beginning = serde_json::from_str(&text).ok()?;
         let metadata = fs::symlink_metadata(self.path()).ok()?;
         let is_of_use = beginning.source == self.source && metadata.is_file() && metadata.len() > 0;
-        is_of_use.then(|| Partial { tag: beginning.tag, size_bytes: metadata.len() })
+        is_of_use.then_some(Partial { tag: beginning.tag, size_bytes: metadata.len() })
     }
 
     /// Removes what is there.
