@@ -44,20 +44,25 @@ pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
 
 /// Starts the file in the role check, and waits until it has answered and ended.
 ///
-/// `file` must be open for reading and nobody may have it open for writing. Blocks for at most `timeout`, and kills what is left of the
-/// process and its group before it returns.
+/// `file` must be open for reading and nobody may have it open for writing. Blocks for at most twice `timeout`: once until the file can be
+/// executed, once for the check. Kills what is left of the process and its group before it returns.
 ///
 /// # Errors
 /// It failed (held back), or could not be tried (nobody is blamed).
 pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Original) -> Result<(), Refusal> {
-    let deadline = Instant::now() + timeout;
+    let busy_until = Instant::now() + timeout;
+    let mut pause_ms = 1;
     loop {
         let mut attempt = Attempt::start(file, original).map_err(|error| blameless(path, &error))?;
-        let end = attempt.watch(deadline);
+        let end = attempt.watch(Instant::now() + timeout);
         let exit = attempt.end();
         match attempt.exec_error {
-            // Somebody between fork and exec holds a copy of the descriptor that wrote the file; that takes microseconds.
-            Some(Errno::ETXTBSY) if Instant::now() < deadline => {}
+            // A process between fork and exec, of whatever else runs here, holds a copy of the descriptor that wrote the file. That
+            // takes microseconds, and nothing tells when it is over.
+            Some(Errno::ETXTBSY) if Instant::now() < busy_until => {
+                let _ = poll(&mut [], PollTimeout::from(pause_ms));
+                pause_ms = (2 * pause_ms).min(64_u8);
+            }
             Some(errno) => return Err(not_executed(path, errno)),
             None => return attempt.judge(end, exit, timeout),
         }

@@ -8,8 +8,10 @@
 //! `fetch_timeout`, the process is killed and the look counts as failed. A fetcher that panics, leaks or hangs hurts
 //! nobody but itself.
 
+mod download;
 mod file;
 mod known;
+pub(crate) mod poll;
 
 mod release;
 
