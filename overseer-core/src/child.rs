@@ -309,9 +309,9 @@ impl Attendant {
 ///
 /// # Errors
 /// [`Error::Refused`]; [`Error::System`] when the master is gone or cannot be understood.
-pub(crate) fn say_hello(link: &mut Link, hello: &Hello) -> Result<(Welcome, Vec<OwnedFd>), Error> {
+pub(crate) fn say_hello(link: &mut Link, hello: Hello) -> Result<(Welcome, Vec<OwnedFd>), Error> {
     let broken = |error: crate::sys::link::LinkError| Error::system("the master cannot be understood")(io::Error::other(error));
-    link.send(&ToMaster::Hello(hello.clone()), &[]).map_err(broken)?;
+    link.send(&ToMaster::Hello(Box::new(hello)), &[]).map_err(broken)?;
     loop {
         match link.receive().map_err(broken)? {
             Received::Message(ToChild::Welcome(welcome), listeners) => return Ok((welcome, listeners)),

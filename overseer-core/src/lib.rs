@@ -1,5 +1,4 @@
 //! Lets a server upgrade itself and restart without losing a connection.
-#![allow(dead_code, unused_imports)] // While the parts are being put together.
 
 mod address;
 mod binary;

@@ -54,7 +54,7 @@ impl Default for Versions {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ToMaster {
     /// The first message: what the program needs.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// The program follows `Drain`, so it needs no SIGTERM.
     Drains,
     /// The program serves.
@@ -165,8 +165,8 @@ pub(crate) struct Order {
     pub(crate) state_dir: PathBuf,
     /// The file that the active generation runs. If the path holds another one, nothing is fetched.
     pub(crate) running: Identity,
-    /// Releases that must not be staged, by ID, with the reason.
-    pub(crate) rejected: Vec<(String, String)>,
+    /// Releases that are rejected or held back, by ID: they are not staged under another tag either.
+    pub(crate) judged: Vec<String>,
 }
 
 /// How a look ended.
@@ -187,6 +187,10 @@ pub(crate) enum Outcome {
     Unchanged,
     /// The release has the ID of the running binary: its tag is settled.
     Same {
+        release: ReleaseName,
+    },
+    /// The release has an ID that is rejected or held back, under another tag.
+    Judged {
         release: ReleaseName,
     },
     Incomplete {

@@ -3,6 +3,7 @@
 use crate::address::Address;
 use crate::binary;
 use crate::child::{self, Beginning, Shared};
+use crate::fetcher::poll::{self, Poll};
 use crate::listener::Listener;
 use crate::master::{self, Setup};
 use crate::protocol::{Hello, VERSIONS};
@@ -56,7 +57,11 @@ pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
         Role::Started(RoleName::Check, link) => binary::check::answer(link, valid.err().map(|error| error.chain())),
         Role::Started(RoleName::Poll, link) => {
             valid?;
-            poll(link, config)
+            let Some(fetcher) = config.fetcher else {
+                return Err(Error::setting("fetcher", "none", "the master asks for a look, and there is nothing to look with"));
+            };
+            let (size_bytes_max, check_timeout, pre_upgrade) = (config.size_bytes_max, config.settings.check_timeout, config.pre_upgrade);
+            poll::run(link, Poll { fetcher, size_bytes_max, check_timeout, pre_upgrade })
         }
         Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
         Role::Master => {
@@ -112,7 +117,7 @@ fn is_switched_off() -> Result<bool, Error> {
 
 fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Result<T, Error> {
     let hello = Hello { protocol: VERSIONS, addresses: addresses.iter().map(Address::wanted).collect(), settings: config.settings.clone() };
-    let (welcome, sockets) = child::say_hello(&mut link, &hello)?;
+    let (welcome, sockets) = child::say_hello(&mut link, hello)?;
     if sockets.len() != addresses.len() {
         let why = format!("it sent {} listeners for {} addresses", sockets.len(), addresses.len());
         return Err(Error::Refused { address: None, why });
@@ -139,8 +144,4 @@ fn run_program<T>(program: Box<dyn FnOnce(State) -> T>, state: State, shared: &A
     let value = program(state);
     shared.finish();
     value
-}
-
-fn poll<T>(_link: Link, _config: Config<T>) -> ! {
-    std::process::exit(1)
 }

@@ -10,7 +10,6 @@ use crate::sys::sockets;
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::pin::Pin;

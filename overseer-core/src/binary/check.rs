@@ -50,22 +50,12 @@ pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
 /// # Errors
 /// It failed (held back), or could not be tried (nobody is blamed).
 pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Original) -> Result<(), Refusal> {
-    let busy_until = Instant::now() + timeout;
-    let mut pause_ms = 1;
-    loop {
-        let mut attempt = Attempt::start(file, original).map_err(|error| blameless(path, &error))?;
-        let end = attempt.watch(Instant::now() + timeout);
-        let exit = attempt.end();
-        match attempt.exec_error {
-            // A process between fork and exec, of whatever else runs here, holds a copy of the descriptor that wrote the file. That
-            // takes microseconds, and nothing tells when it is over.
-            Some(Errno::ETXTBSY) if Instant::now() < busy_until => {
-                let _ = poll(&mut [], PollTimeout::from(pause_ms));
-                pause_ms = (2 * pause_ms).min(64_u8);
-            }
-            Some(errno) => return Err(not_executed(path, errno)),
-            None => return attempt.judge(end, exit, timeout),
-        }
+    let mut attempt = Attempt::start(file, original).map_err(|error| blameless(path, &error))?;
+    let end = attempt.watch(Instant::now() + timeout);
+    let exit = attempt.end();
+    match attempt.exec_error {
+        Some(errno) => Err(not_executed(path, errno)),
+        None => attempt.judge(end, exit, timeout),
     }
 }
 
@@ -375,14 +365,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_open_for_writing_is_tried_until_the_deadline() {
+    fn a_file_that_is_open_for_writing_is_tried_again_for_a_while() {
         let directory = testing::directory();
         let path = directory.path().join("release");
         testing::program(&path, Part::Good);
         let writer = File::options().append(true).open(&path).expect("opened");
         let file = File::open(&path).expect("opened");
         let original = Original::capture().expect("signals");
-        let refusal = prove(&file, &path, Duration::from_millis(100), &original).expect_err("it is busy");
+        let refusal = prove(&file, &path, testing::PATIENCE, &original).expect_err("it is busy");
         assert_eq!(refusal.verdict, Verdict::Blameless);
         assert!(refusal.why.contains("busy"), "{}", refusal.why);
 

@@ -15,13 +15,13 @@ mod state_dir;
 pub(crate) mod testing;
 mod unpack;
 
-pub(crate) use commit::{CommitError, commit, discard, take_back};
+pub(crate) use commit::{commit, discard, take_back};
 pub(crate) use identity::{Identity, id_of};
 pub(crate) use marker::keep as keep_marker;
 pub(crate) use place::Place;
 pub(crate) use proof::{Hashes, Refusal, prove_contents};
-pub(crate) use record::{Installed, Judged, KnownId, Looks, Memo, Noted, Probation, Record, VERDICTS_MAX};
-pub(crate) use state_dir::{Lock, StateDir, StateDirError};
+pub(crate) use record::{Installed, Looks, Memo, Probation, Record};
+pub(crate) use state_dir::{Lock, StateDir};
 pub(crate) use unpack::{Packing, UnpackError, unpack};
 
 /// The bytes as lower-case hexadecimal digits.

@@ -127,9 +127,20 @@ impl Record {
         let failures = self.failures_of(&release) + 1;
         self.verdicts.retain(|judged| !judged.release.is_same(&release));
         self.verdicts.push(Judged { release, failures, until_unix_s, reason, at_unix_s });
-        if self.verdicts.len() > VERDICTS_MAX {
-            self.verdicts.remove(0);
+        self.forget_old_verdicts();
+    }
+
+    /// The same release was found under another tag, which is settled for as long as the first.
+    pub(crate) fn judged_again(&mut self, release: ReleaseName) {
+        if let Some(judged) = self.verdicts.iter().find(|judged| judged.release.is_same(&release)).cloned() {
+            self.verdicts.push(Judged { release, ..judged });
+            self.forget_old_verdicts();
         }
+    }
+
+    fn forget_old_verdicts(&mut self) {
+        let excess = self.verdicts.len().saturating_sub(VERDICTS_MAX);
+        self.verdicts.drain(..excess);
     }
 
     /// The release on probation is not at the program's path any more: it is rejected, and its predecessor is the installed one.

@@ -43,14 +43,7 @@ pub(crate) struct StateDir {
 
 /// Held by the one master of a file that polls. Given up when dropped.
 #[derive(Debug)]
-pub(crate) struct Lock(File);
-
-impl Lock {
-    /// The locked file, for a process that is to hold the lock on.
-    pub(crate) fn file(&self) -> &File {
-        &self.0
-    }
-}
+pub(crate) struct Lock(#[expect(dead_code, reason = "it is held, not used")] File);
 
 impl StateDir {
     /// Makes the directory if it is not there (mode 0700), and looks whether it can be trusted.

@@ -48,7 +48,6 @@ pub(super) struct Whole {
     path: PathBuf,
     /// The byte at which this look went on with an earlier one; 0 if it read all of it.
     pub(super) resumed_at: u64,
-    pub(super) size_bytes: u64,
 }
 
 impl Whole {
@@ -154,7 +153,7 @@ impl Download<'_> {
             let text = format!("the body of {} ended after {size} of {said} bytes", release.tag);
             return Err((FetchError::passing(text).into(), Left::Beginning));
         }
-        let whole = Whole { path: self.path(), resumed_at, size_bytes: size };
+        let whole = Whole { path: self.path(), resumed_at };
         hashes.finish().map_err(|refusal| nothing_left(whole.blame(refusal, &release.tag)))?;
         Ok(whole)
     }
@@ -308,7 +307,7 @@ mod tests {
         let mut heard = Vec::new();
         let release = Release::new("one", "app", BODY).size_bytes(3).digest(sha1());
         let whole = download.receive(release, None, &mut |bytes| heard.push(bytes)).expect("whole");
-        assert_eq!((fs::read(whole.path()).expect("read"), whole.size_bytes, heard), (BODY.to_vec(), 3, vec![3]));
+        assert_eq!((fs::read(whole.path()).expect("read"), heard), (BODY.to_vec(), vec![3]));
         assert_eq!(names(directory.path()), [DOWNLOAD], "nobody is to go on with it");
         assert_eq!(download.beginning(), None);
         drop(whole);

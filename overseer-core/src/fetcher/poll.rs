@@ -80,6 +80,8 @@ fn report(link: &mut Link, report: Report, file: Option<&File>) -> i32 {
 #[derive(Debug)]
 enum Stop {
     Same,
+    /// It is rejected or held back already, under another tag.
+    Judged,
     Failed(FetchError),
     Refused(Refusal),
 }
@@ -135,7 +137,7 @@ impl Poll {
         progress: &mut dyn FnMut(u64),
         report: &mut Report,
     ) -> Result<Option<File>, FetchError> {
-        let Order { mut known, path, state_dir, running, rejected } = order;
+        let Order { mut known, path, state_dir, running, judged } = order;
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -188,7 +190,7 @@ impl Poll {
         }
         let version = release.version.as_deref().map(|version| printable(version, VERSION_BYTES_MAX));
         let mut name = ReleaseName { id: String::new(), tag: release.tag.clone(), source: source.clone(), version };
-        let upgrade = Upgrade { known: &known, path: &path, state_dir: &state_dir, started_from, rejected: &rejected, original };
+        let upgrade = Upgrade { known: &known, path: &path, state_dir: &state_dir, started_from, judged: &judged, original };
         match upgrade.stage(self, &download, release, &mut name, progress) {
             Ok((staged, file)) => {
                 report.memo = memo;
@@ -198,6 +200,10 @@ impl Poll {
             Err(Stop::Same) => {
                 report.memo = memo;
                 report.outcome = Outcome::Same { release: name };
+            }
+            Err(Stop::Judged) => {
+                report.memo = memo;
+                report.outcome = Outcome::Judged { release: name };
             }
             Err(Stop::Refused(refusal)) => {
                 // What is to be tried again must not be hidden by what the fetcher remembers of it.
@@ -217,7 +223,7 @@ struct Upgrade<'a> {
     path: &'a Path,
     state_dir: &'a Path,
     started_from: Identity,
-    rejected: &'a [(String, String)],
+    judged: &'a [String],
     original: &'a Original,
 }
 
@@ -249,8 +255,8 @@ impl Upgrade<'_> {
         if self.known.id.as_ref() == Some(&name.id) {
             return Err(Stop::Same);
         }
-        if let Some((_, reason)) = self.rejected.iter().find(|(id, _)| *id == name.id) {
-            return Err(Refusal::reject(format!("is known by its ID and was refused before: {reason}")).into());
+        if self.judged.contains(&name.id) {
+            return Err(Stop::Judged);
         }
         prove_contents(staging.file()).map_err(|refusal| whole.blame(refusal, &name.tag))?;
         drop(whole);
@@ -394,7 +400,7 @@ pub(crate) mod tests {
         directory: testing::Directory,
         path: PathBuf,
         state_dir: PathBuf,
-        rejected: Vec<(String, String)>,
+        judged: Vec<String>,
     }
 
     impl Scene {
@@ -407,12 +413,12 @@ pub(crate) mod tests {
             testing::program(&path, Part::Good);
             let place = crate::binary::Place::at(&path, None).expect("a place");
             let state_dir = StateDir::open(&place).expect("a state directory").path().to_owned();
-            Self { directory, path, state_dir, rejected: Vec::new() }
+            Self { directory, path, state_dir, judged: Vec::new() }
         }
 
         fn order(&self, known: Known) -> Order {
             let running = Identity::of(&fs::metadata(&self.path).expect("metadata"));
-            Order { known, path: self.path.clone(), state_dir: self.state_dir.clone(), running, rejected: self.rejected.clone() }
+            Order { known, path: self.path.clone(), state_dir: self.state_dir.clone(), running, judged: self.judged.clone() }
         }
 
         fn look(&self, fetcher: impl Fetcher) -> (Report, Option<File>) {
@@ -564,10 +570,9 @@ pub(crate) mod tests {
         scene.has_only_the_program();
 
         let bytes = release();
-        scene.rejected.push((id(&bytes), "it crashed".to_owned()));
-        let (name, verdict, why) = refused(scene.look(offer("app", bytes.clone())));
-        assert_eq!((name.id, verdict), (id(&bytes), Verdict::Reject));
-        assert!(why.contains("it crashed"), "{why}");
+        scene.judged.push(id(&bytes));
+        let (report, file) = scene.look(offer("app", bytes.clone()));
+        assert!(matches!(&report.outcome, Outcome::Judged { release } if release.id == id(&bytes)) && file.is_none(), "{report:?}");
         scene.has_only_the_program();
     }
 

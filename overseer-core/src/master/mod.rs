@@ -11,7 +11,6 @@ mod start;
 pub(crate) use start::{Setup, run};
 
 use crate::FetchError;
-use crate::LogFormat;
 use crate::binary::{self, Identity, Lock, Place, Record, StateDir};
 use crate::message::Message;
 use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, ToChild, ToMaster, VERSIONS, Welcome};
@@ -33,7 +32,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A generation's process.
@@ -376,7 +374,7 @@ impl Master {
 
     fn heard(&mut self, generation: Generation, message: ToMaster) {
         match message {
-            ToMaster::Hello(hello) => self.hello(generation, hello),
+            ToMaster::Hello(hello) => self.hello(generation, *hello),
             ToMaster::Drains => self.handle(Event::Drains { generation }),
             ToMaster::Ready => self.handle(Event::Ready { generation }),
             ToMaster::Restart => self.handle(Event::RestartAsked { asker: Asker::Program }),
@@ -472,8 +470,8 @@ impl Master {
             }
             return done(Outcome::Unchanged);
         }
-        let (known, rejected) = self.supervisor.known();
-        let order = Order { known, path, state_dir: memory.directory.path().to_owned(), running, rejected };
+        let (known, judged) = self.supervisor.known();
+        let order = Order { known, path, state_dir: memory.directory.path().to_owned(), running, judged };
         let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
         let Some(program) = program else { return failed("no generation serves".to_owned()) };
         match Poller::start(program.as_fd(), &order, &self.original) {

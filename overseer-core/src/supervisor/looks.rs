@@ -17,16 +17,12 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const HOLD_BACKS: [Duration; 2] = [Duration::from_secs(10 * 60), Duration::from_secs(60 * 60)];
 
 impl Supervisor {
-    /// What the fetcher is to be told of the past, and which IDs it must not stage.
-    pub(crate) fn known(&self) -> (Known, Vec<(String, String)>) {
+    /// What the fetcher is to be told of the past, and the IDs of releases that are rejected or held back.
+    pub(crate) fn known(&self) -> (Known, Vec<String>) {
         let source = self.settings.source.as_deref().unwrap_or_default();
         let now = self.unix_s();
         let judged = self.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none_or(|until| until > now));
-        let rejected: Vec<(String, String)> = judged
-            .clone()
-            .filter(|judged| !judged.release.id.is_empty())
-            .map(|judged| (judged.release.id.clone(), judged.reason.clone()))
-            .collect();
+        let ids = judged.clone().map(|judged| judged.release.id.clone()).filter(|id| !id.is_empty()).collect();
         let installed = self.record.installed.iter().map(|installed| &installed.release);
         let settled = installed.chain(&self.waiting).chain(judged.map(|judged| &judged.release)).filter(|release| release.source == source);
         let active = self.active.and_then(|active| self.children.get(&active));
@@ -39,7 +35,7 @@ impl Supervisor {
             memo: self.record.memo.as_ref().filter(|memo| memo.source == source).map(|memo| memo.text.clone()),
             partial: None,
         };
-        (known, rejected)
+        (known, ids)
     }
 
     /// The file that the active generation runs.
@@ -158,6 +154,10 @@ impl Supervisor {
                 self.looked("the running release".to_owned());
                 let at_unix_s = self.unix_s();
                 self.record.installed = Some(Installed { release, at_unix_s });
+            }
+            Outcome::Judged { release } => {
+                self.looked(format!("{} again", describe(&release)));
+                self.record.judged_again(release);
             }
             Outcome::Incomplete { why } => {
                 let outcome = format!("incomplete: {why}");

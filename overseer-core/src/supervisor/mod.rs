@@ -411,11 +411,6 @@ impl Supervisor {
         self.record = record;
     }
 
-    /// What the active generation asked for.
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     fn is_leaving(&self) -> bool {
         self.leaving.is_some()
     }

@@ -123,13 +123,6 @@ pub(crate) fn set_name(name: &std::ffi::OsStr) {
     }
 }
 
-/// Sets which signal this process gets when its parent ends; `None` for none (prctl(2), PR_SET_PDEATHSIG).
-pub(crate) fn set_parent_death_signal(signal: Option<Signal>) {
-    let number = signal.map_or(0, Signal::as_raw);
-    // SAFETY: the argument is a number.
-    unsafe { nix::libc::prctl(nix::libc::PR_SET_PDEATHSIG, number) };
-}
-
 /// Takes a variable out of the environment. Only while no other thread runs.
 pub(crate) fn remove_variable(name: &str) {
     // SAFETY: the caller has made sure that this is the only thread, so nobody reads the environment meanwhile.

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, getsockname, getsockopt,
-    setsockopt, shutdown, socket, sockopt,
+    setsockopt, socket, sockopt,
 };
 use std::fs;
 use std::io;
@@ -170,5 +170,5 @@ pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// Ends a listening socket for every process that has it. For tests.
 #[cfg(test)]
 pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
+    Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
 }
