@@ -92,8 +92,12 @@ pub(crate) fn take_back(path: &Path, state_dir: &Path, failed: &Identity) -> Res
     let _ = file.try_lock();
     previous::link_or_copy(&from, &identity, staging.path()).map_err(unable)?;
     let back = fs::symlink_metadata(staging.path()).map(|metadata| Identity::of(&metadata)).map_err(unable)?;
-    replace(path, staging.path(), failed, &back)?;
-    Ok(back)
+    let replaced = replace(path, staging.path(), failed, &back);
+    if replaced.is_err() && !holds(staging.path(), &back) {
+        // Somebody else's file came out and could not be put back: it is not ours to remove.
+        let _ = staging.keep();
+    }
+    replaced.map(|()| back)
 }
 
 /// Puts `new`, whose file is `expected_new`, at `path`, if that holds `expected_old`. Then the old file's last name here is removed.

@@ -8,12 +8,11 @@ use super::{Identity, state_dir};
 use crate::sys::files;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What the commit makes to `previous`.
-pub(crate) const NEXT: &str = "previous.next";
-/// Before it is whole.
-pub(crate) const NEXT_NEW: &str = "previous.next.new";
+/// The beginning of the names of what a commit makes to `previous`. One name for each release, since one may wait while the next is fetched.
+const NEXT: &str = "previous.next-";
 const PREVIOUS: &str = "previous";
 
 /// The path of `previous` in a state directory.
@@ -26,11 +25,17 @@ pub(crate) fn path_in(state_dir: &Path) -> PathBuf {
 /// # Errors
 /// The path holds another file than `running` by now, or there is no room for a copy. An older `previous` is as it was.
 pub(crate) fn prepare(path: &Path, running: &Identity, state_dir: &Path) -> io::Result<PathBuf> {
-    let (new, next) = (state_dir.join(NEXT_NEW), state_dir.join(NEXT));
-    let made = link_or_copy(path, running, &new).and_then(|()| fs::rename(&new, &next)).and_then(|()| files::sync_directory(state_dir));
-    // Left when it failed; and when both are links to one file, for which rename(2) does nothing.
-    let _ = fs::remove_file(&new);
-    made.map(|()| next)
+    let next = tempfile::Builder::new().prefix(NEXT).rand_bytes(6).tempfile_in(state_dir)?.into_temp_path();
+    link_or_copy(path, running, &next)?;
+    files::sync_directory(state_dir)?;
+    next.keep().map_err(|error| error.error)
+}
+
+/// Removes what was prepared and never used, and answers the paths. To be called when no staged release waits.
+pub(super) fn remove_prepared(state_dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(state_dir) else { return Vec::new() };
+    let prepared = entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(NEXT.as_bytes()));
+    prepared.map(|entry| entry.path()).filter(|path| fs::remove_file(path).is_ok()).collect()
 }
 
 /// Puts a link to, or a copy of, the file at `from` at `to`, in place of what is there. The file must be the one that is `expected`.
@@ -108,10 +113,17 @@ mod tests {
         let running = Identity::of(&fs::metadata(&path).expect("metadata"));
         for _ in 0..2 {
             let next = prepare(&path, &running, &state_dir).expect("prepared");
-            assert!(Identity::of(&fs::metadata(next).expect("metadata")).same_inode(&running));
-            assert_eq!(names(&state_dir), [NEXT]);
+            assert!(Identity::of(&fs::metadata(&next).expect("metadata")).same_inode(&running));
+            assert_eq!(names(&state_dir), [next.file_name().expect("a name").to_str().expect("text")]);
+            promote(&next, &state_dir).expect("promoted");
+            assert!(path_in(&state_dir).exists());
+            fs::remove_file(path_in(&state_dir)).expect("removed");
+            let _ = fs::remove_file(next);
         }
-        promote(&state_dir.join(NEXT), &state_dir).expect("promoted");
+        let waiting = [0; 2].map(|_| prepare(&path, &running, &state_dir).expect("prepared"));
+        assert_ne!(waiting[0], waiting[1], "a release may wait while the next one is fetched");
+        promote(&waiting[0], &state_dir).expect("promoted");
+        assert_eq!(remove_prepared(&state_dir), waiting[1..]);
         assert_eq!(names(&state_dir), [PREVIOUS]);
 
         let other = directory.path().join("other");

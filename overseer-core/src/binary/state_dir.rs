@@ -161,8 +161,11 @@ impl StateDir {
     /// of the lock while no poll process runs. Answers what was removed. The beginning of a download stays: it is of use.
     pub(crate) fn clean(&self, _lock: &Lock, place: &Place) -> Vec<PathBuf> {
         let mut removed = staging::remove_stale(place.directory(), place.name());
-        let left = [RECORD_NEW, super::previous::NEXT, super::previous::NEXT_NEW].map(|name| self.path.join(name));
-        removed.extend(left.into_iter().filter(|path| fs::remove_file(path).is_ok()));
+        removed.extend(super::previous::remove_prepared(&self.path));
+        let new = self.path.join(RECORD_NEW);
+        if fs::remove_file(&new).is_ok() {
+            removed.push(new);
+        }
         removed
     }
 }

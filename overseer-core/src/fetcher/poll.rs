@@ -10,9 +10,10 @@ use crate::binary::staging::{self, AttributeError, Staging};
 use crate::binary::{Identity, Packing, Refusal, UnpackError, check, id_of, previous, prove_contents, unpack};
 use crate::config::PreUpgrade;
 use crate::protocol::{FromPoll, Order, Outcome, ReleaseName, Report, Staged, Verdict};
+use crate::signal::Signal;
 use crate::sys::files;
 use crate::sys::link::{Link, Received};
-use crate::sys::signals::Original;
+use crate::sys::signals::{Original, reset_to_default};
 use std::any::Any;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -53,6 +54,8 @@ pub(crate) fn run(mut link: Link, poll: Poll) -> ! {
             exit(report(&mut link, Report { outcome, memo: None, running_id: None }, None))
         }
     };
+    // Inherited as ignored, it would keep us from learning how the self-check ended.
+    reset_to_default(Signal::CHLD);
     let mut last = None::<Instant>;
     let mut progress = |bytes| {
         if last.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
@@ -386,7 +389,6 @@ pub(crate) mod tests {
     use crate::binary::testing::{self, PATIENCE, Part};
     use crate::binary::{StateDir, commit};
     use crate::role::RoleName;
-    use crate::signal::Signal;
     use crate::sys::process;
     use crate::sys::spawn::Spawn;
     use nix::unistd::Pid;
