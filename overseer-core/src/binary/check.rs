@@ -50,12 +50,17 @@ pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
 /// # Errors
 /// It failed (held back), or could not be tried (nobody is blamed).
 pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Original) -> Result<(), Refusal> {
-    let mut attempt = Attempt::start(file, original).map_err(|error| blameless(path, &error))?;
-    let end = attempt.watch(Instant::now() + timeout);
-    let exit = attempt.end();
-    match attempt.exec_error {
-        Some(errno) => Err(not_executed(path, errno)),
-        None => attempt.judge(end, exit, timeout),
+    let busy_until = Instant::now() + timeout;
+    loop {
+        let mut attempt = Attempt::start(file, original).map_err(|error| blameless(path, &error))?;
+        let end = attempt.watch(Instant::now() + timeout);
+        let exit = attempt.end();
+        match attempt.exec_error {
+            // `Spawn` has tried for a while already, with the descriptors that it was forked with; a new one is forked with fewer.
+            Some(Errno::ETXTBSY) if Instant::now() < busy_until => {}
+            Some(errno) => return Err(not_executed(path, errno)),
+            None => return attempt.judge(end, exit, timeout),
+        }
     }
 }
 
@@ -372,7 +377,7 @@ mod tests {
         let writer = File::options().append(true).open(&path).expect("opened");
         let file = File::open(&path).expect("opened");
         let original = Original::capture().expect("signals");
-        let refusal = prove(&file, &path, testing::PATIENCE, &original).expect_err("it is busy");
+        let refusal = prove(&file, &path, Duration::from_secs(1), &original).expect_err("it is busy");
         assert_eq!(refusal.verdict, Verdict::Blameless);
         assert!(refusal.why.contains("busy"), "{}", refusal.why);
 

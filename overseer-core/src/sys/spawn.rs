@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// Whoever writes a file while it is executed (ETXTBSY) has copied a descriptor in a fork and closes it in its exec; so the exec is tried again.
-const BUSY_TRIES: u32 = 50;
+const BUSY_TRIES: u32 = 20;
 const BUSY_PAUSE_MS: libc::c_int = 10;
 
 /// A process to be started.
