@@ -37,7 +37,7 @@ impl Connection {
             match &settings.proxy {
                 ProxyAt::Environment => builder,
                 ProxyAt::Nowhere => builder.no_proxy(),
-                ProxyAt::Url { proxy, .. } => builder.proxy(proxy.clone()),
+                ProxyAt::Url { proxy, .. } => builder.proxy((**proxy).clone()),
             }
         };
         let own = || settings.certificates.iter().cloned();

@@ -40,7 +40,7 @@ pub(crate) struct Settings {
 pub(crate) enum ProxyAt {
     Environment,
     Nowhere,
-    Url { proxy: reqwest::Proxy, shown: String },
+    Url { proxy: Box<reqwest::Proxy>, shown: String },
 }
 
 impl Settings {
@@ -152,5 +152,5 @@ fn proxy(setting: &Proxy) -> Result<ProxyAt, FetchError> {
     }
     let shown = url::shown(&url);
     let proxy = reqwest::Proxy::all(url).map_err(|error| unusable(FetchError::chain(&error.without_url())))?;
-    Ok(ProxyAt::Url { proxy, shown })
+    Ok(ProxyAt::Url { proxy: Box::new(proxy), shown })
 }
