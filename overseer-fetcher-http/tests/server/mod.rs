@@ -61,6 +61,11 @@ impl Answer {
         Self { then: Then::Close, ..Self::silence() }
     }
 
+    /// Something that is not HTTP.
+    pub(crate) fn garbage(text: &str) -> Self {
+        Self { head: text.to_owned(), then: Then::Close, ..Self::silence() }
+    }
+
     pub(crate) fn status(status: &str) -> Self {
         Self::new(status).header("Content-Length", "0")
     }
