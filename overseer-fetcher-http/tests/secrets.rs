@@ -9,6 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 const SECRETS: [&str; 5] = ["t0ken", "k3y-value", "p4ssword", "s1gnature", "YWRtaW46cDRzc3dvcmQ="];
 
+type Script = Box<dyn Fn(&Request) -> Answer + Send + Sync>;
+
 fn file() -> Answer {
     Answer::new("200 OK").header("ETag", "\"one\"").body(b"\x7fELF")
 }
@@ -115,7 +117,7 @@ fn no_text_of_a_fetcher_has_a_secret_in_it() {
 #[test]
 fn no_error_has_a_secret_in_it_also_not_that_of_a_redirect() {
     let statuses = ["401 Unauthorized", "403 Forbidden", "404 Not Found", "500 Internal Server Error", "302 Found"];
-    let scripts: Vec<Box<dyn Fn(&Request) -> Answer + Send + Sync>> = vec![
+    let scripts: Vec<Script> = vec![
         Box::new(|_| Answer::hang_up()),
         Box::new(|_| Answer::redirect("http://localhost:1/x?sig=s1gnature")),
         Box::new(|_| Answer::redirect("http://p4ssword:p4ssword@host.invalid/x?sig=s1gnature")),
@@ -123,7 +125,7 @@ fn no_error_has_a_secret_in_it_also_not_that_of_a_redirect() {
         Box::new(|_| Answer::redirect("ftp://p4ssword@host/?s1gnature")),
         Box::new(|_| Answer::new("200 OK").header("Content-Type", "text/html").body(b"<html>")),
     ];
-    let plain = statuses.map(|status| Box::new(move |_: &Request| Answer::status(status)) as Box<dyn Fn(&Request) -> Answer + Send + Sync>);
+    let plain = statuses.map(|status| Box::new(move |_: &Request| Answer::status(status)) as Script);
     for script in scripts.into_iter().chain(plain) {
         let server = Server::start(script);
         let url = server.url("/app?sig=s1gnature");
