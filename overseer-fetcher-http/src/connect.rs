@@ -31,6 +31,8 @@ impl Connection {
             let builder = Client::builder()
                 .redirect(Policy::none())
                 .referer(false)
+                // A server may close a connection just when the next request goes out on it. A release is rare enough to have its own.
+                .pool_max_idle_per_host(0)
                 .connect_timeout(settings.connect_timeout)
                 // Of a blocking client this is the time for the headers, and then for each read; of a request it would be the time for all.
                 .timeout(settings.get_timeout);

@@ -6,7 +6,7 @@ use crate::digest;
 use crate::error::unwrapped;
 use crate::settings::Settings;
 use crate::tag::{Memo, Tag, Validator, text};
-use crate::url::{beside, file_name, shown};
+use crate::url::{beside, file_name, shown, telling_name};
 use overseer_core::{Digest, FetchError, Known, Look, Partial, Release};
 use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH};
@@ -166,7 +166,7 @@ fn release(connection: &Arc<Connection>, answer: Response, tag: String, span: Sp
     let url = &connection.settings.url;
     let shown = shown(url);
     check_is_no_page(&answer, &shown)?;
-    let name = name_by_encoding(&answer, file_name(url)).map_err(|why| FetchError::settings(format!("{shown} {why}")))?;
+    let name = name_by_encoding(&answer, telling_name(url, answer.url())).map_err(|why| FetchError::settings(format!("{shown} {why}")))?;
     let told = digest::in_headers(answer.headers()).map_err(|what| FetchError::passing(format!("{shown} has {what}")))?;
     let memo = Memo::of(&tag, answer.headers()).write();
 

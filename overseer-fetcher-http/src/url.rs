@@ -8,6 +8,8 @@ use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use std::env::consts::{ARCH, OS};
 
+/// Endings of files that are not the binary itself.
+const PACKED: [&str; 4] = [".gz", ".tgz", ".zip", ".zst"];
 const PLACEHOLDERS: &str = "{os}, {arch}, {target}, {goos}, {goarch}";
 
 /// Where a release is, and the credentials that were written into its address.
@@ -48,9 +50,17 @@ pub(crate) fn shown(url: &Url) -> String {
     url.into()
 }
 
-/// The last part of the path, which says by its ending how to unpack the release.
+/// The last part of the path.
 pub(crate) fn file_name(url: &Url) -> &str {
     url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default()
+}
+
+/// The name that says by its ending how to unpack a release: that of the settings, unless only the one that a redirect
+/// led to (`/latest` to `/app-1.2.gz`) has such an ending.
+pub(crate) fn telling_name<'a>(asked: &'a Url, answered: &'a Url) -> &'a str {
+    let tells = |name: &str| PACKED.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
+    let (asked, answered) = (file_name(asked), file_name(answered));
+    if tells(answered) && !tells(asked) { answered } else { asked }
 }
 
 /// The file with the digest: beside the release, under its name and `.sha256`.
@@ -65,14 +75,13 @@ pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 
-/// What cannot be read as a URL, as it may be shown: cut at the query, and without what stands before an `@`.
+/// What cannot be read as a URL, as it may be shown: without what stands before an `@` and after a `?`. Where a password may have
+/// either in it, only the scheme is left.
 pub(crate) fn without_secrets(text: &str) -> String {
-    let text = text.split(['?', '#']).next().unwrap_or_default();
-    let Some((before, host)) = text.rsplit_once('@') else { return text.to_owned() };
-    match before.split_once("://") {
-        Some((scheme, _)) => format!("{scheme}://{host}"),
-        None => host.to_owned(),
-    }
+    let (head, tail) = text.find(['?', '#']).map_or((text, ""), |at| text.split_at(at));
+    let (scheme, rest) = head.split_once("://").map_or(("", head), |(scheme, rest)| (scheme, rest));
+    let rest = if tail.contains('@') { "..." } else { rest.rsplit_once('@').map_or(rest, |(_, host)| host) };
+    if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
 }
 
 /// Puts the names of this system in place of the placeholders.
@@ -161,6 +170,8 @@ mod tests {
         assert_eq!(shown(&url("https://me:pw@host:8443/a/b?sig=1#f")), "https://host:8443/a/b");
         assert_eq!(without_secrets("ht!tp://me:p@w@host/a?sig=1"), "ht!tp://host/a");
         assert_eq!(without_secrets("me:pw@host/a"), "host/a");
+        assert_eq!(without_secrets("https://me:p?w@host/a"), "https://...");
+        assert_eq!(without_secrets("https://me:pw@host/a?mail=me@here"), "https://...");
     }
 
     #[test]
@@ -175,5 +186,13 @@ mod tests {
         assert_eq!(beside(&url("https://host/a/app.gz?key=1")).as_str(), "https://host/a/app.gz.sha256?key=1");
         assert_eq!(file_name(&url("https://host/a/app.gz?key=1")), "app.gz");
         assert_eq!(file_name(&url("https://host")), "");
+    }
+
+    #[test]
+    fn a_redirect_names_the_file_only_if_it_alone_tells_how_to_unpack_it() {
+        let name = |asked: &str, answered: &str| telling_name(&url(asked), &url(answered)).to_owned();
+        assert_eq!(name("https://host/latest", "https://host/app-1.2.gz"), "app-1.2.gz");
+        assert_eq!(name("https://host/app.gz", "https://store/0a1b2c"), "app.gz");
+        assert_eq!(name("https://host/app", "https://store/0a1b2c"), "app");
     }
 }

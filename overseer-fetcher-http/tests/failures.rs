@@ -166,13 +166,13 @@ fn a_silent_server_ends_the_look_after_the_time_of_its_method() {
 #[test]
 fn a_stalled_server_ends_the_look_and_is_told_with_the_bytes_that_came() {
     let stalled = || Answer::new("200 OK").body(b"\x7fELF and more").stall(5);
-    let error = fails_then_recovers(on_get(stalled), |fetcher| fetcher.get_timeout(Duration::from_millis(300)));
-    assert!(error.to_string().contains("stalled, with nothing for 300ms, after 5 of 13 bytes"), "{error}");
+    let error = fails_then_recovers(on_get(stalled), |fetcher| fetcher.get_timeout(Duration::from_secs(1)));
+    assert!(error.to_string().contains("stalled, with nothing for 1s, after 5 of 13 bytes"), "{error}");
 }
 
 #[test]
 fn a_slow_release_may_take_longer_than_the_time_between_two_pieces() {
-    let (piece, last) = (Arc::new(std::sync::Barrier::new(2)), Duration::from_millis(700));
+    let (piece, last) = (Arc::new(std::sync::Barrier::new(2)), Duration::from_secs(1));
     let paced = Arc::clone(&piece);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -200,12 +200,12 @@ fn a_slow_release_may_take_longer_than_the_time_between_two_pieces() {
             piece.wait();
         }
     });
-    let mut fetcher = fetcher(&format!("http://{address}/app")).get_timeout(Duration::from_millis(1500));
+    let mut fetcher = fetcher(&format!("http://{address}/app")).get_timeout(Duration::from_millis(2500));
     let mut release = fetcher.fetch(&Known::nothing()).expect("a look").into_release().expect("a release");
     let mut bytes = Vec::new();
     release.body().read_to_end(&mut bytes).expect("the whole body");
     assert_eq!(bytes, b"abc");
-    assert!(started.elapsed() > Duration::from_millis(1500));
+    assert!(started.elapsed() > Duration::from_millis(2500));
     server.join().expect("no panic");
     pace.join().expect("no panic");
 }

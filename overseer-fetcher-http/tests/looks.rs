@@ -40,7 +40,6 @@ fn a_new_release_comes_whole_and_is_settled_by_its_tag() {
     assert_eq!(file_name(&first), "app");
     assert_eq!(first.starts_at(), 0);
     assert_eq!(server.lines(), ["HEAD /app", "GET /app"]);
-    assert_eq!(server.connections(), 1, "GET goes on the connection of HEAD");
 
     let known = Known::nothing().with_settled(first.tag());
     assert!(fetcher.fetch(&known).expect("a look").is_unchanged());
@@ -64,6 +63,14 @@ fn a_look_with_nothing_new_costs_exactly_one_head_request_without_a_body() {
     assert_eq!(asked.header("Accept-Encoding"), Some("identity"));
     assert!(asked.header("User-Agent").is_some_and(|agent| agent.starts_with("overseer-fetcher-http/")));
     assert_eq!(asked.header("Transfer-Encoding"), None);
+}
+
+#[test]
+fn a_server_that_closes_the_connection_after_each_answer_without_a_word_is_no_problem() {
+    let server = Server::start(|_| Answer::new("200 OK").header("ETag", "\"one\"").body(b"\x7fELF").cut(4));
+    for _ in 0..20 {
+        assert_eq!(all(&mut release(&mut fetcher(&server), &Known::nothing())), b"\x7fELF");
+    }
 }
 
 #[test]
@@ -207,6 +214,16 @@ fn a_compressed_release_is_known_by_its_name_or_by_its_encoding() {
         assert_eq!(file_name(&release), name);
         assert_eq!(all(&mut release), b"\x1f\x8b packed", "bytes come as they were published");
     }
+}
+
+#[test]
+fn a_redirect_to_a_compressed_release_tells_how_to_unpack_it() {
+    let server = Server::start(|request| match request.target.as_str() {
+        "/latest" => Answer::redirect("/app-1.2.gz"),
+        _ => Answer::new("200 OK").header("ETag", "\"one\"").body(b"\x1f\x8b packed"),
+    });
+    let release = release(&mut HttpFetcher::new(server.url("/latest")).no_proxy(), &Known::nothing());
+    assert_eq!(file_name(&release), "app-1.2.gz");
 }
 
 #[test]

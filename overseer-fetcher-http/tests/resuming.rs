@@ -68,7 +68,7 @@ fn a_transfer_that_stalls_goes_on_after_the_time_out() {
         false if gets.fetch_add(1, Ordering::SeqCst) == 0 => Answer::new("200 OK").header("ETag", "\"one\"").body(&binary(SIZE)).stall(CUT),
         _ => file.answer(request),
     });
-    let mut fetcher = fetcher(&server).get_timeout(Duration::from_secs(1));
+    let mut fetcher = fetcher(&server).get_timeout(Duration::from_secs(2));
     let mut release = fetcher.fetch(&Known::nothing()).expect("a look").into_release().expect("a release");
     let (bytes, end) = read(&mut release);
     end.expect("the whole body");

@@ -156,25 +156,3 @@ fn refused_credentials_are_a_settings_error_that_says_whether_there_were_any() {
         format!("{from}, redirected to {to}, answered 401 Unauthorized to HEAD: credentials are not sent to another origin")
     );
 }
-
-#[test]
-fn a_proxy_is_asked_with_its_own_credentials_and_named_without_them() {
-    let proxy = Server::start(|request| match request.target.as_str() {
-        "http://host.invalid/app" => file(),
-        _ => Answer::status("407 Proxy Authentication Required"),
-    });
-    let at = proxy.url("").replace("http://", "http://me:p4ssword@");
-    let release = HttpFetcher::new("http://host.invalid/app").proxy(&at).fetch(&Known::nothing()).expect("a look").into_release();
-    assert!(release.is_some());
-    assert_eq!(proxy.seen()[0].header("Proxy-Authorization"), Some("Basic bWU6cDRzc3dvcmQ="));
-
-    let error = HttpFetcher::new("http://host.invalid/other").proxy(&at).fetch(&Known::nothing()).expect_err("the proxy refuses");
-    assert_eq!(
-        error.to_string(),
-        "http://host.invalid/other answered 407 Proxy Authentication Required to HEAD: the proxy wants credentials"
-    );
-
-    let tls = HttpFetcher::new("https://host.invalid/app").proxy(&at).fetch(&Known::nothing()).expect_err("the proxy refuses");
-    assert_silent_about_secrets(&tls.to_string());
-    assert!(tls.to_string().contains(&format!("through the proxy {}", proxy.url("/"))), "{tls}");
-}
