@@ -178,16 +178,20 @@ fn a_slow_release_may_take_longer_than_the_time_between_two_pieces() {
     let address = listener.local_addr().expect("its address");
     let server = std::thread::spawn(move || {
         use std::io::{BufRead, BufReader, Write};
-        let (stream, _) = listener.accept().expect("a client");
-        let mut reader = BufReader::new(stream);
-        for _ in 0..2 {
+        let mut answer = || {
+            let (stream, _) = listener.accept().expect("a client");
+            let mut reader = BufReader::new(stream);
             let mut request = String::new();
             while reader.read_line(&mut request).expect("a request") > 2 {}
-            reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n").expect("sent");
-        }
+            let mut stream = reader.into_inner();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n").expect("sent");
+            stream
+        };
+        drop(answer());
+        let mut get = answer();
         for byte in [b'a', b'b', b'c'] {
             paced.wait();
-            reader.get_mut().write_all(&[byte]).expect("sent");
+            get.write_all(&[byte]).expect("sent");
         }
     });
     // The client lets a piece be sent only when most of the time has passed: three pieces take longer than one time-out.
