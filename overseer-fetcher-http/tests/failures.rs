@@ -178,7 +178,7 @@ fn a_slow_release_may_take_longer_than_the_time_between_two_pieces() {
     let address = listener.local_addr().expect("its address");
     let server = std::thread::spawn(move || {
         use std::io::{BufRead, BufReader, Write};
-        let mut answer = || {
+        let answer = || {
             let (stream, _) = listener.accept().expect("a client");
             let mut reader = BufReader::new(stream);
             let mut request = String::new();

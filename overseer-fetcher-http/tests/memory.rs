@@ -30,7 +30,8 @@ fn the_memory_to_read_200_mib_is_that_to_read_10_mib() {
     let beginning = std::io::copy(&mut release.body().take(BEGINNING), &mut std::io::sink()).expect("10 MiB");
     let look = peak_kib() - before;
     let rest = std::io::copy(release.body(), &mut std::io::sink()).expect("the rest");
-    let growth = peak_kib() - before - look;
+    // The kernel counts roughly: the peak may seem to sink by some pages.
+    let growth = peak_kib().saturating_sub(before + look);
     println!("{look} KiB for the look and the first 10 MiB, {growth} KiB more for the rest");
     assert_eq!(beginning + rest, SIZE);
     assert!(growth < GROWTH_KIB_MAX, "{growth} KiB");
