@@ -75,6 +75,20 @@ impl Build {
         fs::metadata(&self.path).map(|metadata| metadata.len()).map_err(|error| format!("cannot read {}: {error}", self.path.display()))
     }
 
+    /// Puts a copy at `path`, and forgets what a master remembered of the releases before.
+    pub(crate) fn install_anew(&self, path: &Path) -> Result<(), String> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        for gone in [fs::remove_dir_all(path.with_file_name(format!(".{name}.overseer"))), fs::remove_file(path)] {
+            match gone {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(format!("cannot clear {}: {error}", path.display()));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.install(path)
+    }
+
     /// Puts a copy at `path`, as an installation does.
     pub(crate) fn install(&self, path: &Path) -> Result<(), String> {
         fs::copy(&self.path, path).map(drop).map_err(|error| format!("cannot copy {} to {}: {error}", self.path.display(), path.display()))

@@ -114,11 +114,6 @@ impl Load {
         lock(&self.shared.samples).len()
     }
 
-    /// What became of the requests so far.
-    pub(crate) fn so_far(&self) -> Tally {
-        Tally { samples: lock(&self.shared.samples).clone() }
-    }
-
     /// Lets no further clients come, waits for those that are there, and answers what became of all of them.
     pub(crate) fn stop(mut self) -> Result<Tally, String> {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -239,7 +234,7 @@ impl Clients {
     }
 
     fn run(&mut self) -> io::Result<()> {
-        let begin = Instant::now();
+        let (begin, pause) = (Instant::now(), self.pause);
         let mut next = 0_u64;
         let mut events = [EpollEvent::empty(); 256];
         loop {
@@ -262,12 +257,9 @@ impl Clients {
                 }
             }
             let now = Instant::now();
-            while !stopping {
-                let due = begin + self.pause.saturating_mul(u32::try_from(next).unwrap_or(u32::MAX));
-                if due > now {
-                    break;
-                }
-                self.begin(next, due);
+            let due = |number: u64| begin + pause.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
+            while due(next) <= now && !stopping {
+                self.begin(next, due(next));
                 next += 1;
             }
             self.give_up(now);

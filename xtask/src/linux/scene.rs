@@ -134,6 +134,29 @@ impl Running {
         all.into_iter().filter(|descendant| descendant.pid.as_raw() != serving).collect()
     }
 
+    /// Waits until the old generation says that it exits.
+    pub(crate) fn process_leaves(&mut self) -> Result<(), String> {
+        let leaves = |line: &Line| (line.stream == Stream::Out && line.text.ends_with(" exiting...")).then_some(());
+        self.process.wait_for(&mut self.seen_out, "that the old generation exits", PATIENCE, leaves)
+    }
+
+    /// Waits until the master has no other process than the serving one.
+    pub(crate) fn wait_until_alone(&self, serving: i32) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let others = self.others_than(serving);
+            if others.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the master still has other processes than the serving one: {others:?}"));
+            }
+            if let Some(exit) = self.process.exit_within(Duration::from_millis(10)) {
+                return Err(format!("the master ended: {exit:?}"));
+            }
+        }
+    }
+
     /// Asks the master to leave, and waits until it has done so with exit code 0 and nothing of it is left.
     pub(crate) fn stop(&self) -> Result<(), String> {
         self.process.signal(Signal::SIGTERM);

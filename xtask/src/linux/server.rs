@@ -94,11 +94,6 @@ impl Server {
         Ok(Instant::now())
     }
 
-    /// The requests so far.
-    pub(crate) fn requests(&self) -> Vec<Request> {
-        lock(&self.shared.inner).requests.clone()
-    }
-
     /// How often the file with this ID was asked for.
     pub(crate) fn downloads(&self, id: &str) -> usize {
         self.count(|request| request.kind == Kind::Get && request.id.as_deref() == Some(id))
@@ -271,7 +266,7 @@ mod tests {
         assert!(ask(&server, &format!("GET /app HTTP/1.1\r\nIf-None-Match: \"{}\"", build.id)).starts_with("HTTP/1.1 304 "));
 
         assert_eq!(server.downloads(&build.id), 3);
-        let kinds: Vec<Kind> = server.requests().iter().map(|request| request.kind).collect();
+        let kinds: Vec<Kind> = lock(&server.shared.inner).requests.iter().map(|request| request.kind).collect();
         assert_eq!(kinds, [Kind::Refused, Kind::Head, Kind::Get, Kind::Get, Kind::Get, Kind::NotModified]);
     }
 
