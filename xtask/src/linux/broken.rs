@@ -80,20 +80,18 @@ fn cases(scene: &Scene) -> Result<Vec<Case>, String> {
     let program = fs::read("/bin/true").map_err(|error| format!("cannot read /bin/true: {error}"))?;
     let script = "echo the script ran > /dev/stderr\n";
     let whole = build::app(&scene.releases, Profile::Dev, 2, None)?;
-    let case = |what, build: Result<Build, String>, ends| Ok(Case { what, build: build?, ends });
-    [
-        case("a version that exits at its start", app("exit-at-start"), Ends::Unseen),
-        case("a version that hangs before it is ready", app("hang-before-ready"), Ends::Unseen),
-        case("a version that crashes in its warm-up", app("crash-in-warm-up"), Ends::Serving),
-        case("a version that crashes in its probation", app("crash-in-probation"), Ends::Installed),
-        case("random bytes", Build::written("random bytes", file("random"), &noise), Ends::Unseen),
-        case("a shell script", Build::written("a script", file("script"), format!("#!/bin/sh\n{script}").as_bytes()), Ends::Unseen),
-        case("a shell script without #!", Build::written("a bare script", file("bare-script"), script.as_bytes()), Ends::Unseen),
-        case("/bin/true", Build::written("/bin/true", file("true"), &program), Ends::Unseen),
-        case("the first half of a build", whole.truncated("a truncated build", file("truncated")), Ends::Unseen),
-    ]
-    .into_iter()
-    .collect()
+    let case = |what, build, ends| Case { what, build, ends };
+    Ok(vec![
+        case("a version that exits at its start", app("exit-at-start")?, Ends::Unseen),
+        case("a version that hangs before it is ready", app("hang-before-ready")?, Ends::Unseen),
+        case("a version that crashes in its warm-up", app("crash-in-warm-up")?, Ends::Serving),
+        case("a version that crashes in its probation", app("crash-in-probation")?, Ends::Installed),
+        case("random bytes", Build::written("random bytes", file("random"), &noise)?, Ends::Unseen),
+        case("a shell script", Build::written("a script", file("script"), format!("#!/bin/sh\n{script}").as_bytes())?, Ends::Unseen),
+        case("a shell script without #!", Build::written("a bare script", file("bare-script"), script.as_bytes())?, Ends::Unseen),
+        case("/bin/true", Build::written("/bin/true", file("true"), &program)?, Ends::Unseen),
+        case("the first half of a build", whole.truncated("a truncated build", file("truncated"))?, Ends::Unseen),
+    ])
 }
 
 fn publish_broken(scene: &Scene, running: &mut Running, case: &Case, good: &Build) -> Result<Decision, String> {

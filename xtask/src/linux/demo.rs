@@ -19,9 +19,8 @@ const SLOW: Duration = Duration::from_secs(5);
 pub(crate) fn run(verbose: bool) -> Result<(), String> {
     process::show_errors(verbose);
     let scene = Scene::new("demo")?;
-    let builds = [1, 2, 3].map(|version| build::app(&scene.releases, Profile::Dev, version, None));
-    let [one, two, three] = builds;
-    let builds = [one?, two?, three?];
+    let app = |version| build::app(&scene.releases, Profile::Dev, version, None);
+    let builds = [app(1)?, app(2)?, app(3)?];
 
     let begun = Instant::now();
     let (mut story, load) = Story::begin(&scene, &builds)?;
