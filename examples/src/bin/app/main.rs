@@ -24,6 +24,7 @@ mod settings;
 use overseer_core::{Config, State, run};
 use overseer_fetcher_http::HttpFetcher;
 use settings::Settings;
+use std::io;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 /// What overseer needs to know. Every setting has a default; those below can be set on the command line.
-fn config(settings: Settings) -> Config<()> {
+fn config(settings: Settings) -> Config<io::Result<()>> {
     let warm_up = settings.warm_up.unwrap_or(Duration::from_secs(1));
     let mut config = Config::new(move |state| program(&state, warm_up))
         .addresses(settings.listen)
@@ -78,28 +79,25 @@ fn config(settings: Settings) -> Config<()> {
 }
 
 /// The server: one thread for each connection.
-fn program(state: &State, warm_up: Duration) {
-    let id = state.id().to_string();
+fn program(state: &State, warm_up: Duration) -> io::Result<()> {
+    let name = format!("app#{VERSION} ({})", state.id());
     fault::before_ready();
     eprintln!("serving as pid {}", std::process::id());
     for address in state.addresses() {
         eprintln!("listening on {address}");
     }
-    println!("app#{VERSION} ({id}) listening...");
+    println!("{name} listening...");
     fault::while_serving(warm_up);
-    let page = http::Page { greeting: format!("app#{VERSION} ({id}) says hello\n"), generation: state.generation() };
+    let page = &http::Page { greeting: format!("{name} says hello\n"), generation: state.generation() };
     // Leaving the scope waits for every thread in it, so the last request is answered when this program says that it exits.
     thread::scope(|scope| {
         for connection in state.listener().incoming() {
-            let page = &page;
-            let spawned = match connection {
-                Ok(connection) => thread::Builder::new().spawn_scoped(scope, move || http::answer(connection, page)).map(drop),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = spawned {
+            let connection = connection?;
+            if let Err(error) = thread::Builder::new().spawn_scoped(scope, move || http::answer(connection, page)) {
                 eprintln!("app: a connection was lost: {error}");
             }
         }
-    });
-    println!("app#{VERSION} ({id}) exiting...");
+        Ok(())
+    })
+    .inspect(|()| println!("{name} exiting..."))
 }
