@@ -1,1 +1,73 @@
-fn main() {}
+//! `cargo xtask`: the demo, the checks that CI runs, the benchmark and the soak.
+//!
+//! Everything here looks at the built programs from outside, as an operator and a client do. No crate of overseer is linked.
+
+mod ci;
+#[cfg(target_os = "linux")]
+mod linux;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The demo, the checks and the benchmark of overseer")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Upgrades a server from version 1 to 2 to 3 under load, and checks that nothing is lost
+    Demo {
+        /// Publish releases that are broken in eight ways before version 3
+        #[arg(long)]
+        broken: bool,
+        /// Show what the server and its master write to standard error
+        #[arg(long)]
+        verbose: bool,
+    },
+    /// Runs all that CI runs: formatting, clippy, documentation, tests and the demo
+    Ci,
+    /// Measures failed requests, latency, starts, memory, wake-ups and polls, and writes target/bench.json
+    Bench {
+        /// Requests a second, each on a new connection
+        #[arg(long, default_value_t = 1000)]
+        rate: u32,
+        /// Restarts under load
+        #[arg(long, default_value_t = 20)]
+        restarts: u32,
+        /// Upgrades under load
+        #[arg(long, default_value_t = 5)]
+        upgrades: u32,
+        /// For how many seconds the idle master is watched
+        #[arg(long, default_value_t = 30)]
+        idle_seconds: u64,
+    },
+    /// Restarts and upgrades under load for a long time, broken releases among them
+    Soak {
+        /// For how long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Requests a second, each on a new connection
+        #[arg(long, default_value_t = 500)]
+        rate: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Ci => ci::run(),
+        #[cfg(target_os = "linux")]
+        task => linux::run(task),
+        #[cfg(not(target_os = "linux"))]
+        _ => Err("this needs Linux: it reads /proc and drives epoll".to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(wrong) => {
+            eprintln!("xtask: {wrong}");
+            ExitCode::FAILURE
+        }
+    }
+}

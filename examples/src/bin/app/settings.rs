@@ -1,0 +1,98 @@
+//! The command line.
+
+use std::time::Duration;
+
+/// What can be set, each as `--name value`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// `--listen 127.0.0.1:3000`; may be given several times, and the first one is served.
+    pub(crate) listen: Vec<String>,
+    /// `--fetch http://host/app`: where releases come from.
+    pub(crate) fetch: Option<String>,
+    /// `--every 5s`: the pause between two looks at it.
+    pub(crate) every: Option<Duration>,
+    pub(crate) warm_up: Option<Duration>,
+    pub(crate) probation: Option<Duration>,
+    pub(crate) ready_timeout: Option<Duration>,
+    pub(crate) terminate_timeout: Option<Duration>,
+    pub(crate) pid_file: Option<String>,
+    pub(crate) state_dir: Option<String>,
+    /// `--debug true`
+    pub(crate) debug: bool,
+}
+
+impl Settings {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    /// What is wrong with which argument.
+    pub(crate) fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut settings = Self::default();
+        while let Some(name) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
+            let time = || duration(&value).map(Some).ok_or_else(|| format!("{name} {value}: not a duration such as 5s, 200ms or 1m"));
+            match name.as_str() {
+                "--listen" => settings.listen.push(value),
+                "--fetch" => settings.fetch = Some(value),
+                "--every" => settings.every = time()?,
+                "--warm-up" => settings.warm_up = time()?,
+                "--probation" => settings.probation = time()?,
+                "--ready-timeout" => settings.ready_timeout = time()?,
+                "--terminate-timeout" => settings.terminate_timeout = time()?,
+                "--pid-file" => settings.pid_file = Some(value),
+                "--state-dir" => settings.state_dir = Some(value),
+                "--debug" => settings.debug = value.parse().map_err(|_| format!("--debug {value}: not true or false"))?,
+                _ => return Err(format!("{name} is not a setting of this program")),
+            }
+        }
+        if settings.listen.is_empty() {
+            settings.listen.push("127.0.0.1:3000".to_owned());
+        }
+        Ok(settings)
+    }
+}
+
+/// Reads a duration: `200ms`, `5s`, `1m`, `2h`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Settings, String> {
+        Settings::from_arguments(arguments.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn a_wrong_argument_is_named() {
+        assert_eq!(read(&["--every", "often"]), Err("--every often: not a duration such as 5s, 200ms or 1m".to_owned()));
+        assert_eq!(read(&["--listen"]), Err("--listen needs a value".to_owned()));
+        assert_eq!(read(&["--port", "1"]), Err("--port is not a setting of this program".to_owned()));
+    }
+
+    #[test]
+    fn the_last_of_two_values_holds_and_addresses_add_up() {
+        let settings = read(&["--every", "1m", "--every", "200ms", "--listen", ":1", "--listen", ":2"]).expect("settings");
+        assert_eq!(settings.every, Some(Duration::from_millis(200)));
+        assert_eq!(settings.listen, [":1", ":2"]);
+    }
+
+    #[test]
+    fn a_duration_needs_a_number_and_a_unit() {
+        assert_eq!(duration("2h"), Some(Duration::from_secs(7200)));
+        for wrong in ["", "5", "s", "-1s", "5 s", "1d"] {
+            assert_eq!(duration(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! `cargo xtask bench`: what a restart and an upgrade cost those who come in the meantime, and what the master costs while nothing
+//! happens.
+//!
+//! Everything is measured on a release build from outside. A number that the README promises has a limit; a limit that is not kept
+//! fails the benchmark.
+
+use super::build::{self, Build, Profile};
+use super::client::Asked;
+use super::load::{Load, Sample, Tally};
+use super::proc;
+use super::report::{Report, median_ms, milliseconds, spread};
+use super::scene::{PATIENCE, Running, Scene};
+use super::server::Kind;
+use crate::ci;
+use serde_json::json;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// What is measured for how long.
+pub(crate) struct Plan {
+    pub(crate) rate: u32,
+    pub(crate) restarts: u32,
+    pub(crate) upgrades: u32,
+    pub(crate) idle_seconds: u64,
+}
+
+/// How often a start is measured.
+const STARTS: usize = 20;
+/// How long the slow request takes that is in flight at each restart.
+const SLOW: Duration = Duration::from_secs(1);
+/// How long the undisturbed load runs, to compare with.
+const UNDISTURBED: Duration = Duration::from_secs(5);
+/// How long looks are counted whose cost is measured.
+const LOOKING: Duration = Duration::from_secs(10);
+const MIB: u64 = 1024 * 1024;
+
+pub(crate) fn run(plan: &Plan) -> Result<(), String> {
+    let scene = Scene::new("bench")?;
+    let one = build::app(&scene.releases, Profile::Release, 1, None)?;
+    let two = build::app(&scene.releases, Profile::Release, 2, None)?;
+    let mut report = Report::default();
+    let part = |what: &str| eprintln!("measuring {what}");
+
+    part("starts");
+    one.install(&scene.path)?;
+    scene.server.publish(&one)?;
+    starts(&scene, &mut report)?;
+    part("restarts under load");
+    restarts(&scene, plan, &mut report)?;
+    part("upgrades under load");
+    upgrades(&scene, plan, &one, &two, &mut report)?;
+    part("the idle master");
+    idle(&scene, &one, plan, &mut report)?;
+    part("looks at the source");
+    looks(&scene, &one, &mut report)?;
+    part("the memory of a download");
+    downloads(&scene, &one, &two, &mut report)?;
+
+    report.print();
+    let path = ci::root().join("target/bench.json");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let about = json!({
+        "requests_per_second": plan.rate, "restarts": plan.restarts, "upgrades": plan.upgrades, "idle_s": plan.idle_seconds,
+        "cores": cores, "kernel": kernel.trim(), "binary_bytes": one.size_bytes()?,
+    });
+    report.write(&path, about)?;
+    println!("\nwritten to {}", path.display());
+    match report.missed() {
+        missed if missed.is_empty() => Ok(()),
+        missed => Err(format!("limits were not kept:\n  {}", missed.join("\n  "))),
+    }
+}
+
+/// From the start of the process to its first answer, with a master and without, in turn.
+fn starts(scene: &Scene, report: &mut Report) -> Result<(), String> {
+    let (mut alone, mut mastered) = (Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        let running = Running::start(Command::new(&scene.path).args(["--listen", "127.0.0.1:0"]).env("OVERSEER", "off"))?;
+        running.get("/")?;
+        alone.push(running.started.elapsed());
+        drop(running);
+        let running = scene.start(&[])?;
+        running.get("/")?;
+        mastered.push(running.started.elapsed());
+        running.stop()?;
+    }
+    let later = median_ms(&mastered) - median_ms(&alone);
+    report.tell("start_alone_ms", "start to first answer, program alone (ms)", median_ms(&alone), spread(&alone));
+    report.tell("start_ms", "start to first answer, with a master (ms)", median_ms(&mastered), spread(&mastered));
+    report.at_most("start_later_ms", "  later than alone (ms)", later, 50.0, "");
+    Ok(())
+}
+
+fn restarts(scene: &Scene, plan: &Plan, report: &mut Report) -> Result<(), String> {
+    let mut running = scene.start(&[])?;
+    let load = Load::start(running.address, plan.rate)?;
+    let undisturbed = Instant::now();
+    running.process.exit_within(UNDISTURBED).map_or(Ok(()), |exit| Err(format!("the master ended: {exit:?}")))?;
+    let disturbed = Instant::now();
+    let mut changes = Changes::default();
+    for _ in 0..plan.restarts {
+        changes.see(&mut running, &load, |running| {
+            running.process.signal(nix::sys::signal::Signal::SIGUSR2);
+            Ok(Instant::now())
+        })?;
+    }
+    let tally = load.stop()?;
+    running.stop()?;
+
+    let before = tally.due_between(undisturbed, disturbed);
+    latencies(report, ["undisturbed_p50_ms", "undisturbed_p99_ms", "undisturbed_max_ms"], "undisturbed", &before);
+    let during = tally.due_between(disturbed, Instant::now());
+    report.at_most("restart_failed", format!("failed requests in {} restarts", plan.restarts), tally.failed() as f64, 0.0, {
+        format!("of {}: {}", during.samples.len(), during.failures_in_words())
+    });
+    report.at_most("restart_slow_lost", "  requests in flight that were not answered", changes.lost as f64, 0.0, "");
+    latencies(report, ["restart_p50_ms", "restart_p99_ms", "restart_max_ms"], "restarts", &during);
+    report.tell("restart_pause_ms", "  longest pause (ms)", milliseconds(during.longest_pause()), "between two answers");
+    report.tell("restart_first_ms", "signal to first answer of the new generation (ms)", median_ms(&changes.first), spread(&changes.first));
+    Ok(())
+}
+
+fn upgrades(scene: &Scene, plan: &Plan, one: &Build, two: &Build, report: &mut Report) -> Result<(), String> {
+    let mut running = scene.start(&["--every", "200ms"])?;
+    let load = Load::start(running.address, plan.rate)?;
+    let mut changes = Changes::default();
+    for number in 0..plan.upgrades {
+        // The same program, and a release of its own: a few bytes longer each.
+        let name = format!("upgrade-{number}");
+        let release = two.padded(&name, scene.releases.join(&name), two.size_bytes()? + 1 + u64::from(number))?;
+        changes.see(&mut running, &load, |_| scene.server.publish(&release))?;
+        if scene.installed_id()? != release.id {
+            return Err(format!("{name} is not at the program's path; {}", running.process.account()));
+        }
+    }
+    let tally = load.stop()?;
+    running.stop()?;
+    one.install_anew(&scene.path)?;
+    scene.server.publish(one)?;
+
+    report.at_most("upgrade_failed", format!("failed requests in {} upgrades", plan.upgrades), tally.failed() as f64, 0.0, {
+        format!("of {}: {}", tally.samples.len(), tally.failures_in_words())
+    });
+    report.at_most("upgrade_slow_lost", "  requests in flight that were not answered", changes.lost as f64, 0.0, "");
+    latencies(report, ["upgrade_p50_ms", "upgrade_p99_ms", "upgrade_max_ms"], "upgrades", &tally);
+    report.tell("upgrade_pause_ms", "  longest pause (ms)", milliseconds(tally.longest_pause()), "between two answers");
+    report.tell("upgrade_first_ms", "published to first answer of the release (ms)", median_ms(&changes.first), spread(&changes.first));
+    Ok(())
+}
+
+/// What was seen of several restarts or upgrades.
+#[derive(Default)]
+struct Changes {
+    /// From the cause to the first answer of the new generation.
+    first: Vec<Duration>,
+    /// Slow requests that the old generation did not answer.
+    lost: u32,
+}
+
+impl Changes {
+    /// Has a request in flight, lets `cause` happen, and waits until the new generation is alone.
+    fn see(&mut self, running: &mut Running, load: &Load, cause: impl FnOnce(&Running) -> Result<Instant, String>) -> Result<(), String> {
+        let old = running.get("/")?.pid;
+        let slow = Asked::begin(running.address, &format!("/?d={}ms", SLOW.as_millis()), SLOW + PATIENCE)?;
+        let mut seen = load.done();
+        let begun = cause(running)?;
+        let first = load.wait_for(&mut seen, "answer of a new generation", PATIENCE, |sample: &Sample| {
+            sample.outcome.is_ok_and(|by| by.pid != old).then_some(sample.done)
+        });
+        self.first.push(first.map_err(|wrong| format!("{wrong}; {}", running.process.account()))? - begun);
+        if !slow.answer().is_ok_and(|answer| answer.pid == old) {
+            self.lost += 1;
+        }
+        running.process_leaves()
+    }
+}
+
+/// The memory and the wake-ups of a master that has nothing to do.
+fn idle(scene: &Scene, one: &Build, plan: &Plan, report: &mut Report) -> Result<(), String> {
+    scene.server.publish(one)?;
+    let mut running = scene.start(&["--every", "1h", "--debug", "true"])?;
+    let serving = running.get("/")?.pid;
+    running.master_says("that nothing is new", PATIENCE, |line| line.contains("nothing new at").then_some(()))?;
+    running.wait_until_alone(serving)?;
+    let master = running.process.pid();
+    let before = proc::sleeps(master)?;
+    if let Some(exit) = running.process.exit_within(Duration::from_secs(plan.idle_seconds)) {
+        return Err(format!("the idle master ended: {exit:?}"));
+    }
+    let woken = proc::sleeps(master)? - before;
+    report.at_most("idle_wakeups", format!("wake-ups of the idle master in {} s", plan.idle_seconds), woken as f64, 0.0, "");
+    report.at_most("idle_pss_kib", "  its memory (KiB, PSS)", proc::pss_kib(master)? as f64, 3072.0, "");
+    report.at_most("idle_threads", "  its threads", proc::threads(master)? as f64, 1.0, "");
+    report.tell("idle_descriptors", "  its descriptors", proc::descriptors(master)? as f64, "");
+    let child = nix::unistd::Pid::from_raw(serving);
+    report.tell("idle_child_pss_kib", "memory of the child beside it (KiB, PSS)", proc::pss_kib(child)? as f64, "");
+    running.stop()
+}
+
+/// The cost of a look that finds nothing, from many that follow each other without a pause.
+fn looks(scene: &Scene, one: &Build, report: &mut Report) -> Result<(), String> {
+    scene.server.publish(one)?;
+    let running = scene.start(&["--every", "1ms"])?;
+    scene.server.wait_for_requests(5, PATIENCE)?;
+    let heads = || scene.server.count(|request| request.kind == Kind::Head);
+    let (begun, heads_before, time_before) = (Instant::now(), heads(), proc::time_of_reaped_children(running.process.pid())?);
+    if let Some(exit) = running.process.exit_within(LOOKING) {
+        return Err(format!("the master ended: {exit:?}"));
+    }
+    let count = u32::try_from(heads() - heads_before).unwrap_or(u32::MAX).max(1);
+    let took = begun.elapsed() / count;
+    let time = (proc::time_of_reaped_children(running.process.pid())? - time_before) / count;
+    report.tell("look_cpu_ms", "processor time of a look (ms)", milliseconds(time), format!("mean of {count}"));
+    report.tell("look_ms", "  duration of a look (ms)", milliseconds(took), "one after the other without a pause");
+    running.stop()
+}
+
+/// The peak memory of the poll process for a small release and for one ten times as long.
+fn downloads(scene: &Scene, one: &Build, two: &Build, report: &mut Report) -> Result<(), String> {
+    let mut peaks = Vec::new();
+    for size_mib in [20, 200] {
+        one.install_anew(&scene.path)?;
+        scene.server.publish(one)?;
+        let mut running = scene.start(&["--every", "1s"])?;
+        let serving = running.get("/")?.pid;
+        scene.server.wait_for_requests(1, PATIENCE)?;
+        let name = format!("release-{size_mib}");
+        let release = two.padded(&name, scene.releases.join(&name), size_mib * MIB)?;
+        running.skip_what_was_said();
+        scene.server.publish(&release)?;
+        peaks.push(peak_until_proved(&mut running, serving)?);
+        running.process_leaves()?;
+        running.stop()?;
+        let _ = std::fs::remove_file(&release.path);
+    }
+    report.tell("download_20_peak_kib", "peak memory of a poll of 20 MiB (KiB)", peaks[0] as f64, "");
+    report.at_most("download_200_peak_kib", "  of 200 MiB (KiB)", peaks[1] as f64, peaks[0] as f64 + 2048.0, "");
+    Ok(())
+}
+
+/// The peak memory of the largest process of the master beside the serving one, until a release is proved.
+fn peak_until_proved(running: &mut Running, serving: i32) -> Result<u64, String> {
+    let deadline = Instant::now() + PATIENCE * 2;
+    let mut peak = 0;
+    while Instant::now() < deadline {
+        for other in running.others_than(serving) {
+            // It may have gone since.
+            peak = peak.max(proc::peak_kib(other.pid).unwrap_or_default());
+        }
+        if running.master_says("", Duration::from_millis(1), |line| line.ends_with("is proved").then_some(())).is_ok() {
+            return Ok(peak);
+        }
+    }
+    Err(format!("the release was not proved in time; {}", running.process.account()))
+}
+
+fn latencies(report: &mut Report, [p50, p99, max]: [&'static str; 3], what: &str, tally: &Tally) {
+    let histogram = tally.latencies_us();
+    let count = || format!("of {} requests", histogram.len());
+    report.tell(p50, format!("  latency, {what}, median (ms)"), histogram.value_at_quantile(0.5) as f64 / 1000.0, count());
+    report.tell(p99, "    99 % (ms)", histogram.value_at_quantile(0.99) as f64 / 1000.0, "from when each was due");
+    report.tell(max, "    longest (ms)", histogram.max() as f64 / 1000.0, "");
+}

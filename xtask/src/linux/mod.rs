@@ -1,0 +1,30 @@
+//! The tasks that start the built programs. They need Linux.
+
+mod bench;
+mod broken;
+mod build;
+mod client;
+mod demo;
+mod load;
+mod proc;
+mod process;
+mod report;
+mod scene;
+mod server;
+mod soak;
+
+use crate::Task;
+
+/// Runs the task with a hand on everything that it starts and writes: see [`process`].
+pub(crate) fn run(task: Task) -> Result<(), String> {
+    process::prepare()?;
+    let outcome = match task {
+        Task::Demo { broken: false, verbose } => demo::run(verbose),
+        Task::Demo { broken: true, verbose } => broken::run(verbose),
+        Task::Bench { rate, restarts, upgrades, idle_seconds } => bench::run(&bench::Plan { rate, restarts, upgrades, idle_seconds }),
+        Task::Soak { minutes, rate } => soak::run(minutes, rate),
+        Task::Ci => unreachable!("the checks run everywhere"),
+    };
+    process::finish();
+    outcome
+}

@@ -1,0 +1,71 @@
+//! What /proc says of a process: memory, threads, wake-ups, descriptors, processor time.
+
+use nix::unistd::{Pid, SysconfVar, sysconf};
+use std::fs;
+use std::time::Duration;
+
+/// The memory of a process in KiB, with what it shares divided among those that share it.
+pub(crate) fn pss_kib(pid: Pid) -> Result<u64, String> {
+    number_in(pid, "smaps_rollup", "Pss:")
+}
+
+/// The most memory that a process has had resident, in KiB.
+pub(crate) fn peak_kib(pid: Pid) -> Result<u64, String> {
+    number_in(pid, "status", "VmHWM:")
+}
+
+pub(crate) fn threads(pid: Pid) -> Result<u64, String> {
+    number_in(pid, "status", "Threads:")
+}
+
+/// How often the threads of a process have gone to sleep: each time, something woke them before.
+pub(crate) fn sleeps(pid: Pid) -> Result<u64, String> {
+    let path = format!("/proc/{pid}/task");
+    let tasks = fs::read_dir(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    tasks.flatten().map(|task| number(&task.path().join("status").to_string_lossy(), "voluntary_ctxt_switches:")).sum()
+}
+
+/// The descriptors that a process has open.
+pub(crate) fn descriptors(pid: Pid) -> Result<usize, String> {
+    let path = format!("/proc/{pid}/fd");
+    fs::read_dir(&path).map(Iterator::count).map_err(|error| format!("cannot read {path}: {error}"))
+}
+
+/// The processor time of those children of a process that it has reaped.
+pub(crate) fn time_of_reaped_children(pid: Pid) -> Result<Duration, String> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let field = |index: usize| stat.rsplit_once(") ")?.1.split(' ').nth(index)?.parse::<u32>().ok();
+    // proc(5): cutime and cstime are fields 16 and 17; the state is field 3.
+    let ticks = field(13).zip(field(14)).map(|(user, system)| user + system).ok_or_else(|| format!("cannot understand {path}"))?;
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u32::try_from(ticks).ok()).unwrap_or(100);
+    Ok(Duration::from_secs(1) * ticks / per_second)
+}
+
+fn number_in(pid: Pid, file: &str, name: &str) -> Result<u64, String> {
+    number(&format!("/proc/{pid}/{file}"), name)
+}
+
+fn number(path: &str, name: &str) -> Result<u64, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| format!("{path} has no {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::getpid;
+
+    #[test]
+    fn this_process_can_be_measured() {
+        let pid = getpid();
+        assert!(pss_kib(pid).is_ok_and(|kib| kib > 100));
+        assert!(peak_kib(pid).is_ok_and(|kib| kib > 100));
+        assert!(threads(pid).is_ok_and(|count| count >= 1));
+        assert!(sleeps(pid).is_ok());
+        assert!(descriptors(pid).is_ok_and(|count| count >= 3));
+        assert!(time_of_reaped_children(pid).is_ok());
+    }
+}
