@@ -64,10 +64,16 @@ impl Listeners {
         let keys = keys(wanted);
         for (key, wanted) in keys.iter().zip(wanted) {
             if let Err(refusal) = self.hold(key, wanted, generation) {
-                self.release(generation);
+                self.release(generation, None);
                 return Err(refusal);
             }
         }
+        // What it had as somebody's heir and does not want.
+        self.retain(|key, held| {
+            if !keys.contains(key) {
+                held.users.remove(&generation);
+            }
+        });
         Ok(keys.iter().filter_map(|key| self.held.get(key)).map(|held| (held.socket.as_fd(), held.bound_to.as_str())).collect())
     }
 
@@ -104,10 +110,19 @@ impl Listeners {
         port_of(address).is_some_and(|port| self.held.values().any(|held| port_of(&held.address) == Some(port)))
     }
 
-    /// The generation is gone: what nobody else uses is closed.
-    pub(crate) fn release(&mut self, generation: Generation) {
-        self.held.retain(|_, held| {
-            held.users.remove(&generation);
+    /// The generation is gone: what nobody else uses goes to its heir, which has not asked for listeners yet, or is closed.
+    pub(crate) fn release(&mut self, generation: Generation, heir: Option<Generation>) {
+        self.retain(|_, held| {
+            if held.users.remove(&generation) && held.users.is_empty() {
+                held.users.extend(heir);
+            }
+        });
+    }
+
+    /// Changes who uses what, and closes what nobody uses any more.
+    fn retain(&mut self, mut change: impl FnMut(&Key, &mut Held)) {
+        self.held.retain(|key, held| {
+            change(key, held);
             if held.users.is_empty() {
                 held.remove_file();
             }
@@ -195,9 +210,22 @@ mod tests {
         let second: Vec<String> =
             listeners.provide(Generation(2), &both[..1]).expect("held").into_iter().map(|(_, bound)| bound.to_owned()).collect();
         assert_eq!(second[0], first[0]);
-        listeners.release(Generation(1));
+        listeners.release(Generation(1), None);
         TcpStream::connect(&first[0]).expect("generation 2 has it");
         TcpStream::connect(&first[1]).expect_err("nobody has it");
+    }
+
+    #[test]
+    fn an_heir_keeps_what_it_asks_for_and_no_more() {
+        let mut listeners = Listeners::default();
+        let both = wanted(&["web=127.0.0.1:0", "127.0.0.1:0"]);
+        let bound: Vec<String> =
+            listeners.provide(Generation(1), &both).expect("bound").into_iter().map(|(_, bound)| bound.to_owned()).collect();
+        listeners.release(Generation(1), Some(Generation(2)));
+        TcpStream::connect(&bound[1]).expect("generation 2 is being started");
+        listeners.provide(Generation(2), &both[..1]).expect("held");
+        TcpStream::connect(&bound[0]).expect("generation 2 has it");
+        TcpStream::connect(&bound[1]).expect_err("generation 2 does not want it");
     }
 
     #[test]
@@ -227,7 +255,7 @@ mod tests {
             provided[0].1.rsplit_once(':').expect("a port").1.to_owned()
         };
         // The held address was asked for as port 0, so ask for it by number first.
-        listeners.release(Generation(1));
+        listeners.release(Generation(1), None);
         listeners.provide(Generation(1), &wanted(&[&format!(":{port}")])).expect("bound");
         let refusal = listeners.provide(Generation(2), &wanted(&[&format!("127.0.0.1:{port}")])).expect_err("it overlaps");
         assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
@@ -244,7 +272,7 @@ mod tests {
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).expect("it is there"));
         assert_eq!(mode & 0o777, 0o600);
         listeners.provide(Generation(2), &wanted(&[&text])).expect("held");
-        listeners.release(Generation(1));
+        listeners.release(Generation(1), None);
         std::os::unix::net::UnixStream::connect(&path).expect("it listens");
         let mut other = Listeners::default();
         other.provide(Generation(1), &wanted(&[&text])).expect_err("somebody listens there");

@@ -44,6 +44,8 @@ struct Child {
     program: File,
     /// What is known of its end beyond the exit.
     why: Option<String>,
+    /// It has its listeners.
+    is_welcomed: bool,
 }
 
 /// Where releases are remembered; only with the lock.
@@ -214,7 +216,7 @@ impl Master {
         };
         match spawn.start() {
             Ok((pid, link)) => {
-                self.children.insert(generation, Child { pid, link: Some(link), program: file, why: None });
+                self.children.insert(generation, Child { pid, link: Some(link), program: file, why: None, is_welcomed: false });
                 Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
@@ -295,8 +297,10 @@ impl Master {
             // What it said before it ended counts.
             while self.read_child(generation) {}
             let child = self.children.remove(&generation);
-            self.listeners.release(generation);
             self.handle(Event::Exited { generation, exit, why: child.and_then(|child| child.why) });
+            // A generation that was just started in its place has not asked for the listeners yet.
+            let heir = self.supervisor.active().filter(|active| self.children.get(active).is_some_and(|child| !child.is_welcomed));
+            self.listeners.release(generation, heir);
         }
         if let Some(ended) = self.poller.as_mut().and_then(Poller::take_end) {
             self.poller = None;
@@ -403,6 +407,9 @@ impl Master {
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let welcome = Welcome { protocol, generation: generation.0, id, path, addresses };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
+                if let Some(child) = self.children.get_mut(&generation) {
+                    child.is_welcomed = true;
+                }
                 let mut settings = hello.settings;
                 if self.memory.is_none() {
                     settings.source = None;

@@ -478,11 +478,12 @@ impl Supervisor {
     }
 }
 
-/// How an operator reads of a release: `release v1.2 (3f2a…)`.
+/// How an operator reads of a release: `release v1.2 (3f2a9c01d4e7)`. Its tag, which people did not choose, only if it has no other name.
 pub(crate) fn describe(release: &ReleaseName) -> String {
-    let name = release.version.as_deref().unwrap_or(&release.tag);
-    match release.id.get(..12) {
-        Some(id) => format!("release {name} ({id})"),
-        None => format!("release {name}"),
+    match (release.version.as_deref(), release.id.get(..12)) {
+        (Some(version), Some(id)) => format!("release {version} ({id})"),
+        (Some(version), None) => format!("release {version}"),
+        (None, Some(id)) => format!("release {id}"),
+        (None, None) => format!("release with the tag {}", release.tag),
     }
 }
