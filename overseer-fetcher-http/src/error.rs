@@ -69,7 +69,7 @@ pub(crate) fn is_rootless(error: &reqwest::Error) -> bool {
     any_cause(error, |cause| cause.to_string().contains("No CA certificates"))
 }
 
-/// An answer with a status that is of no use. `sent_credentials` says whether the settings have any.
+/// An answer with a status that is of no use. `has_credentials`: the settings have some.
 pub(crate) fn refusal(answer: &Response, method: &Method, from: &Url, has_credentials: bool) -> FetchError {
     let status = answer.status();
     let redirected = *answer.url() != *from;

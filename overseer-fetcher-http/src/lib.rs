@@ -39,7 +39,7 @@
 //!
 //! # What is asked
 //!
-//! - **A look with nothing new is one HEAD request**, on a connection of its own. The headers are those of the list that the server
+//! - **A look with nothing new is one HEAD request.** Each request has a connection of its own, HTTP/1.1 or HTTP/2. The headers are those of the list that the server
 //!   sends; together they are the tag of the release. A `Content-Length` of 0 does not count, as many servers answer HEAD so.
 //! - **Where HEAD is answered by 403, 405 or 501**, or tells none of the headers, a GET follows, with `If-None-Match` and
 //!   `If-Modified-Since` of the last release. A server that tells none of the headers at all is an error, as no change could be seen.
