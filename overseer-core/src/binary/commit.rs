@@ -341,6 +341,41 @@ pub(super) mod tests {
         });
     }
 
+    #[test]
+    fn a_binary_in_a_lower_layer_of_an_overlay_is_replaced_as_any_other() {
+        testing::in_own_mounts("binary::commit::tests::a_binary_in_a_lower_layer_of_an_overlay_is_replaced_as_any_other", |directory| {
+            // As in a container: the layers on one file system, and on two.
+            for kind in ["one", "two"] {
+                let base = directory.join(kind);
+                let [lower, top, merged] = ["lower", "top", "merged"].map(|name| base.join(name));
+                for path in [&lower, &top, &merged] {
+                    fs::create_dir_all(path).expect("a directory");
+                }
+                if kind == "two" {
+                    testing::mount(&["-t", "tmpfs", "none", top.to_str().expect("text")]);
+                }
+                fs::create_dir(top.join("upper")).expect("a directory");
+                fs::create_dir(top.join("work")).expect("a directory");
+                write_program(&lower.join("app"), OLD);
+                let options = format!("lowerdir={},upperdir={}/upper,workdir={}/work", lower.display(), top.display(), top.display());
+                if !testing::try_mount(&["-t", "overlay", "-o", &options, "overlay", merged.to_str().expect("text")]) {
+                    println!("not shown here, for want of an overlay: layers on {kind} file systems");
+                    continue;
+                }
+                let path = merged.join("app");
+                let place = Place::at(&path, None).expect("a place");
+                let state_dir = StateDir::open(&place).expect("a state directory");
+                let scene = Scene { directory: testing::Directory::at(&merged), place, path, state_dir };
+                let (staged, file) = scene.stage();
+                commit(&scene.path, &staged, file.as_fd()).unwrap_or_else(|error| panic!("{kind}: {error}"));
+                assert_eq!((read(&scene.path), read(&scene.previous())), (NEW.to_vec(), OLD.to_vec()));
+                take_back(&scene.path, scene.state_dir.path(), &staged.identity).unwrap_or_else(|error| panic!("{kind}: {error}"));
+                assert_eq!((read(&scene.path), read(&scene.previous())), (OLD.to_vec(), OLD.to_vec()));
+                assert_eq!(scene.names(), [".app.overseer", "app", "previous"]);
+            }
+        });
+    }
+
     /// Set in a copy of the test program that is to commit or to take back: what, and for which scene.
     pub(in crate::binary) const VARIABLE: &str = "OVERSEER_TEST_COMMITTER";
 

@@ -193,21 +193,20 @@ fn copy_attribute(model: &File, file: &File, path: &Path, name: &OsStr) -> Resul
     Ok(Some(format!("cannot give {} the attribute {} of the running binary: {source}", path.display(), name.display())))
 }
 
-/// Finds out whether a release could get the capabilities of the running binary, before anybody downloads one. Without capabilities
-/// it does nothing.
+/// Finds out whether a release could be staged here with the capabilities of the running binary, before anybody downloads one.
 ///
 /// # Errors
 /// [`AttributeError::Capabilities`], and what else keeps a file from being made there.
-pub(crate) fn try_capabilities(model: &File, directory: &Path, name: &OsStr) -> Result<(), AttributeError> {
-    if !model.get_xattr(CAPABILITIES).is_ok_and(|value| value.is_some()) {
-        return Ok(());
-    }
+pub(crate) fn try_out(model: &File, directory: &Path, name: &OsStr) -> Result<(), AttributeError> {
     let (staging, _writer) = Staging::create(directory, name).map_err(|source| AttributeError::Io {
         what: "make a file in",
         path: directory.to_owned(),
         source,
     })?;
-    copy_attribute(model, staging.file(), staging.path(), OsStr::new(CAPABILITIES)).map(drop)
+    match model.get_xattr(CAPABILITIES) {
+        Ok(Some(_)) => copy_attribute(model, staging.file(), staging.path(), OsStr::new(CAPABILITIES)).map(drop),
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -308,7 +307,7 @@ mod tests {
         }
         xattr::set(&model_path, CAPABILITIES, &capabilities).expect("capabilities set");
         let model = File::open(&model_path).expect("opened");
-        try_capabilities(&model, directory.path(), NAME.as_ref()).expect("root may");
+        try_out(&model, directory.path(), NAME.as_ref()).expect("root may");
         let (staging, _writer) = Staging::create(directory.path(), NAME.as_ref()).expect("a file");
         copy_attributes(&model, staging.file(), staging.path()).expect("copied");
         let metadata = staging.file().metadata().expect("metadata");

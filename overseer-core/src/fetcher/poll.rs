@@ -115,7 +115,10 @@ impl From<AttributeError> for Stop {
         let text = FetchError::chain(&error);
         Self::Failed(match error {
             AttributeError::Capabilities { .. } | AttributeError::Owner { .. } => FetchError::settings(text),
-            AttributeError::Io { .. } => FetchError::passing(text),
+            AttributeError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => FetchError::settings(text),
+                _ => FetchError::passing(text),
+            },
         })
     }
 }
@@ -250,7 +253,7 @@ impl Upgrade<'_> {
     ) -> Result<(Staged, File), Stop> {
         let packing = Packing::of(&release.file_name)?;
         let model = self.model()?;
-        staging::try_capabilities(&model, self.directory(), self.name())?;
+        staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
         let whole = named(|| download.receive(release, self.known.partial.as_ref(), progress))??;
         let staging = self.unpack(packing, &whole, poll.size_bytes_max, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
@@ -578,14 +581,16 @@ pub(crate) mod tests {
         scene.has_only_the_program();
     }
 
+    struct Unread;
+
+    impl Read for Unread {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            panic!("it was read");
+        }
+    }
+
     #[test]
     fn a_settled_tag_is_not_read_even_if_the_fetcher_does_not_ask() {
-        struct Unread;
-        impl Read for Unread {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                panic!("it was read");
-            }
-        }
         let scene = Scene::new();
         let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app", Unread))));
         let poll = Poll { fetcher: Box::new(fetcher), size_bytes_max: 1, check_timeout: PATIENCE, pre_upgrade: None };
@@ -712,10 +717,42 @@ pub(crate) mod tests {
             let size = format!("size={}m", mebibytes + mebibytes / 2);
             testing::mount(&["-t", "tmpfs", "-o", &size, "none", directory.to_str().expect("text")]);
             let scene = Scene::at(testing::Directory::at(directory));
-            let error = failed(scene.look(offer("app", bytes)));
+            let error = failed(scene.look(offer("app", bytes.clone())));
+            assert!(error.kind() == FetchErrorKind::Passing && error.to_string().contains("are free"), "{error}");
+            scene.has_only_the_program();
+
+            let of_unknown_size = bytes.clone();
+            let error = failed(scene.look(fetcher_fn("here", move |_| {
+                Ok(Look::release(Release::new("one", "app", io::Cursor::new(of_unknown_size.clone()))))
+            })));
             assert_eq!(error.kind(), FetchErrorKind::Passing);
             assert!(error.to_string().contains("/download: No space left on device"), "{error}");
             scene.has_only_the_program();
+
+            #[cfg(feature = "unpack")]
+            {
+                // Small enough while it is packed.
+                let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                packer.write_all(&vec![0; bytes.len()]).expect("packed");
+                let error = failed(scene.look(offer("app.gz", packer.finish().expect("packed"))));
+                assert_eq!(error.kind(), FetchErrorKind::Passing);
+                assert!(error.to_string().contains("/.app.new-") && error.to_string().contains("No space left"), "{error}");
+                scene.has_only_the_program();
+            }
+        });
+    }
+
+    #[test]
+    fn nothing_is_downloaded_where_nothing_can_be_staged() {
+        testing::in_own_mounts("fetcher::poll::tests::nothing_is_downloaded_where_nothing_can_be_staged", |directory| {
+            let mut scene = Scene::at(testing::Directory::at(directory));
+            let elsewhere = testing::directory();
+            scene.state_dir = elsewhere.path().to_owned();
+            testing::mount(&["--bind", directory.to_str().expect("text"), directory.to_str().expect("text")]);
+            testing::mount(&["-o", "remount,bind,ro", directory.to_str().expect("text")]);
+            let error = failed(scene.look(fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app", Unread))))));
+            assert_eq!(error.kind(), FetchErrorKind::Settings);
+            assert!(error.to_string().contains("cannot make a file in") && error.to_string().contains("Read-only"), "{error}");
         });
     }
 
