@@ -342,6 +342,44 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_binary_of_another_user_is_copied_to_previous_and_replaced_as_far_as_the_rights_go() {
+        let name = "binary::commit::tests::a_binary_of_another_user_is_copied_to_previous_and_replaced_as_far_as_the_rights_go";
+        let prepare = |directory: &Path| {
+            for (name, mode) in [("app", 0o755), ("setuid", 0o4755), ("capable", 0o755)] {
+                write_program(&directory.join(name), OLD);
+                fs::set_permissions(directory.join(name), Permissions::from_mode(mode)).expect("mode set");
+            }
+            xattr::set(directory.join("capable"), "security.capability", &testing::CAPABILITIES).expect("capabilities set");
+        };
+        testing::as_nobody(name, prepare, |directory| {
+            let path = directory.join("app");
+            let place = Place::at(&path, None).expect("a place");
+            let state_dir = StateDir::open(&place).expect("a state directory");
+            let scene = Scene { directory: testing::Directory::at(directory), place, path, state_dir };
+            let (staged, file) = scene.stage();
+            let is_copied = !identity_at(&staged.previous).expect("an identity").same_inode(&staged.started_from);
+            if !is_copied {
+                println!("not shown here, for want of protected_hardlinks: a previous that has to be copied");
+            }
+            commit(&scene.path, &staged, file.as_fd()).expect("committed");
+            assert_eq!((read(&scene.path), read(&scene.previous())), (NEW.to_vec(), OLD.to_vec()));
+            take_back(&scene.path, scene.state_dir.path(), &staged.identity).expect("taken back");
+            assert_eq!((read(&scene.path), read(&scene.previous())), (OLD.to_vec(), OLD.to_vec()));
+
+            // With other rights than the ones that it had, a program must not be replaced.
+            let (staging, _writer) = Staging::create(directory, OsStr::new("app")).expect("a file");
+            let refused = |name: &str| {
+                let model = File::open(directory.join(name)).expect("opened");
+                staging::copy_attributes(&model, staging.file(), staging.path()).expect_err("no right to do that").to_string()
+            };
+            assert!(refused("setuid").contains("the owner 0:0, with whose rights the running binary runs (mode 4755)"));
+            assert!(refused("capable").contains("the capabilities of the running binary"));
+            let model = File::open(directory.join("capable")).expect("opened");
+            staging::try_out(&model, directory, OsStr::new("capable")).expect_err("that is known before a download");
+        });
+    }
+
+    #[test]
     fn a_binary_in_a_lower_layer_of_an_overlay_is_replaced_as_any_other() {
         testing::in_own_mounts("binary::commit::tests::a_binary_in_a_lower_layer_of_an_overlay_is_replaced_as_any_other", |directory| {
             // As in a container: the layers on one file system, and on two.

@@ -300,19 +300,14 @@ mod tests {
         let model_path = directory.path().join(NAME);
         fs::write(&model_path, "old").expect("written");
         std::os::unix::fs::chown(&model_path, Some(4711), Some(4712)).expect("owner set");
-        // cap_net_bind_service=ep in the kernel's format, version 2 (capabilities(7)).
-        let mut capabilities = Vec::new();
-        for word in [0x0200_0001_u32, 1 << 10, 0, 0, 0] {
-            capabilities.extend_from_slice(&word.to_le_bytes());
-        }
-        xattr::set(&model_path, CAPABILITIES, &capabilities).expect("capabilities set");
+        xattr::set(&model_path, CAPABILITIES, &testing::CAPABILITIES).expect("capabilities set");
         let model = File::open(&model_path).expect("opened");
         try_out(&model, directory.path(), NAME.as_ref()).expect("root may");
         let (staging, _writer) = Staging::create(directory.path(), NAME.as_ref()).expect("a file");
         copy_attributes(&model, staging.file(), staging.path()).expect("copied");
         let metadata = staging.file().metadata().expect("metadata");
         assert_eq!((metadata.uid(), metadata.gid()), (4711, 4712));
-        assert_eq!(xattr::get(staging.path(), CAPABILITIES).expect("read"), Some(capabilities));
+        assert_eq!(xattr::get(staging.path(), CAPABILITIES).expect("read"), Some(testing::CAPABILITIES.to_vec()));
         assert_eq!(names(directory.path()).len(), 2, "the trial left nothing");
     }
 }

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::time::{Duration, Instant};
 
+/// cap_net_bind_service=ep as the kernel keeps it, version 2 (capabilities(7)).
+pub(crate) const CAPABILITIES: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// How long a test waits for what is bound to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -67,6 +70,34 @@ pub(crate) fn in_own_mounts(name: &str, body: impl FnOnce(&Path)) {
     }
     let test = std::env::current_exe().expect("the test program");
     let output = unshare().arg(test).args(["--exact", name, "--nocapture"]).env(VARIABLE, name).output().expect("started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text.lines().filter(|line| line.starts_with("not shown here")).for_each(|line| println!("{line}"));
+    assert!(text.contains("1 passed"), "no test has the name {name}: {text}");
+}
+
+/// Runs the test as a user without rights, in a directory of that user's that `prepare` has put files into. Says so where that is impossible.
+///
+/// `name` is the full name of the calling test.
+pub(crate) fn as_nobody(name: &str, prepare: impl FnOnce(&Path), body: impl FnOnce(&Path)) {
+    use std::os::unix::process::CommandExt;
+    const VARIABLE: &str = "OVERSEER_TEST_AS_NOBODY";
+    const NOBODY: u32 = 65534;
+    if let Some(directory) = std::env::var_os(VARIABLE) {
+        return body(Path::new(&directory));
+    }
+    if !is_root(name) {
+        return;
+    }
+    let (directory, tools) = (directory(), directory());
+    prepare(directory.path());
+    std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("owner set");
+    std::os::unix::fs::chown(tools.path(), Some(NOBODY), Some(NOBODY)).expect("owner set");
+    let test = tools.path().join("test");
+    program(&test, Part::Good);
+    let mut command = Command::new(test);
+    command.args(["--exact", name, "--nocapture"]).env(VARIABLE, directory.path()).current_dir("/").uid(NOBODY).gid(NOBODY);
+    let output = command.output().expect("started");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     text.lines().filter(|line| line.starts_with("not shown here")).for_each(|line| println!("{line}"));
