@@ -237,7 +237,7 @@ fn play(part: Part, mut link: Link) -> ! {
         }
         Part::Hangs => {
             let mut child = Command::new("sleep").arg("600").spawn().expect("started");
-            eprint!("{}", child.id());
+            eprint!("child {}", child.id());
             let _ = child.wait();
             exit(9);
         }
