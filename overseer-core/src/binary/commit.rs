@@ -359,7 +359,7 @@ pub(super) mod tests {
             let (staged, file) = scene.stage();
             let is_copied = !identity_at(&staged.previous).expect("an identity").same_inode(&staged.started_from);
             if !is_copied {
-                println!("not shown here, for want of protected_hardlinks: a previous that has to be copied");
+                testing::not_shown("for want of protected_hardlinks: a previous that has to be copied");
             }
             commit(&scene.path, &staged, file.as_fd()).expect("committed");
             assert_eq!((read(&scene.path), read(&scene.previous())), (NEW.to_vec(), OLD.to_vec()));
@@ -397,7 +397,7 @@ pub(super) mod tests {
                 write_program(&lower.join("app"), OLD);
                 let options = format!("lowerdir={},upperdir={}/upper,workdir={}/work", lower.display(), top.display(), top.display());
                 if !testing::try_mount(&["-t", "overlay", "-o", &options, "overlay", merged.to_str().expect("text")]) {
-                    println!("not shown here, for want of an overlay: layers on {kind} file systems");
+                    testing::not_shown(&format!("for want of an overlay: layers on {kind} file systems"));
                     continue;
                 }
                 let path = merged.join("app");
@@ -462,7 +462,7 @@ pub(super) mod tests {
 
     fn killed_at_every_call(begin: impl Fn() -> (Scene, Staged), check: impl Fn(&Scene, &Staged, bool)) {
         if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            println!("not shown here, for want of strace: killed at every system call");
+            testing::not_shown("for want of strace: killed at every system call");
             return;
         }
         let (scene, staged) = begin();
@@ -485,7 +485,11 @@ pub(super) mod tests {
     /// What the next start of a master does.
     fn clean(scene: &Scene) {
         let lock = scene.state_dir.lock().expect("no error").expect("the lock");
-        scene.state_dir.clean(&lock, &scene.place);
+        // A process that another test forks at this moment has a copy of the flock until its exec.
+        testing::until("the staged file is nobody's", || {
+            scene.state_dir.clean(&lock, &scene.place);
+            scene.names().iter().all(|name| !name.contains(".new-"))
+        });
         drop(lock);
         fs::remove_file(scene.state_dir.path().join("lock")).expect("removed");
     }
@@ -541,7 +545,7 @@ pub(super) mod tests {
     fn where_files_cannot_be_exchanged_one_is_renamed() {
         let scene = Scene::with_older_previous();
         if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            println!("not shown here, for want of strace: a file system that cannot exchange");
+            testing::not_shown("for want of strace: a file system that cannot exchange");
             return;
         }
         let (staged, file) = scene.stage();

@@ -39,11 +39,23 @@ pub(crate) fn directory() -> Directory {
     Directory { real: directory.path().canonicalize().expect("a real path"), _directory: Some(directory) }
 }
 
+/// Says what a test cannot show on this machine, past the test program, which hides what passing tests print.
+pub(crate) fn not_shown(what: &str) {
+    let _ = writeln!(std::io::stderr(), "{NOT_SHOWN}{what}");
+}
+
+const NOT_SHOWN: &str = "not shown here, ";
+
+/// Says again what a test in another process could not show.
+fn pass_on(stderr: &[u8]) {
+    String::from_utf8_lossy(stderr).lines().filter_map(|line| line.strip_prefix(NOT_SHOWN)).for_each(not_shown);
+}
+
 /// Whether the test runs as root; if not, says what it does not show.
 pub(crate) fn is_root(what: &str) -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        println!("not shown here, for want of root: {what}");
+        not_shown(&format!("for want of root: {what}"));
     }
     is_root
 }
@@ -65,14 +77,14 @@ pub(crate) fn in_own_mounts(name: &str, body: impl FnOnce(&Path)) {
         command
     };
     if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
-        println!("not shown here, for want of a mount namespace: {name}");
+        not_shown(&format!("for want of a mount namespace: {name}"));
         return;
     }
     let test = std::env::current_exe().expect("the test program");
     let output = unshare().arg(test).args(["--exact", name, "--nocapture"]).env(VARIABLE, name).output().expect("started");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    text.lines().filter(|line| line.starts_with("not shown here")).for_each(|line| println!("{line}"));
+    pass_on(&output.stderr);
     assert!(text.contains("1 passed"), "no test has the name {name}: {text}");
 }
 
@@ -100,7 +112,7 @@ pub(crate) fn as_nobody(name: &str, prepare: impl FnOnce(&Path), body: impl FnOn
     let output = command.output().expect("started");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    text.lines().filter(|line| line.starts_with("not shown here")).for_each(|line| println!("{line}"));
+    pass_on(&output.stderr);
     assert!(text.contains("1 passed"), "no test has the name {name}: {text}");
 }
 
