@@ -164,12 +164,12 @@ impl Poll {
             known.id = File::open(&path).and_then(|mut file| id_of(&mut file)).ok();
             report.running_id.clone_from(&known.id);
         }
-        let source = named(|| self.fetcher.source())?;
+        let source = caught(|| self.fetcher.source())?;
         let download = Download { state_dir: &state_dir, source: &source, size_bytes_max: self.size_bytes_max };
         known.path.clone_from(&path);
         known.size_bytes = metadata.len();
         known.partial = download.beginning();
-        let Look { found, memo } = named(|| self.fetcher.fetch(&known))??;
+        let Look { found, memo } = caught(|| self.fetcher.fetch(&known))??;
         let memo = memo.filter(|memo| is_short_enough(memo, &source));
         let release = match found {
             Found::Unchanged => {
@@ -255,7 +255,7 @@ impl Upgrade<'_> {
         let model = self.model()?;
         staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
-        let whole = named(|| download.receive(release, self.known.partial.as_ref(), progress))??;
+        let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
         let staging = self.unpack(packing, &whole, poll.size_bytes_max, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
         name.id = id_of_file(staging.path())?;
         if self.known.id.as_ref() == Some(&name.id) {
@@ -354,7 +354,7 @@ fn id_of_file(path: &Path) -> Result<String, FetchError> {
 }
 
 /// Calls the fetcher; a panic in it is a failed look.
-fn named<T>(call: impl FnOnce() -> T) -> Result<T, FetchError> {
+fn caught<T>(call: impl FnOnce() -> T) -> Result<T, FetchError> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| FetchError::passing(format!("the fetcher panicked: {}", panic_text(&*panic))))
 }
 
@@ -908,11 +908,21 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn its_memory_does_not_grow_with_the_release() {
+    fn its_memory_does_not_grow_with_the_release_and_its_messages_are_few() {
         let scene = Scene::new();
         let huge = scene.directory.path().join("huge");
         File::create(&huge).expect("created");
-        let (_, verdict, why) = refused(Process::start(&scene).report());
+        let before = Instant::now();
+        let mut process = Process::start(&scene);
+        let mut messages = 0;
+        let said = loop {
+            match process.message() {
+                (FromPoll::Report(report), file) => break (*report, file),
+                _ => messages += 1,
+            }
+        };
+        assert!((1..=before.elapsed().as_secs() + 1).contains(&messages), "{messages} messages in {:?}", before.elapsed());
+        let (_, verdict, why) = refused(said);
         assert!(verdict == Verdict::Reject && why.contains("is no executable"), "{why}");
         let peaks = fs::read_to_string(&huge).expect("read");
         let peaks: Vec<u64> = peaks.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse().ok()).collect();
