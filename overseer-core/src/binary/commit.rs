@@ -341,6 +341,79 @@ pub(super) mod tests {
         });
     }
 
+    #[test]
+    fn a_binary_of_another_user_is_copied_to_previous_and_replaced_as_far_as_the_rights_go() {
+        let name = "binary::commit::tests::a_binary_of_another_user_is_copied_to_previous_and_replaced_as_far_as_the_rights_go";
+        let prepare = |directory: &Path| {
+            for (name, mode) in [("app", 0o755), ("setuid", 0o4755), ("capable", 0o755)] {
+                write_program(&directory.join(name), OLD);
+                fs::set_permissions(directory.join(name), Permissions::from_mode(mode)).expect("mode set");
+            }
+            xattr::set(directory.join("capable"), "security.capability", &testing::CAPABILITIES).expect("capabilities set");
+        };
+        testing::as_nobody(name, prepare, |directory| {
+            let path = directory.join("app");
+            let place = Place::at(&path, None).expect("a place");
+            let state_dir = StateDir::open(&place).expect("a state directory");
+            let scene = Scene { directory: testing::Directory::at(directory), place, path, state_dir };
+            let (staged, file) = scene.stage();
+            let is_copied = !identity_at(&staged.previous).expect("an identity").same_inode(&staged.started_from);
+            if !is_copied {
+                testing::not_shown("for want of protected_hardlinks: a previous that has to be copied");
+            }
+            commit(&scene.path, &staged, file.as_fd()).expect("committed");
+            assert_eq!((read(&scene.path), read(&scene.previous())), (NEW.to_vec(), OLD.to_vec()));
+            take_back(&scene.path, scene.state_dir.path(), &staged.identity).expect("taken back");
+            assert_eq!((read(&scene.path), read(&scene.previous())), (OLD.to_vec(), OLD.to_vec()));
+
+            // With other rights than the ones that it had, a program must not be replaced.
+            let (staging, _writer) = Staging::create(directory, OsStr::new("app")).expect("a file");
+            let refused = |name: &str| {
+                let model = File::open(directory.join(name)).expect("opened");
+                staging::copy_attributes(&model, staging.file(), staging.path()).expect_err("no right to do that").to_string()
+            };
+            assert!(refused("setuid").contains("the owner 0:0, with whose rights the running binary runs (mode 4755)"));
+            assert!(refused("capable").contains("the capabilities of the running binary"));
+            let model = File::open(directory.join("capable")).expect("opened");
+            staging::try_out(&model, directory, OsStr::new("capable")).expect_err("that is known before a download");
+        });
+    }
+
+    #[test]
+    fn a_binary_in_a_lower_layer_of_an_overlay_is_replaced_as_any_other() {
+        testing::in_own_mounts("binary::commit::tests::a_binary_in_a_lower_layer_of_an_overlay_is_replaced_as_any_other", |directory| {
+            // As in a container: the layers on one file system, and on two.
+            for kind in ["one", "two"] {
+                let base = directory.join(kind);
+                let [lower, top, merged] = ["lower", "top", "merged"].map(|name| base.join(name));
+                for path in [&lower, &top, &merged] {
+                    fs::create_dir_all(path).expect("a directory");
+                }
+                if kind == "two" {
+                    testing::mount(&["-t", "tmpfs", "none", top.to_str().expect("text")]);
+                }
+                fs::create_dir(top.join("upper")).expect("a directory");
+                fs::create_dir(top.join("work")).expect("a directory");
+                write_program(&lower.join("app"), OLD);
+                let options = format!("lowerdir={},upperdir={}/upper,workdir={}/work", lower.display(), top.display(), top.display());
+                if !testing::try_mount(&["-t", "overlay", "-o", &options, "overlay", merged.to_str().expect("text")]) {
+                    testing::not_shown(&format!("for want of an overlay: layers on {kind} file systems"));
+                    continue;
+                }
+                let path = merged.join("app");
+                let place = Place::at(&path, None).expect("a place");
+                let state_dir = StateDir::open(&place).expect("a state directory");
+                let scene = Scene { directory: testing::Directory::at(&merged), place, path, state_dir };
+                let (staged, file) = scene.stage();
+                commit(&scene.path, &staged, file.as_fd()).unwrap_or_else(|error| panic!("{kind}: {error}"));
+                assert_eq!((read(&scene.path), read(&scene.previous())), (NEW.to_vec(), OLD.to_vec()));
+                take_back(&scene.path, scene.state_dir.path(), &staged.identity).unwrap_or_else(|error| panic!("{kind}: {error}"));
+                assert_eq!((read(&scene.path), read(&scene.previous())), (OLD.to_vec(), OLD.to_vec()));
+                assert_eq!(scene.names(), [".app.overseer", "app", "previous"]);
+            }
+        });
+    }
+
     /// Set in a copy of the test program that is to commit or to take back: what, and for which scene.
     pub(in crate::binary) const VARIABLE: &str = "OVERSEER_TEST_COMMITTER";
 
@@ -389,7 +462,7 @@ pub(super) mod tests {
 
     fn killed_at_every_call(begin: impl Fn() -> (Scene, Staged), check: impl Fn(&Scene, &Staged, bool)) {
         if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            println!("not shown here, for want of strace: killed at every system call");
+            testing::not_shown("for want of strace: killed at every system call");
             return;
         }
         let (scene, staged) = begin();
@@ -412,7 +485,11 @@ pub(super) mod tests {
     /// What the next start of a master does.
     fn clean(scene: &Scene) {
         let lock = scene.state_dir.lock().expect("no error").expect("the lock");
-        scene.state_dir.clean(&lock, &scene.place);
+        // A process that another test forks at this moment has a copy of the flock until its exec.
+        testing::until("the staged file is nobody's", || {
+            scene.state_dir.clean(&lock, &scene.place);
+            scene.names().iter().all(|name| !name.contains(".new-"))
+        });
         drop(lock);
         fs::remove_file(scene.state_dir.path().join("lock")).expect("removed");
     }
@@ -468,7 +545,7 @@ pub(super) mod tests {
     fn where_files_cannot_be_exchanged_one_is_renamed() {
         let scene = Scene::with_older_previous();
         if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            println!("not shown here, for want of strace: a file system that cannot exchange");
+            testing::not_shown("for want of strace: a file system that cannot exchange");
             return;
         }
         let (staged, file) = scene.stage();

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::time::{Duration, Instant};
 
+/// cap_net_bind_service=ep as the kernel keeps it, version 2 (capabilities(7)).
+pub(crate) const CAPABILITIES: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// How long a test waits for what is bound to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,11 +39,23 @@ pub(crate) fn directory() -> Directory {
     Directory { real: directory.path().canonicalize().expect("a real path"), _directory: Some(directory) }
 }
 
+/// Says what a test cannot show on this machine, past the test program, which hides what passing tests print.
+pub(crate) fn not_shown(what: &str) {
+    let _ = writeln!(std::io::stderr(), "{NOT_SHOWN}{what}");
+}
+
+const NOT_SHOWN: &str = "not shown here, ";
+
+/// Says again what a test in another process could not show.
+fn pass_on(stderr: &[u8]) {
+    String::from_utf8_lossy(stderr).lines().filter_map(|line| line.strip_prefix(NOT_SHOWN)).for_each(not_shown);
+}
+
 /// Whether the test runs as root; if not, says what it does not show.
 pub(crate) fn is_root(what: &str) -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        println!("not shown here, for want of root: {what}");
+        not_shown(&format!("for want of root: {what}"));
     }
     is_root
 }
@@ -62,19 +77,52 @@ pub(crate) fn in_own_mounts(name: &str, body: impl FnOnce(&Path)) {
         command
     };
     if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
-        println!("not shown here, for want of a mount namespace: {name}");
+        not_shown(&format!("for want of a mount namespace: {name}"));
         return;
     }
     let test = std::env::current_exe().expect("the test program");
     let output = unshare().arg(test).args(["--exact", name, "--nocapture"]).env(VARIABLE, name).output().expect("started");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    pass_on(&output.stderr);
+    assert!(text.contains("1 passed"), "no test has the name {name}: {text}");
+}
+
+/// Runs the test as a user without rights, in a directory of that user's that `prepare` has put files into. Says so where that is impossible.
+///
+/// `name` is the full name of the calling test.
+pub(crate) fn as_nobody(name: &str, prepare: impl FnOnce(&Path), body: impl FnOnce(&Path)) {
+    use std::os::unix::process::CommandExt;
+    const VARIABLE: &str = "OVERSEER_TEST_AS_NOBODY";
+    const NOBODY: u32 = 65534;
+    if let Some(directory) = std::env::var_os(VARIABLE) {
+        return body(Path::new(&directory));
+    }
+    if !is_root(name) {
+        return;
+    }
+    let (directory, tools) = (directory(), directory());
+    prepare(directory.path());
+    std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("owner set");
+    std::os::unix::fs::chown(tools.path(), Some(NOBODY), Some(NOBODY)).expect("owner set");
+    let test = tools.path().join("test");
+    program(&test, Part::Good);
+    let mut command = Command::new(test);
+    command.args(["--exact", name, "--nocapture"]).env(VARIABLE, directory.path()).current_dir("/").uid(NOBODY).gid(NOBODY);
+    let output = command.output().expect("started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    pass_on(&output.stderr);
     assert!(text.contains("1 passed"), "no test has the name {name}: {text}");
 }
 
 pub(crate) fn mount(arguments: &[&str]) {
-    let status = Command::new("mount").args(arguments).status().expect("mount is there");
-    assert!(status.success(), "mount {arguments:?}: {status}");
+    assert!(try_mount(arguments), "mount {arguments:?} failed");
+}
+
+/// For what not every system can mount.
+pub(crate) fn try_mount(arguments: &[&str]) -> bool {
+    Command::new("mount").args(arguments).status().expect("mount is there").success()
 }
 
 /// Fills the file system that holds the directory.
@@ -201,7 +249,7 @@ fn play(part: Part, mut link: Link) -> ! {
         }
         Part::Hangs => {
             let mut child = Command::new("sleep").arg("600").spawn().expect("started");
-            eprint!("{}", child.id());
+            eprint!("child {}", child.id());
             let _ = child.wait();
             exit(9);
         }

@@ -5,6 +5,7 @@
 
 use super::{FetchError, Partial, Release};
 use crate::binary::{Hashes, Refusal};
+use crate::sys::files;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -123,6 +124,12 @@ impl Download<'_> {
             return Err(nothing_left(Refusal::reject(why)));
         }
         let resumed_at = release.resumed_at;
+        let needed = release.size_bytes.map_or(0, |size| size.saturating_sub(resumed_at));
+        if let Some(free) = files::free_bytes(self.state_dir).filter(|free| *free < needed) {
+            // Not tried, since the service may write to the same disk. What is there of it stays.
+            let text = format!("{} needs {needed} bytes in {}, and {free} are free", release.tag, self.state_dir.display());
+            return Err((FetchError::passing(text).into(), Left::Beginning));
+        }
         let mut hashes = Hashes::new(&release.digests);
         let mut file = self.open(release, partial, &mut hashes).map_err(nothing_left)?;
         let mut size = resumed_at;
@@ -415,6 +422,10 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains("/download: No space left on device"), "{text}");
             assert_eq!(names(directory), [""; 0]);
+
+            let unread = Breaks(b"", None);
+            let error = failed(download.receive(Release::new("one", "app", unread).size_bytes(1 << 20), None, &mut |_| ()));
+            assert!(error.to_string().contains("needs 1048576 bytes") && error.to_string().ends_with("131072 are free"), "{error}");
         });
     }
 }

@@ -115,7 +115,10 @@ impl From<AttributeError> for Stop {
         let text = FetchError::chain(&error);
         Self::Failed(match error {
             AttributeError::Capabilities { .. } | AttributeError::Owner { .. } => FetchError::settings(text),
-            AttributeError::Io { .. } => FetchError::passing(text),
+            AttributeError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => FetchError::settings(text),
+                _ => FetchError::passing(text),
+            },
         })
     }
 }
@@ -161,12 +164,12 @@ impl Poll {
             known.id = File::open(&path).and_then(|mut file| id_of(&mut file)).ok();
             report.running_id.clone_from(&known.id);
         }
-        let source = named(|| self.fetcher.source())?;
+        let source = caught(|| self.fetcher.source())?;
         let download = Download { state_dir: &state_dir, source: &source, size_bytes_max: self.size_bytes_max };
         known.path.clone_from(&path);
         known.size_bytes = metadata.len();
         known.partial = download.beginning();
-        let Look { found, memo } = named(|| self.fetcher.fetch(&known))??;
+        let Look { found, memo } = caught(|| self.fetcher.fetch(&known))??;
         let memo = memo.filter(|memo| is_short_enough(memo, &source));
         let release = match found {
             Found::Unchanged => {
@@ -250,9 +253,9 @@ impl Upgrade<'_> {
     ) -> Result<(Staged, File), Stop> {
         let packing = Packing::of(&release.file_name)?;
         let model = self.model()?;
-        staging::try_capabilities(&model, self.directory(), self.name())?;
+        staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
-        let whole = named(|| download.receive(release, self.known.partial.as_ref(), progress))??;
+        let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
         let staging = self.unpack(packing, &whole, poll.size_bytes_max, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
         name.id = id_of_file(staging.path())?;
         if self.known.id.as_ref() == Some(&name.id) {
@@ -351,7 +354,7 @@ fn id_of_file(path: &Path) -> Result<String, FetchError> {
 }
 
 /// Calls the fetcher; a panic in it is a failed look.
-fn named<T>(call: impl FnOnce() -> T) -> Result<T, FetchError> {
+fn caught<T>(call: impl FnOnce() -> T) -> Result<T, FetchError> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| FetchError::passing(format!("the fetcher panicked: {}", panic_text(&*panic))))
 }
 
@@ -578,14 +581,16 @@ pub(crate) mod tests {
         scene.has_only_the_program();
     }
 
+    struct Unread;
+
+    impl Read for Unread {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            panic!("it was read");
+        }
+    }
+
     #[test]
     fn a_settled_tag_is_not_read_even_if_the_fetcher_does_not_ask() {
-        struct Unread;
-        impl Read for Unread {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                panic!("it was read");
-            }
-        }
         let scene = Scene::new();
         let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app", Unread))));
         let poll = Poll { fetcher: Box::new(fetcher), size_bytes_max: 1, check_timeout: PATIENCE, pre_upgrade: None };
@@ -712,10 +717,42 @@ pub(crate) mod tests {
             let size = format!("size={}m", mebibytes + mebibytes / 2);
             testing::mount(&["-t", "tmpfs", "-o", &size, "none", directory.to_str().expect("text")]);
             let scene = Scene::at(testing::Directory::at(directory));
-            let error = failed(scene.look(offer("app", bytes)));
+            let error = failed(scene.look(offer("app", bytes.clone())));
+            assert!(error.kind() == FetchErrorKind::Passing && error.to_string().contains("are free"), "{error}");
+            scene.has_only_the_program();
+
+            let of_unknown_size = bytes.clone();
+            let error = failed(scene.look(fetcher_fn("here", move |_| {
+                Ok(Look::release(Release::new("one", "app", io::Cursor::new(of_unknown_size.clone()))))
+            })));
             assert_eq!(error.kind(), FetchErrorKind::Passing);
             assert!(error.to_string().contains("/download: No space left on device"), "{error}");
             scene.has_only_the_program();
+
+            #[cfg(feature = "unpack")]
+            {
+                // Small enough while it is packed.
+                let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                packer.write_all(&vec![0; bytes.len()]).expect("packed");
+                let error = failed(scene.look(offer("app.gz", packer.finish().expect("packed"))));
+                assert_eq!(error.kind(), FetchErrorKind::Passing);
+                assert!(error.to_string().contains("/.app.new-") && error.to_string().contains("No space left"), "{error}");
+                scene.has_only_the_program();
+            }
+        });
+    }
+
+    #[test]
+    fn nothing_is_downloaded_where_nothing_can_be_staged() {
+        testing::in_own_mounts("fetcher::poll::tests::nothing_is_downloaded_where_nothing_can_be_staged", |directory| {
+            let mut scene = Scene::at(testing::Directory::at(directory));
+            let elsewhere = testing::directory();
+            scene.state_dir = elsewhere.path().to_owned();
+            testing::mount(&["--bind", directory.to_str().expect("text"), directory.to_str().expect("text")]);
+            testing::mount(&["-o", "remount,bind,ro", directory.to_str().expect("text")]);
+            let error = failed(scene.look(fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app", Unread))))));
+            assert_eq!(error.kind(), FetchErrorKind::Settings);
+            assert!(error.to_string().contains("cannot make a file in") && error.to_string().contains("Read-only"), "{error}");
         });
     }
 
@@ -871,11 +908,21 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn its_memory_does_not_grow_with_the_release() {
+    fn its_memory_does_not_grow_with_the_release_and_its_messages_are_few() {
         let scene = Scene::new();
         let huge = scene.directory.path().join("huge");
         File::create(&huge).expect("created");
-        let (_, verdict, why) = refused(Process::start(&scene).report());
+        let before = Instant::now();
+        let mut process = Process::start(&scene);
+        let mut messages = 0;
+        let said = loop {
+            match process.message() {
+                (FromPoll::Report(report), file) => break (*report, file),
+                _ => messages += 1,
+            }
+        };
+        assert!((1..=before.elapsed().as_secs() + 1).contains(&messages), "{messages} messages in {:?}", before.elapsed());
+        let (_, verdict, why) = refused(said);
         assert!(verdict == Verdict::Reject && why.contains("is no executable"), "{why}");
         let peaks = fs::read_to_string(&huge).expect("read");
         let peaks: Vec<u64> = peaks.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse().ok()).collect();

@@ -50,6 +50,14 @@ pub(crate) fn mount_flags(path: &Path) -> io::Result<MountFlags> {
     Ok(MountFlags { is_read_only: flags.contains(FsFlags::ST_RDONLY), is_noexec: flags.contains(FsFlags::ST_NOEXEC) })
 }
 
+/// How many bytes this user may still write to the file system that holds `path`; `None` if it does not say.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let status = statvfs(path).ok().filter(|status| status.blocks() > 0)?;
+    #[allow(clippy::useless_conversion, reason = "the types differ between systems")]
+    let (blocks, size) = (u64::from(status.blocks_available()), u64::from(status.fragment_size()));
+    Some(blocks.saturating_mul(size))
+}
+
 /// A descriptor that turns readable when the process ends (pidfd_open(2); Linux 5.3).
 pub(crate) fn process_descriptor(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two numbers.
