@@ -4,6 +4,7 @@
 //! `overseer`, which reads what the master says and takes TERM and INT where the program has no handler of its own.
 
 use crate::Error;
+use crate::listener::Closer;
 use crate::protocol::{Drain, Hello, ToChild, ToMaster, Welcome};
 use crate::signal::Signal;
 use crate::supervisor::Settings;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) started_at: SystemTime,
     pub(crate) settings: Settings,
     is_ready: AtomicBool,
+    /// The listeners, to be closed when the master is gone: nobody accepts on them any more, and a new master is to get the addresses.
+    pub(crate) listeners: OnceLock<Vec<Closer>>,
     /// Starts the thread that listens to the master.
     attended: Once,
     /// Readable, for ever, from the moment the drain begins: its other end is closed then.
@@ -74,6 +77,7 @@ impl Shared {
             started_at: SystemTime::now(),
             settings: beginning.settings,
             is_ready: AtomicBool::new(false),
+            listeners: OnceLock::new(),
             attended: Once::new(),
             drain_pipe,
             inner: Mutex::new(Inner { drain_writer: Some(drain_writer), deadline: None, open: 0, may_accept, wakers: Vec::new() }),
@@ -254,6 +258,8 @@ impl Attendant {
             }
             if ready.get(1).is_some_and(|link| link.read) && !self.listen() {
                 self.link = None;
+                self.shared.begin_drain(self.shared.settings.terminate_timeout);
+                self.shared.listeners.get().into_iter().flatten().for_each(Closer::close);
             }
             let is_alone = self.link.is_none();
             if is_alone && self.shared.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
@@ -289,12 +295,10 @@ impl Attendant {
                 Ok(Received::Message(ToChild::Welcome(_) | ToChild::Refused(_) | ToChild::Unknown, _) | Received::Nothing) => {}
                 Ok(Received::ExecFailed(_) | Received::Ended) => {
                     log::warn!(target: "overseer::child", "the master is gone; finishing what is open");
-                    self.shared.begin_drain(self.shared.settings.terminate_timeout);
                     return false;
                 }
                 Err(error) => {
                     log::error!(target: "overseer::child", "the master cannot be understood: {error}; finishing what is open");
-                    self.shared.begin_drain(self.shared.settings.terminate_timeout);
                     return false;
                 }
             }

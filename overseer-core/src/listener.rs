@@ -8,11 +8,13 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How long `incoming` waits when the process has no descriptor left for a connection.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
+/// How long after a listener was closed the drain that it was closed for is heard of at the latest.
+const CLOSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// A listening socket, shared by the master and all generations.
 ///
@@ -22,7 +24,7 @@ pub struct Listener {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     socket: Socket,
     name: Option<String>,
     bound_to: String,
@@ -39,6 +41,11 @@ impl Listener {
         let bound_to = sockets::bound_to(socket.as_fd());
         let socket = if sockets::is_unix(socket.as_fd()) { Socket::Unix(socket.into()) } else { Socket::Tcp(socket.into()) };
         Self { inner: Arc::new(Inner { socket, name, bound_to, shared }) }
+    }
+
+    /// A way to close it for everybody that does not keep it open.
+    pub(crate) fn closer(&self) -> Closer {
+        Closer(Arc::downgrade(&self.inner))
     }
 
     /// The name that the address was given, if it was.
@@ -88,6 +95,8 @@ impl Listener {
             match self.accept_now() {
                 Ok(stream) => return Ok(Some(Connection { stream, _open: open })),
                 Err(error) if is_passing(&error) => {}
+                // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
+                Err(error) if is_closed(&error) && shared.wait_for_drain(Some(CLOSED_PAUSE)) => return Ok(None),
                 Err(error) if is_shortage(&error) => {
                     log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
                     wait(&interests[..1], Some(NO_DESCRIPTOR_PAUSE))?;
@@ -136,6 +145,11 @@ impl Listener {
     }
 }
 
+/// Whether the socket does not listen any more (accept(2), EINVAL).
+fn is_closed(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::EINVAL)
+}
+
 /// Errors of accept(2) that belong to the one connection, or to nothing.
 fn is_passing(error: &io::Error) -> bool {
     use nix::libc;
@@ -169,9 +183,30 @@ impl AsFd for Listener {
     }
 }
 
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("name", &self.name).field("address", &self.bound_to).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("name", &self.inner.name).field("address", &self.inner.bound_to).finish_non_exhaustive()
+        self.inner.fmt(f)
+    }
+}
+
+/// Closes a listener for every process that has it; see [`sockets::shut_down`].
+#[derive(Debug)]
+pub(crate) struct Closer(Weak<Inner>);
+
+impl Closer {
+    pub(crate) fn close(&self) {
+        if let Some(inner) = self.0.upgrade() {
+            let _ = match &inner.socket {
+                Socket::Tcp(listener) => sockets::shut_down(listener.as_fd()),
+                Socket::Unix(listener) => sockets::shut_down(listener.as_fd()),
+            };
+        }
     }
 }
 

@@ -130,10 +130,12 @@ impl Listeners {
         });
     }
 
-    /// Closes all, and removes the files of Unix sockets.
+    /// Closes all, for the generations that have them too, and removes the files of Unix sockets: nobody accepts on them any more, so whoever
+    /// connects is to be refused at once and not to wait.
     pub(crate) fn close(&mut self) {
         for held in std::mem::take(&mut self.held).into_values() {
             held.remove_file();
+            let _ = sockets::shut_down(held.socket.as_fd());
         }
     }
 

@@ -73,11 +73,13 @@ impl Supervisor {
     }
 
     pub(super) fn welcomed(&mut self, generation: Generation, settings: Settings) {
-        let now = self.now;
+        let (now, is_leaving) = (self.now, self.is_leaving());
         let Some(child) = self.child(generation) else { return };
         if child.stage == Stage::Starting {
             child.stage = Stage::Welcomed;
-            child.deadline = Some(now + settings.ready_timeout.unwrap_or(settings.warm_up));
+            if !is_leaving {
+                child.deadline = Some(now + settings.ready_timeout.unwrap_or(settings.warm_up));
+            }
             child.settings = settings;
         }
     }

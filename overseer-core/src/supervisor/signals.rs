@@ -76,6 +76,14 @@ impl Supervisor {
         for generation in all {
             self.ask_to_leave(generation, signal, is_stop, to_the_group);
         }
+        self.close_listeners_if_nobody_accepts();
+    }
+
+    /// Once all drain, whoever connects is refused at once, and does not wait in a backlog that nobody empties.
+    fn close_listeners_if_nobody_accepts(&mut self) {
+        if self.children.values().all(|child| child.drains && matches!(child.stage, Stage::Draining | Stage::Killed)) {
+            self.act(Action::CloseListeners);
+        }
     }
 
     fn ask_to_leave(&mut self, generation: Generation, signal: Signal, is_stop: bool, to_the_group: bool) {
@@ -114,5 +122,6 @@ impl Supervisor {
         for generation in all {
             self.drain(generation);
         }
+        self.close_listeners_if_nobody_accepts();
     }
 }

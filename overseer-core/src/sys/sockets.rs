@@ -167,8 +167,7 @@ pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends a listening socket for every process that has it. For tests.
-#[cfg(test)]
+/// Ends a listening socket for every process that has it: who connects from now on is refused, and another process can bind the address.
 pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
 }
