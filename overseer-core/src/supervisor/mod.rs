@@ -17,6 +17,12 @@ mod generations;
 mod looks;
 mod settings;
 mod signals;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use settings::{Installation, Settings};
 
