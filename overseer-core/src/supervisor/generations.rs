@@ -13,6 +13,14 @@ use std::time::Duration;
 /// How long draining generations have once the active one has ended abnormally.
 const ABNORMAL_END_GRACE: Duration = Duration::from_secs(2);
 
+/// How the program ended, as the rules see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With success, or because it was asked to.
+    Orderly,
+    Abnormal,
+}
+
 impl Supervisor {
     /// Asks for a process of the next generation.
     pub(super) fn spawn(&mut self, program: Program, origin: Origin) -> Generation {
@@ -66,9 +74,9 @@ impl Supervisor {
         if self.candidate == Some(generation) {
             self.candidate_failed(&why, blame);
             self.children.remove(&generation);
-        } else if self.children.remove(&generation).is_some() {
+        } else if self.children.remove(&generation).is_some() && self.active == Some(generation) {
             self.say(Message::ProgramFailed { generation, why });
-            self.active_ended(Exit::Code(1));
+            self.active_ended(Exit::Code(1), End::Abnormal);
         }
     }
 
@@ -383,54 +391,51 @@ impl Supervisor {
 
     /// The serving generation is gone. Somebody else takes over, or the master ends as it did.
     fn active_exited(&mut self, generation: Generation, exit: Exit, was_asked_to: bool) {
-        let is_abnormal = !exit.is_success() && !was_asked_to;
-        let child = self.children.remove(&generation);
-        if self.is_leaving() || !is_abnormal {
-            self.lived_cleanly(exit);
+        let end = if exit.is_success() || was_asked_to { End::Orderly } else { End::Abnormal };
+        let ran = self.children.remove(&generation).map(|child| child.identity);
+        if self.is_leaving() || end == End::Orderly {
+            self.lived_cleanly(ran, exit);
             if !self.is_leaving() {
                 self.note(Message::ProgramEnded { generation, exit });
             }
-            return self.active_ended(exit);
+            return self.active_ended(exit, end);
         }
-        let ran = child.map(|child| child.identity);
         let on_probation = self.record.probation.as_ref().map(|probation| probation.identity).filter(|identity| Some(*identity) == ran);
-        if let Some(candidate) = self.candidate
-            && let Some(next) = self.children.get(&candidate)
-            && next.stage == Stage::WarmingUp
-            && on_probation != Some(next.identity)
-        {
-            self.say(Message::GenerationGone { generation, exit });
-            return self.commit(candidate);
-        }
-        match on_probation {
-            Some(failed) => {
-                if let Some(candidate) = self.candidate {
-                    self.candidate_failed("has to give way to the previous binary", Blame::Nobody);
-                    self.drain(candidate);
-                }
-                self.restart_wanted = None;
+        match (on_probation, self.ready_candidate()) {
+            // Even if a candidate is ready: what it would leave behind as `previous` is the release that has just crashed.
+            (Some(failed), _) => {
+                self.cut_look_short();
                 self.failed_exit = Some(exit);
                 self.act(Action::TakeBack { failed });
             }
-            None => {
+            (None, Some(candidate)) => {
+                self.say(Message::GenerationGone { generation, exit });
+                self.commit(candidate);
+            }
+            (None, None) => {
                 self.note(Message::ProgramEnded { generation, exit });
-                self.active_ended(exit);
+                self.active_ended(exit, end);
             }
         }
     }
 
+    /// The candidate, if it serves already.
+    fn ready_candidate(&self) -> Option<Generation> {
+        self.candidate.filter(|candidate| self.children.get(candidate).is_some_and(|child| child.stage == Stage::WarmingUp))
+    }
+
     /// The end of the program is the end of the master, once all others are gone.
-    pub(super) fn active_ended(&mut self, exit: Exit) {
+    pub(super) fn active_ended(&mut self, exit: Exit, end: End) {
         self.active = None;
         self.probation_until = None;
-        let since = self.leaving.as_ref().map_or(self.now, |leaving| leaving.since);
-        self.leaving = Some(Leaving { since, exit: Some(exit) });
+        let asked_at = self.leaving.as_ref().and_then(|leaving| leaving.asked_at);
+        self.leaving = Some(Leaving { asked_at, exit: Some(exit) });
         self.stop_updates();
         self.act(Action::CloseListeners);
         let others: Vec<Generation> = self.children.keys().copied().collect();
         for generation in others {
             self.drain(generation);
-            if !exit.is_success() {
+            if end == End::Abnormal {
                 let latest = self.now + ABNORMAL_END_GRACE;
                 if let Some(child) = self.child(generation) {
                     child.deadline = child.deadline.map(|deadline| deadline.min(latest));
@@ -457,8 +462,9 @@ impl Supervisor {
     }
 
     /// A release that ended as it should is not one that keeps crashing, so its starts do not add up.
-    fn lived_cleanly(&mut self, exit: Exit) {
-        if let Some(probation) = &mut self.record.probation {
+    fn lived_cleanly(&mut self, ran: Option<Identity>, exit: Exit) {
+        // One that was installed without a restart has not lived at all.
+        if let Some(probation) = self.record.probation.as_mut().filter(|probation| Some(probation.identity) == ran) {
             probation.starts = 0;
             if exit.is_success() && !self.is_leaving() {
                 self.record.probation = None;
@@ -479,6 +485,11 @@ impl Supervisor {
         let exit = self.failed_exit.take().unwrap_or(Exit::Code(1));
         let Some(release) = self.record.probation.as_ref().map(|probation| probation.release.clone()) else { return };
         self.probation_until = None;
+        self.restart_wanted = None;
+        if let Some(candidate) = self.candidate {
+            self.candidate_failed("has to give way to the previous binary", Blame::Nobody);
+            self.drain(candidate);
+        }
         let now = self.unix_s();
         self.record.taken_back(format!("ended with {exit} in its probation"), now);
         let generation = self.spawn(Program::AtPath, Origin::Start);
@@ -488,10 +499,24 @@ impl Supervisor {
 
     pub(super) fn take_back_failed(&mut self, why: String) {
         let exit = self.failed_exit.take().unwrap_or(Exit::Code(1));
-        if let Some(probation) = self.record.probation.take() {
-            self.note(Message::TakeBackFailed { release: describe(&probation.release), exit, why });
+        let release = self.record.probation.take().map(|probation| probation.release);
+        match (release, self.ready_candidate()) {
+            (release, Some(candidate)) => {
+                if let Some(release) = release {
+                    let why = format!("ended with {exit} in its probation");
+                    self.record.installed = None;
+                    self.note(Message::Rejected { release: describe(&release), why: why.clone(), active: candidate });
+                    self.reject(release, why);
+                }
+                self.commit(candidate);
+            }
+            (release, None) => {
+                if let Some(release) = release {
+                    self.note(Message::TakeBackFailed { release: describe(&release), exit, why });
+                }
+                self.active_ended(exit, End::Abnormal);
+            }
         }
-        self.active_ended(exit);
     }
 
     pub(super) fn restart_asked(&mut self, asker: Asker) {
@@ -520,6 +545,10 @@ impl Supervisor {
     pub(super) fn restart_if_possible(&mut self) {
         if self.is_leaving() || self.active.is_none() || self.why_no_restart_now().is_some() {
             return;
+        }
+        if self.restart_wanted.is_some() && self.looking.running_until.is_some() {
+            // What the poll finds would be a second candidate. It is repeated afterwards.
+            return self.cut_look_short();
         }
         let Some(asker) = self.restart_wanted.take() else { return };
         if let Some(release) = self.waiting.take() {

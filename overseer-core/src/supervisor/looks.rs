@@ -13,6 +13,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60 * 60);
 /// The longest pause that a source can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most bytes of settled tags that a fetcher is told of, so that they fit into one frame.
+const SETTLED_BYTES_MAX: usize = 32 * 1024;
 /// For how long a release is held back after its first and second failure; the third rejects it.
 const HOLD_BACKS: [Duration; 2] = [Duration::from_secs(10 * 60), Duration::from_secs(60 * 60)];
 
@@ -24,11 +26,14 @@ impl Supervisor {
         let judged = self.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none_or(|until| until > now));
         let ids = judged.clone().map(|judged| judged.release.id.clone()).filter(|id| !id.is_empty()).collect();
         let installed = self.record.installed.iter().map(|installed| &installed.release);
-        let settled = installed.chain(&self.waiting).chain(judged.map(|judged| &judged.release)).filter(|release| release.source == source);
+        let newest_first = installed.chain(&self.waiting).chain(judged.rev().map(|judged| &judged.release));
+        let tags = newest_first.filter(|release| release.source == source && !release.tag.is_empty()).map(|release| &release.tag);
+        let mut room = SETTLED_BYTES_MAX;
+        let settled = tags.take_while(|tag| room.checked_sub(tag.len()).map(|rest| room = rest).is_some());
         let active = self.active.and_then(|active| self.children.get(&active));
         let identity = active.map(|child| child.identity).unwrap_or_default();
         let known = Known {
-            settled: settled.map(|release| release.tag.clone()).filter(|tag| !tag.is_empty()).collect(),
+            settled: settled.cloned().collect(),
             id: self.record.id_of(&identity).map(str::to_owned),
             size_bytes: identity.size_bytes,
             path: self.path.clone(),
@@ -67,6 +72,9 @@ impl Supervisor {
     }
 
     fn plan_look(&mut self, at: super::Time) {
+        if self.settings.source.is_none() {
+            return;
+        }
         self.looking.next = Some(at);
         self.record.looks.next_unix_s = Some((self.unix_at_start + at).as_secs());
     }
@@ -90,7 +98,12 @@ impl Supervisor {
     }
 
     pub(super) fn look_if_due(&mut self) {
-        if self.next_look().is_none_or(|next| next > self.now) {
+        let Some(mut next) = self.next_look() else { return };
+        if std::mem::take(&mut self.looking.again) {
+            next = next.min(self.looking.not_before.max(self.now));
+            self.looking.next = Some(next);
+        }
+        if next > self.now {
             return;
         }
         self.looking.next = None;
@@ -104,35 +117,44 @@ impl Supervisor {
     }
 
     pub(super) fn poll_asked(&mut self) {
-        if self.settings.source.is_none() {
-            return;
-        }
-        if self.looking.running_until.is_some() {
-            self.looking.again = true;
-        } else if self.looking.next.is_some() {
-            self.looking.next = Some(self.now);
-        }
+        self.looking.again = self.settings.source.is_some();
     }
 
     pub(super) fn poll_progress(&mut self) {
-        if let Some(until) = &mut self.looking.running_until {
+        if let Some(until) = self.looking.running_until.as_mut().filter(|until| **until != super::Time::MAX) {
             *until = self.now + self.settings.fetch_timeout;
         }
     }
 
     /// Whether the poll process is to end because it has not moved.
     pub(crate) fn is_poll_overdue(&self) -> bool {
-        self.looking.running_until == Some(super::Time::MAX)
+        self.looking.is_overdue
     }
 
     pub(super) fn poll_overdue(&mut self) {
-        // Its end is told by PollEnded; until then there is nothing more to wait for.
+        self.looking.is_overdue = true;
+        self.kill_poll();
+    }
+
+    /// Ends a look that something else cannot wait for; it is repeated.
+    pub(super) fn cut_look_short(&mut self) {
+        if self.looking.running_until.is_some_and(|until| until != super::Time::MAX) {
+            self.looking.is_cut_short = true;
+            self.kill_poll();
+        }
+    }
+
+    /// Its end is told by [`super::Event::PollEnded`]; until then there is nothing more to wait for.
+    fn kill_poll(&mut self) {
         self.looking.running_until = Some(super::Time::MAX);
         self.act(Action::KillPoll);
     }
 
     pub(super) fn poll_ended(&mut self, report: Report) {
         self.looking.running_until = None;
+        self.looking.is_overdue = false;
+        self.looking.not_before = self.now + self.settings.min_fetch_interval;
+        let is_cut_short = std::mem::take(&mut self.looking.is_cut_short);
         if let Some(id) = &report.running_id {
             let running = self.running();
             self.record.remember_id(running, id);
@@ -152,8 +174,11 @@ impl Supervisor {
             }
             Outcome::Same { release } => {
                 self.looked("the running release".to_owned());
-                let at_unix_s = self.unix_s();
-                self.record.installed = Some(Installed { release, at_unix_s });
+                // One that was taken back while the look went on does not run any more.
+                if !self.is_unwanted(&release) {
+                    let at_unix_s = self.unix_s();
+                    self.record.installed = Some(Installed { release, at_unix_s });
+                }
             }
             Outcome::Judged { release } => {
                 self.looked(format!("{} again", describe(&release)));
@@ -166,6 +191,10 @@ impl Supervisor {
                 if is_news {
                     self.say(Message::LookIncomplete { source, why });
                 }
+            }
+            Outcome::Failed { .. } if is_cut_short => {
+                self.looking.again = true;
+                self.plan_look(self.looking.not_before);
             }
             Outcome::Failed { error } => self.look_failed(&error),
             Outcome::Refused { release, verdict, why } => {
@@ -180,9 +209,6 @@ impl Supervisor {
                 self.looked(format!("found {}", describe(&staged.release)));
                 self.staged(staged);
             }
-        }
-        if std::mem::take(&mut self.looking.again) && self.looking.next.is_some() {
-            self.looking.next = Some(self.now);
         }
         self.act(Action::Save);
     }
@@ -231,6 +257,10 @@ impl Supervisor {
     fn staged(&mut self, staged: Staged) {
         let release = staged.release;
         self.record.remember_id(staged.identity, &release.id);
+        if self.is_unwanted(&release) {
+            // It was judged while the look went on.
+            return self.act(Action::Discard);
+        }
         self.say(Message::StagedRelease { release: describe(&release) });
         match self.settings.installation {
             Installation::Proved => self.try_release(release),
@@ -287,8 +317,17 @@ impl Supervisor {
         self.judge(release, None, why);
     }
 
+    /// Whether the release is rejected, or held back and its time has not come.
+    fn is_unwanted(&self, release: &ReleaseName) -> bool {
+        let now = self.unix_s();
+        self.record.verdicts.iter().any(|judged| judged.release.is_same(release) && judged.until_unix_s.is_none_or(|until| until > now))
+    }
+
     fn judge(&mut self, release: ReleaseName, until: Option<u64>, reason: String) {
         let now = self.unix_s();
+        if self.waiting.take_if(|waiting| waiting.is_same(&release)).is_some() {
+            self.act(Action::Discard);
+        }
         self.record.judge(release, until, reason, now);
         self.act(Action::Save);
     }

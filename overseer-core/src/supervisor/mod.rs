@@ -17,6 +17,12 @@ mod generations;
 mod looks;
 mod settings;
 mod signals;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use settings::{Installation, Settings};
 
@@ -264,8 +270,8 @@ struct Child {
 /// The master is on its way out.
 #[derive(Debug, Clone)]
 struct Leaving {
-    /// When it was asked to; a second signal counts from a second later on.
-    since: Time,
+    /// When a stop signal asked for it first; a second one counts from a second later on.
+    asked_at: Option<Time>,
     /// How the active generation ended.
     exit: Option<Exit>,
 }
@@ -275,9 +281,15 @@ struct Leaving {
 struct Looking {
     /// When to look next.
     next: Option<Time>,
-    /// A poll process runs, and this is when it must have moved.
+    /// A poll process runs, and this is when it must have moved; [`Time::MAX`] once it has been killed.
     running_until: Option<Time>,
-    /// Somebody asked for a look while one was going on.
+    /// It was killed because it had not moved.
+    is_overdue: bool,
+    /// It was killed for something that cannot wait for it, so its end says nothing about the source.
+    is_cut_short: bool,
+    /// Looks that somebody asks for keep the minimum interval too.
+    not_before: Time,
+    /// Somebody asked for a look while none could begin.
     again: bool,
 }
 
@@ -406,9 +418,12 @@ impl Supervisor {
         &self.record
     }
 
-    /// Goes on with what another master has remembered, which has ended.
+    /// Goes on with what another master has remembered, which has ended. A probation of the running file begins anew.
     pub(crate) fn adopt(&mut self, record: Record) {
         self.record = record;
+        let running = self.running();
+        let is_on_probation = self.record.probation.as_ref().is_some_and(|probation| probation.identity == running);
+        self.probation_until = is_on_probation.then(|| self.now + self.settings.probation);
     }
 
     fn is_leaving(&self) -> bool {

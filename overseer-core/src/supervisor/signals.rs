@@ -19,6 +19,8 @@ impl Supervisor {
             return self.leave(signal, is_stop, to_the_group);
         }
         if to_the_group {
+            // They have it, and an end by it is not their fault.
+            self.children.values_mut().for_each(|child| child.sent.push(signal));
             return;
         }
         let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
@@ -54,25 +56,29 @@ impl Supervisor {
 
     /// A signal that means leaving: everybody finishes, nothing is promoted or committed any more.
     fn leave(&mut self, signal: Signal, is_stop: bool, to_the_group: bool) {
-        match &self.leaving {
+        let all: Vec<Generation> = self.children.keys().copied().collect();
+        let asked_at = match &self.leaving {
+            Some(leaving) => leaving.asked_at,
             None => {
                 self.note(Message::Leaving { signal });
-                self.leaving = Some(Leaving { since: self.now, exit: None });
-                self.stop_updates();
+                self.begin_to_leave();
+                None
             }
-            Some(leaving) if is_stop && self.now.saturating_sub(leaving.since) >= SECOND_REQUEST => {
+        };
+        match asked_at {
+            Some(first) if is_stop && self.now.saturating_sub(first) >= SECOND_REQUEST => {
                 self.say(Message::Killing { signal });
-                let all: Vec<Generation> = self.children.keys().copied().collect();
-                for generation in all {
-                    self.kill(generation);
-                }
-                return;
+                return all.into_iter().for_each(|generation| self.kill(generation));
             }
-            // A stop signal again too soon: everybody has been asked already.
+            // Everybody has been asked already.
             Some(_) if is_stop => return,
             Some(_) => {}
+            None => {
+                if let Some(leaving) = self.leaving.as_mut().filter(|_| is_stop) {
+                    leaving.asked_at = Some(self.now);
+                }
+            }
         }
-        let all: Vec<Generation> = self.children.keys().copied().collect();
         for generation in all {
             self.ask_to_leave(generation, signal, is_stop, to_the_group);
         }
@@ -95,7 +101,7 @@ impl Supervisor {
         match child.stage {
             Stage::Killed => {}
             // It knows already: a program that follows a drain takes no second word for it, and nobody gets a signal twice.
-            Stage::Draining if child.drains || child.sent.contains(&signal) => {}
+            Stage::Draining if follows_drain || child.sent.contains(&signal) => {}
             // Nothing is open yet, so there is nothing to drain; the deadline stays what it is.
             Stage::Starting | Stage::Welcomed => {
                 child.deadline = Some(self.now + child.settings.terminate_timeout);
@@ -114,13 +120,21 @@ impl Supervisor {
 
     /// The program is to end gracefully, and the master with it.
     pub(super) fn shut_down(&mut self) {
-        if self.leaving.is_none() {
-            self.leaving = Some(Leaving { since: self.now, exit: None });
-            self.stop_updates();
+        self.begin_to_leave();
+        let all: Vec<(Generation, Stage)> = self.children.iter().map(|(generation, child)| (*generation, child.stage)).collect();
+        for (generation, stage) in all {
+            match stage {
+                // A kill would be no graceful end for the process manager to see.
+                Stage::Starting => self.ask_to_leave(generation, Signal::TERM, true, false),
+                Stage::Welcomed | Stage::WarmingUp | Stage::Active | Stage::Draining | Stage::Killed => self.drain(generation),
+            }
         }
-        let all: Vec<Generation> = self.children.keys().copied().collect();
-        for generation in all {
-            self.drain(generation);
+    }
+
+    fn begin_to_leave(&mut self) {
+        if self.leaving.is_none() {
+            self.leaving = Some(Leaving { asked_at: None, exit: None });
+            self.stop_updates();
         }
         self.close_listeners_if_nobody_accepts();
     }

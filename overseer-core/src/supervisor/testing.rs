@@ -1,0 +1,582 @@
+//! A master without a system: it does what `master` does with the actions, on a made-up path, with made-up processes and a made-up clock. After
+//! every event it checks what must always hold, so each test of the rules is a test of that too.
+
+use super::{Action, Asker, Blame, Event, Generation, Program, Settings, Stage, Start, Started, Supervisor, Time};
+use crate::binary::{Identity, Record};
+use crate::fetcher::FetchError;
+use crate::message::Message;
+use crate::protocol::{Outcome, ReleaseName, Report, Staged};
+use crate::signal::Signal;
+use crate::sys::process::Exit;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(super) const SOURCE: &str = "https://releases.test/app";
+/// When the made-up masters start: seconds since 1970.
+pub(super) const UNIX_START: u64 = 1_800_000_000;
+/// The file of the first generation.
+pub(super) const ORIGINAL: u64 = 1;
+/// More actions than this after one event are taken for a loop without end.
+const ACTIONS_MAX: usize = 200;
+
+/// A file by its number.
+pub(super) fn file(number: u64) -> Identity {
+    Identity { device: 1, inode: number, size_bytes: 1000 + number, modified_ns: 0 }
+}
+
+/// The release that consists of the file with this number.
+pub(super) fn release(number: u64) -> ReleaseName {
+    ReleaseName { id: format!("{number:040x}"), tag: format!("tag-{number}"), source: SOURCE.to_owned(), version: None }
+}
+
+pub(super) fn seconds(seconds: f64) -> Time {
+    Duration::from_secs_f64(seconds)
+}
+
+pub(super) fn generation(number: u64) -> Generation {
+    Generation(number)
+}
+
+/// Settings with a source and an interval of 5 min.
+pub(super) fn settings() -> Settings {
+    Settings { source: Some(SOURCE.to_owned()), ..Settings::default() }
+}
+
+pub(super) fn report(outcome: Outcome) -> Report {
+    Report { outcome, memo: None, running_id: None }
+}
+
+/// What one process was told, to be compared with what it should have been.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    /// Signals that are its due: those that came while it served or was a candidate.
+    due: BTreeMap<Signal, usize>,
+    sent: BTreeMap<Signal, usize>,
+    /// When it must be gone at the latest, once it drains.
+    gone_by: Option<Time>,
+    was_ready: bool,
+    /// It cannot be talked to, was refused or never said anything: the master may end it even if it is the active one.
+    is_faulty: bool,
+}
+
+/// The shell of the rules, and everything around it.
+#[derive(Debug, Clone)]
+pub(super) struct Master {
+    pub(super) rules: Supervisor,
+    pub(super) now: Time,
+    pub(super) path: Identity,
+    pub(super) previous: Option<Identity>,
+    /// The staged release and the file that was at the path when it was fetched.
+    pub(super) staged: Option<(ReleaseName, Identity, Identity)>,
+    pub(super) alive: BTreeMap<Generation, Identity>,
+    pub(super) is_polling: bool,
+    pub(super) left: Option<Exit>,
+    pub(super) are_listeners_closed: bool,
+    pub(super) saved: Record,
+    /// What the next spawn, commit or taking back is answered with instead of success.
+    pub(super) spawn_fails: Option<Blame>,
+    pub(super) commit_fails: bool,
+    pub(super) take_back_fails: bool,
+    /// Seconds since 1970 when this master started.
+    unix_start: u64,
+    own: Identity,
+    settings: Settings,
+    told: BTreeMap<Generation, Told>,
+    done: Vec<Action>,
+    said: Vec<Message>,
+    /// Files that may be at the path: the original one, those of operators, those that have proved themselves.
+    good: BTreeSet<u64>,
+    was_ready: bool,
+    was_asked_to_leave: bool,
+}
+
+impl Master {
+    /// A master that has just started; its first generation is spawned and silent.
+    pub(super) fn new(settings: Settings) -> Self {
+        Self::again(settings, Record::default(), file(ORIGINAL), None, UNIX_START)
+    }
+
+    /// A master of the file at the path, with what an earlier one has remembered.
+    pub(super) fn again(settings: Settings, record: Record, path: Identity, previous: Option<Identity>, unix_start: u64) -> Self {
+        let start = Start {
+            settings: settings.clone(),
+            record: record.clone(),
+            path: PathBuf::from("/srv/app"),
+            previous: PathBuf::from("/srv/.app.overseer/previous"),
+            unix: Duration::from_secs(unix_start),
+            seed: 1,
+        };
+        let mut master = Self {
+            rules: Supervisor::new(start),
+            now: Time::ZERO,
+            path,
+            previous,
+            staged: None,
+            alive: BTreeMap::new(),
+            is_polling: false,
+            left: None,
+            are_listeners_closed: false,
+            saved: record,
+            spawn_fails: None,
+            commit_fails: false,
+            take_back_fails: false,
+            unix_start,
+            own: path,
+            settings,
+            told: BTreeMap::new(),
+            done: Vec::new(),
+            said: Vec::new(),
+            good: [path].into_iter().chain(previous).map(|file| file.inode).collect(),
+            was_ready: false,
+            was_asked_to_leave: false,
+        };
+        master.act();
+        master
+    }
+
+    /// A master whose first generation has become ready at 0 s.
+    pub(super) fn serving(settings: Settings) -> Self {
+        let mut master = Self::new(settings);
+        master.welcome(1);
+        master.drains(1);
+        master.ready(1);
+        master.forget();
+        master
+    }
+
+    /// A master that has found release 2 and tries it as generation 2 from 1 s on.
+    pub(super) fn upgrading(settings: Settings) -> Self {
+        let mut master = Self::serving(settings);
+        master.until(1.0);
+        master.finds(2);
+        master.forget();
+        master
+    }
+
+    /// A master that has committed release 2 as generation 2 at 2 s; generation 1 is gone.
+    pub(super) fn upgraded(settings: Settings) -> Self {
+        let mut master = Self::upgrading(settings);
+        master.welcome(2);
+        master.drains(2);
+        master.ready(2);
+        master.until(2.0);
+        master.exits(1, Exit::Code(0));
+        master.forget();
+        assert_eq!((master.path, master.previous), (file(2), Some(file(ORIGINAL))));
+        master
+    }
+
+    /// Lets time pass; deadlines on the way pass in their order.
+    pub(super) fn until(&mut self, at: f64) {
+        let at = seconds(at);
+        let mut passed = 0;
+        while let Some(deadline) = self.rules.deadline().filter(|deadline| *deadline <= at && self.left.is_none()) {
+            self.now = self.now.max(deadline);
+            self.handle(Event::DeadlinePassed);
+            passed += 1;
+            assert!(passed < 10_000, "deadlines without end at {:?}", self.now);
+        }
+        self.now = self.now.max(at);
+        if self.left.is_none() {
+            // One too many does no harm.
+            self.handle(Event::DeadlinePassed);
+        }
+    }
+
+    /// What was done since the last call, without what is only said or saved.
+    pub(super) fn done(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.done)
+    }
+
+    /// The codes of the lines since the last call, without those for debugging.
+    pub(super) fn said(&mut self) -> Vec<&'static str> {
+        let said = std::mem::take(&mut self.said);
+        said.iter().filter(|message| message.level() != crate::message::Level::Debug).map(Message::code).collect()
+    }
+
+    /// The text of the last line with this code.
+    pub(super) fn line(&self, code: &str) -> String {
+        self.said.iter().rev().find(|message| message.code() == code).map(ToString::to_string).unwrap_or_default()
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.done.clear();
+        self.said.clear();
+    }
+
+    pub(super) fn active(&self) -> Option<u64> {
+        self.rules.active().map(|generation| generation.0)
+    }
+
+    pub(super) fn candidate(&self) -> Option<u64> {
+        self.rules.candidate.map(|generation| generation.0)
+    }
+
+    pub(super) fn welcome(&mut self, number: u64) {
+        let settings = self.settings.clone();
+        self.welcome_with(number, settings);
+    }
+
+    pub(super) fn welcome_with(&mut self, number: u64, settings: Settings) {
+        self.handle(Event::Welcomed { generation: generation(number), settings: Box::new(settings) });
+    }
+
+    pub(super) fn refuse(&mut self, number: u64, blame: Blame) {
+        self.told(number).is_faulty = true;
+        self.handle(Event::Refused { generation: generation(number), why: "cannot have :80: not permitted".to_owned(), blame });
+    }
+
+    pub(super) fn drains(&mut self, number: u64) {
+        self.handle(Event::Drains { generation: generation(number) });
+    }
+
+    pub(super) fn ready(&mut self, number: u64) {
+        self.handle(Event::Ready { generation: generation(number) });
+    }
+
+    /// Welcomed, following drains, and ready.
+    pub(super) fn comes_up(&mut self, number: u64) {
+        self.welcome(number);
+        self.drains(number);
+        self.ready(number);
+    }
+
+    pub(super) fn misbehaves(&mut self, number: u64) {
+        self.told(number).is_faulty = true;
+        self.handle(Event::Misbehaved { generation: generation(number), why: "it spoke nonsense".to_owned() });
+    }
+
+    pub(super) fn exits(&mut self, number: u64, exit: Exit) {
+        self.alive.remove(&generation(number));
+        self.handle(Event::Exited { generation: generation(number), exit, why: None });
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.handle(Event::RestartAsked { asker: Asker::Signal });
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) {
+        self.signalled(signal, false);
+    }
+
+    pub(super) fn signalled(&mut self, signal: Signal, to_the_group: bool) {
+        let is_restart = signal == self.rules.settings.restart_signal;
+        let is_stop = self.rules.settings.stop_signals.contains(&signal);
+        if is_stop || signal.means_leaving() {
+            self.was_asked_to_leave = true;
+        } else if !is_restart && !to_the_group && !matches!(signal, Signal::TSTP | Signal::CONT) {
+            let mut serving: Vec<Generation> = [self.rules.active, self.rules.candidate].into_iter().flatten().collect();
+            serving.retain(|generation| self.stage_of(*generation).is_some_and(|stage| stage != Stage::Killed));
+            for generation in serving {
+                *self.told(generation.0).due.entry(signal).or_default() += 1;
+            }
+        }
+        self.handle(Event::Signal { signal, to_the_group });
+    }
+
+    pub(super) fn continues_after(&mut self, stopped: f64) {
+        let stopped = seconds(stopped);
+        self.now += stopped;
+        for told in self.told.values_mut() {
+            told.gone_by = told.gone_by.map(|by| by + stopped);
+        }
+        self.handle(Event::Continued { stopped });
+    }
+
+    /// The poll that runs, or one that is asked for, ends with this.
+    pub(super) fn looked(&mut self, outcome: Outcome) {
+        self.poll_ends(report(outcome));
+    }
+
+    pub(super) fn poll_ends(&mut self, report: Report) {
+        if !self.is_polling {
+            self.handle(Event::PollAsked);
+            self.until(self.rules.next_look().unwrap_or(self.now).as_secs_f64());
+        }
+        assert!(std::mem::take(&mut self.is_polling), "no poll runs");
+        if let Outcome::Staged(staged) = &report.outcome {
+            self.staged = Some((staged.release.clone(), staged.identity, staged.started_from));
+        }
+        self.handle(Event::PollEnded { report: Box::new(report) });
+    }
+
+    /// A look finds and proves the release that consists of the file with this number.
+    pub(super) fn finds(&mut self, number: u64) {
+        self.looked(self.staging(number));
+    }
+
+    pub(super) fn staging(&self, number: u64) -> Outcome {
+        Outcome::Staged(Staged {
+            release: release(number),
+            path: PathBuf::from("/srv/.app.new-1"),
+            identity: file(number),
+            started_from: self.path,
+            previous: PathBuf::from("/srv/.app.overseer/previous.new"),
+        })
+    }
+
+    pub(super) fn fails_to_look(&mut self) {
+        self.looked(Outcome::Failed { error: FetchError::passing("connection refused") });
+    }
+
+    /// An operator puts a file at the path.
+    pub(super) fn operator_puts(&mut self, number: u64) {
+        self.path = file(number);
+        self.good.insert(number);
+    }
+
+    pub(super) fn stage_of(&self, generation: Generation) -> Option<Stage> {
+        self.rules.children.get(&generation).map(|child| child.stage)
+    }
+
+    fn told(&mut self, number: u64) -> &mut Told {
+        self.told.entry(generation(number)).or_default()
+    }
+
+    /// Tells the rules what happened, does what they say, and checks what must always hold.
+    pub(super) fn handle(&mut self, event: Event) {
+        let must_end_as = self.end_that_must_follow(&event);
+        if let Event::DeadlinePassed = event {
+            let now = self.now;
+            let overdue = self.rules.children.iter().filter(|(_, child)| child.deadline.is_some_and(|deadline| deadline <= now));
+            let silent: Vec<Generation> =
+                overdue.filter(|(_, child)| child.stage == Stage::Starting).map(|(generation, _)| *generation).collect();
+            silent.into_iter().for_each(|generation| self.told(generation.0).is_faulty = true);
+        }
+        self.rules.handle(self.now, event);
+        self.act();
+        if let Some(exit) = must_end_as {
+            let planned = self.rules.leaving.as_ref().and_then(|leaving| leaving.exit);
+            assert_eq!(planned, Some(exit), "the program's own end is not the master's");
+        }
+        self.check();
+    }
+
+    /// How the master must end if this is the program's own end outside a probation, and nobody can take over.
+    fn end_that_must_follow(&self, event: &Event) -> Option<Exit> {
+        let Event::Exited { generation, exit, .. } = event else { return None };
+        let child = self.rules.children.get(generation).filter(|_| self.rules.active == Some(*generation))?;
+        let is_on_probation = self.rules.record.probation.as_ref().is_some_and(|probation| probation.identity == child.identity);
+        let takes_over = self.rules.candidate.and_then(|candidate| self.stage_of(candidate)) == Some(Stage::WarmingUp);
+        let is_tame = exit.is_success() || self.rules.is_leaving();
+        (is_tame || (!is_on_probation && !takes_over)).then_some(*exit)
+    }
+
+    fn act(&mut self) {
+        let mut actions = 0;
+        while let Some(action) = self.rules.poll_action() {
+            actions += 1;
+            assert!(actions <= ACTIONS_MAX, "actions without end: {action:?}");
+            if let Some(answer) = self.carry_out(&action) {
+                self.rules.handle(self.now, answer);
+            }
+            match action {
+                Action::Say(message) => self.said.push(message),
+                Action::Save | Action::CheckListeners => {}
+                other => self.done.push(other),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: &Action) -> Option<Event> {
+        let changes_something =
+            matches!(action, Action::Spawn { .. } | Action::Commit { .. } | Action::Install | Action::TakeBack { .. } | Action::Poll);
+        assert!(!(changes_something && self.was_asked_to_leave), "{action:?} after the master was asked to leave");
+        assert!(self.left.is_none(), "{action:?} after the master has left");
+        match action {
+            Action::Spawn { generation, program } => return Some(self.spawn(*generation, *program)),
+            Action::Drain { generation, within } => {
+                let by = self.now + *within;
+                self.told(generation.0).gone_by = Some(by);
+            }
+            Action::Signal { generation, signal } => {
+                assert!(self.alive.contains_key(generation), "{signal} for generation {generation}, which is gone");
+                *self.told(generation.0).sent.entry(*signal).or_default() += 1;
+            }
+            Action::Kill { generation } => {
+                assert!(self.alive.contains_key(generation), "generation {generation} is killed and was gone");
+            }
+            Action::Commit { generation } => return Some(self.commit(*generation)),
+            Action::Install => {
+                let identity = self.staged.as_ref().map(|(_, identity, _)| *identity);
+                let installed = self.put_staged_at_path();
+                self.good.extend(identity.filter(|_| installed.is_ok()).map(|identity| identity.inode));
+                return Some(installed.map_or_else(|why| Event::InstallFailed { why }, |()| Event::InstallDone));
+            }
+            Action::TakeBack { failed } => return Some(self.take_back(failed)),
+            Action::Discard => self.staged = None,
+            Action::Poll => {
+                assert!(!self.is_polling, "two polls at once");
+                self.is_polling = true;
+            }
+            Action::KillPoll => {}
+            Action::CloseListeners => self.are_listeners_closed = true,
+            Action::Save => self.saved = self.rules.record().clone(),
+            Action::Leave(exit) => {
+                assert!(self.alive.is_empty(), "the master leaves {:?} behind", self.alive);
+                assert!(!self.is_polling, "the master leaves its poll behind");
+                self.left = Some(*exit);
+            }
+            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
+        }
+        None
+    }
+
+    fn spawn(&mut self, generation: Generation, program: Program) -> Event {
+        let identity = match program {
+            Program::Own => Some(self.own),
+            Program::AtPath => Some(self.path),
+            Program::Staged => self.staged.as_ref().map(|(release, identity, _)| {
+                let verdict = self.rules.record.verdicts.iter().find(|judged| judged.release.is_same(release));
+                assert!(verdict.is_none_or(|judged| judged.until_unix_s.is_some()), "a rejected release is started: {release:?}");
+                *identity
+            }),
+        };
+        match (identity, self.spawn_fails.take()) {
+            (Some(identity), None) => {
+                self.alive.insert(generation, identity);
+                Event::Spawned { generation, started: Started { pid: 100 + i32::try_from(generation.0).unwrap_or_default(), identity } }
+            }
+            (_, blame) => {
+                let why = "could not be started".to_owned();
+                Event::SpawnFailed { generation, why, blame: blame.unwrap_or(Blame::Nobody) }
+            }
+        }
+    }
+
+    fn commit(&mut self, generation: Generation) -> Event {
+        let child = &self.rules.children[&generation];
+        let is_alone = self.rules.active.is_none_or(|active| !self.alive.contains_key(&active));
+        let served_since = if child.counted_by_age.is_some() { Some(child.spawned_at) } else { child.ready_at };
+        assert!(served_since.is_some(), "generation {generation} was never ready and is committed");
+        let has_warmed_up = served_since.is_some_and(|since| since + child.settings.warm_up <= self.now);
+        assert!(has_warmed_up || is_alone, "generation {generation} is committed in its warm-up");
+        let identity = child.identity;
+        let staged = self.staged.as_ref().map(|(_, identity, _)| *identity);
+        assert!(staged.is_none_or(|staged| staged == identity), "another release than generation {generation}'s is committed");
+        match self.put_staged_at_path() {
+            Ok(()) => {
+                self.good.insert(identity.inode);
+                Event::CommitDone { generation }
+            }
+            Err(why) => Event::CommitFailed { generation, why },
+        }
+    }
+
+    fn put_staged_at_path(&mut self) -> Result<(), String> {
+        if std::mem::take(&mut self.commit_fails) {
+            return Err("the disk is full".to_owned());
+        }
+        let (_, identity, started_from) = self.staged.as_ref().ok_or("no release is staged")?;
+        if *started_from != self.path {
+            return Err("/srv/app was replaced while the upgrade ran".to_owned());
+        }
+        self.previous = Some(self.path);
+        self.path = *identity;
+        self.staged = None;
+        Ok(())
+    }
+
+    fn take_back(&mut self, failed: &Identity) -> Event {
+        let previous = self.previous.filter(|_| self.path == *failed && !self.take_back_fails);
+        self.take_back_fails = false;
+        match previous {
+            Some(previous) => {
+                self.previous = None;
+                self.path = previous;
+                Event::TakenBack
+            }
+            None => Event::TakeBackFailed { why: "there is no previous binary".to_owned() },
+        }
+    }
+
+    /// What must always hold, whatever happened.
+    fn check(&mut self) {
+        let rules = &self.rules;
+        let ids: Vec<Generation> = rules.children.keys().copied().collect();
+        assert!(ids.iter().all(|id| self.alive.contains_key(id)), "{ids:?} are known and {:?} alive", self.alive.keys());
+        assert!(self.left.is_some() || ids.len() == self.alive.len(), "nobody waits for one of {:?}", self.alive.keys());
+        assert!(self.good.contains(&self.path.inode), "a file that has not proved itself is at the path: {:?}", self.path);
+        assert_eq!(rules.looking.running_until.is_some(), self.is_polling, "the rules are wrong about the poll");
+        let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
+        for (id, child) in &rules.children {
+            let has_a_part = rules.active == Some(*id) || rules.candidate == Some(*id);
+            assert!(
+                has_a_part || !up(child.stage),
+                "generation {id} is {:?} beside {:?} and {:?}",
+                child.stage,
+                rules.active,
+                rules.candidate
+            );
+            assert!(child.stage != Stage::Draining || child.deadline.is_some(), "generation {id} may drain for ever");
+            assert!(child.stage != Stage::Active || rules.active == Some(*id), "two active generations");
+        }
+        if let Some(candidate) = rules.candidate {
+            assert!(rules.active.is_some() && rules.active != Some(candidate), "a candidate with nobody to replace");
+            assert!(!self.is_polling, "a poll runs beside a candidate");
+        }
+        let active = rules.active.and_then(|active| rules.children.get(&active).map(|child| (active, child)));
+        if let Some((active, child)) = active {
+            self.was_ready |= child.stage == Stage::Active;
+            let told = self.told.get(&active);
+            let was_ended = matches!(child.stage, Stage::Draining | Stage::Killed);
+            assert!(
+                rules.is_leaving() || !was_ended || told.is_some_and(|told| told.is_faulty),
+                "the active generation {active} was ended without a reason"
+            );
+        }
+        assert!(rules.is_leaving() || active.is_some(), "nobody serves and nobody is being started");
+        let rejected = rules.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none());
+        let installed = rules.record.installed.as_ref().map(|installed| &installed.release);
+        for judged in rejected {
+            assert!(installed.is_none_or(|installed| !judged.release.is_same(installed)), "a rejected release counts as installed");
+        }
+        if let Some(next) = rules.next_look() {
+            assert!(next > self.now, "a look is due and nobody looks");
+        }
+        self.check_children();
+        for id in ids {
+            if matches!(self.stage_of(id), Some(Stage::Active | Stage::WarmingUp)) {
+                self.told(id.0).was_ready = true;
+            }
+        }
+    }
+
+    /// Signals and deadlines of each process.
+    fn check_children(&self) {
+        for (id, told) in &self.told {
+            for (signal, sent) in &told.sent {
+                let is_once = matches!(*signal, Signal::TERM | Signal::INT) && *sent <= 1;
+                let is_due = *sent <= told.due.get(signal).copied().unwrap_or_default();
+                let is_free = matches!(*signal, Signal::QUIT | Signal::TSTP | Signal::CONT);
+                assert!(is_once || is_due || is_free, "generation {id} got {signal} {sent} times");
+            }
+            let Some(stage) = self.stage_of(*id) else { continue };
+            if matches!(stage, Stage::Active | Stage::WarmingUp) {
+                assert_eq!(passed_on(&told.due), passed_on(&told.sent), "a signal for generation {id} was lost");
+            }
+            if let Some(by) = told.gone_by.filter(|_| stage == Stage::Draining) {
+                let next = self.rules.deadline();
+                assert!(by > self.now || next.is_some_and(|next| next <= self.now), "generation {id} drains beyond its deadline");
+            }
+        }
+    }
+
+    /// Whether everything that outlives the master says what is true.
+    pub(super) fn is_saved(&self) -> bool {
+        self.saved == *self.rules.record()
+    }
+
+    /// The next master of the same file, after a reboot: nothing but the files and the record is left.
+    pub(super) fn after_reboot(&self) -> Self {
+        let unix = self.unix_start + self.now.as_secs();
+        Self { good: self.good.clone(), ..Self::again(self.settings.clone(), self.saved.clone(), self.path, self.previous, unix) }
+    }
+}
+
+/// Of signals, those that a generation gets once for each that came: not those that mean leaving or stop a process.
+fn passed_on(signals: &BTreeMap<Signal, usize>) -> BTreeMap<Signal, usize> {
+    let is_passed_on = |signal: Signal| !signal.means_leaving() && !matches!(signal, Signal::TSTP | Signal::CONT);
+    signals.iter().filter(|(signal, _)| is_passed_on(**signal)).map(|(signal, times)| (*signal, *times)).collect()
+}
