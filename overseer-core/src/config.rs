@@ -169,7 +169,6 @@ impl<T> Config<T> {
     }
 
     /// For how long a look may make no progress; 10 min unless set. Then the poll process is killed.
-    #[doc(alias = "FetchTimeout")]
     pub fn fetch_timeout(mut self, time: Duration) -> Self {
         self.settings.fetch_timeout = time;
         self
@@ -239,6 +238,7 @@ impl<T> Config<T> {
     }
 
     /// A file that holds the master's PID while it lives. It is locked, so that a second master with the same file is an error.
+    #[doc(alias = "Pidfile")]
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.pid_file = Some(path.into());
         self

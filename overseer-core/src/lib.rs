@@ -1,4 +1,57 @@
 //! Lets a server upgrade itself and restart without losing a connection.
+//!
+//! The program is handed to [`run`], first thing in `main`. The process that was started becomes the *master*: it binds the listeners and keeps its
+//! PID. The program runs in a *child* of it. For a restart or an upgrade the master starts the next *generation* beside the serving one, on the same
+//! listeners; once that one serves, the old one finishes what is open and leaves. A release that cannot do so is given up, and the old
+//! generation serves on.
+//!
+//! ```no_run
+//! use overseer_core::{Config, File, State, run};
+//! use std::io::Write;
+//! use std::process::ExitCode;
+//!
+//! fn main() -> ExitCode {
+//!     run(Config::new(program).address(":3000").fetcher(File::new("/srv/releases/app")))
+//! }
+//!
+//! /// Runs in a child, and returns when this generation is to leave.
+//! fn program(state: State) -> std::io::Result<()> {
+//!     for connection in state.listener().incoming() {
+//!         // A client that hung up is no reason to end.
+//!         let _ = writeln!(connection?, "hello from generation {}", state.generation());
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! SIGUSR2 to the master restarts that program; a new file at `/srv/releases/app` upgrades it.
+//!
+//! # What to read next
+//!
+//! - [`Config`]: every setting and its default. [`Address`]: what can be listened on.
+//! - [`State`]: what the program gets. A server without threads of its own uses [`Listener::incoming`]; one that accepts by itself (an
+//!   asynchronous runtime, a framework) takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
+//! - [`State::simulated`]: a program in a unit test, without a master.
+//! - [`Fetcher`]: where releases come from. [`File`] and [`fetcher_fn`] are here; `overseer-fetcher-http` is a crate of its own.
+//! - [`Error`]: what keeps [`run`] from running the program.
+//!
+//! # What a program should know
+//!
+//! - **`main` runs in every process**: in the master, in each child, in each look for a release and in each check of one. What comes before
+//!   [`run`] should have no effects, and must start no thread: that is an error in debug builds and a warning in release builds.
+//! - **The program runs on the main thread** of its process and may start what it likes: threads, a runtime, a logger.
+//! - **A program that follows a drain** returns from its accept loop by itself. One that uses neither [`Listener::incoming`] nor [`State::draining`]
+//!   gets SIGTERM when it is to leave.
+//! - **The environment variable `OVERSEER=off`** makes [`run`] bind the addresses and call the program in this very process: for debuggers,
+//!   profilers and `cargo run`. [`State::enabled`] is then false.
+//! - Lines of the master begin with `[overseer]`, on standard error. What core has to say in the program's own process goes to the `log` crate, with the target
+//!   `overseer::child`, or `overseer::poll` in a look for a release.
+//!
+//! Linux is supported. See [`is_supported`].
+//!
+//! # Features
+//!
+//! - `unpack` (default): releases published as `.gz` are unpacked. Without it they are rejected.
 
 mod address;
 mod binary;
@@ -29,3 +82,7 @@ pub use listener::{Connection, Incoming, Listener};
 pub use run::{is_supported, restart, run, sanity_check, try_run};
 pub use signal::Signal;
 pub use state::{Draining, Simulation, State};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

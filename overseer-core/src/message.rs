@@ -220,4 +220,127 @@ mod tests {
         assert_eq!(codes.len(), Message::ALL.len());
         assert!(Message::ALL.iter().all(|(_, _, text)| !text.contains('\n') && !text.ends_with('.')));
     }
+
+    /// An entry of `docs/MESSAGES.md`: a heading, the text in a block of its own, and prose.
+    #[derive(Debug, PartialEq)]
+    struct Entry {
+        heading: String,
+        text: String,
+        prose: String,
+    }
+
+    impl Entry {
+        fn read_all(section: &str) -> Vec<Self> {
+            let entries = section.split("\n### ").skip(1);
+            entries
+                .map(|entry| {
+                    let (heading, rest) = entry.split_once('\n').expect("an entry has lines");
+                    let (_, rest) = rest.split_once("```text\n").unwrap_or_else(|| panic!("no ```text block under {heading}"));
+                    let (text, prose) = rest.split_once("\n```\n").unwrap_or_else(|| panic!("the block under {heading} does not end"));
+                    let prose = prose.split("\n## ").next().unwrap_or_default();
+                    Self { heading: heading.to_owned(), text: text.to_owned(), prose: prose.trim().to_owned() }
+                })
+                .collect()
+        }
+
+        /// As it stands in the file, to be copied from a failed test.
+        fn written(&self) -> String {
+            format!("### {}\n\n```text\n{}\n```", self.heading, self.text)
+        }
+    }
+
+    /// The text between a heading of the second level and the next one. `None` where only this package is there, without the repository.
+    fn section(name: &str) -> Option<String> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/MESSAGES.md");
+        if !path.exists() && !path.with_file_name("").exists() {
+            return None;
+        }
+        let document = std::fs::read_to_string(&path).expect("docs/MESSAGES.md can be read");
+        let (_, rest) = document.split_once(&format!("\n## {name}\n")).unwrap_or_else(|| panic!("no section {name}"));
+        // The newline is kept, so that the first entry is found as the others are.
+        Some(format!("\n{}", rest.split("\n## ").next().unwrap_or_default()))
+    }
+
+    /// Compares the entries of a section with those that the code has, each with whether it must say what to do.
+    fn compare(name: &str, wanted: Vec<(Entry, bool)>) {
+        let Some(section) = section(name) else { return };
+        let documented = Entry::read_all(&section);
+        let mut wrong = Vec::new();
+        for (entry, must_say_what_to_do) in &wanted {
+            match documented.iter().find(|found| found.heading == entry.heading && found.text == entry.text) {
+                None => wrong.push(format!("missing or different; the code has\n{}", entry.written())),
+                Some(found) if *must_say_what_to_do && !found.prose.contains("**Do:**") => {
+                    wrong.push(format!("does not say what to do (**Do:** ..): {}", found.heading));
+                }
+                Some(found) if found.prose.is_empty() => wrong.push(format!("does not say what it means: {}", found.heading)),
+                Some(_) => {}
+            }
+        }
+        let unknown = documented.iter().filter(|found| wanted.iter().all(|(entry, _)| (&entry.heading, &entry.text) != (&found.heading, &found.text)));
+        wrong.extend(unknown.map(|found| format!("not in the code any more:\n{}", found.written())));
+        assert!(wrong.is_empty(), "docs/MESSAGES.md, section {name}:\n\n{}\n", wrong.join("\n\n"));
+        assert_eq!(documented.len(), wanted.len(), "an entry of section {name} is there twice");
+    }
+
+    #[test]
+    fn every_line_of_the_master_is_documented() {
+        let entry = |(code, level, text): &(&str, Level, &str)| {
+            let heading = format!("`{code}` · {}", level.as_str());
+            (Entry { heading, text: (*text).to_owned(), prose: String::new() }, matches!(level, Level::Warning | Level::Error))
+        };
+        compare("Lines of the master", Message::ALL.iter().map(entry).collect());
+    }
+
+    #[test]
+    fn every_error_that_ends_the_start_is_documented() {
+        use crate::{Error, FetchError};
+        let io = || std::io::Error::other("CAUSE");
+        let errors = [
+            Error::Setting { name: "NAME", value: "VALUE".into(), why: "WHY".into() },
+            Error::Fetcher { source: FetchError::settings("CAUSE") },
+            Error::Bind { address: "ADDRESS".into(), source: io() },
+            Error::Refused { address: Some("ADDRESS".into()), why: "WHY".into() },
+            Error::PidFile { path: "PATH".into(), source: io() },
+            Error::Threads { count: 2, names: "NAMES".into() },
+            Error::Unsupported { system: "SYSTEM" },
+            Error::Role { variable: "OVERSEER_ROLE", value: "VALUE".into() },
+            Error::System { what: "WHAT".into(), source: io() },
+        ];
+        let heading = |error: &Error| match error {
+            Error::Setting { .. } => "Setting",
+            Error::Fetcher { .. } => "Fetcher",
+            Error::Bind { .. } => "Bind",
+            Error::Refused { .. } => "Refused",
+            Error::PidFile { .. } => "PidFile",
+            Error::Threads { .. } => "Threads",
+            Error::Unsupported { .. } => "Unsupported",
+            Error::Role { .. } => "Role",
+            Error::System { .. } => "System",
+        };
+        let entry = |error: &Error| (Entry { heading: format!("`{}`", heading(error)), text: error.chain(), prose: String::new() }, true);
+        compare("Errors that end the start", errors.iter().map(entry).collect());
+    }
+
+    #[test]
+    fn every_reason_that_is_explained_occurs_in_the_code() {
+        fn read(directory: &std::path::Path, all: &mut String) {
+            for entry in std::fs::read_dir(directory).expect("a directory of sources") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    read(&path, all);
+                } else {
+                    all.push_str(&std::fs::read_to_string(&path).expect("a source"));
+                }
+            }
+        }
+        let Some(section) = section("Reasons") else { return };
+        let mut sources = String::new();
+        read(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
+        let rows: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(text, _)| text).collect();
+        assert!(!rows.is_empty());
+        for text in rows {
+            // What is filled in stands as `..` in the document.
+            assert!(text.split("..").all(|part| sources.contains(part.trim())), "no source says {text:?}");
+        }
+    }
 }

@@ -80,6 +80,7 @@ impl State {
 
     /// Whether a master stands behind the program. Without one, nothing restarts or upgrades it.
     #[doc(alias = "Enabled")]
+    #[doc(alias = "DisabledState")]
     pub fn enabled(&self) -> bool {
         self.is_enabled
     }

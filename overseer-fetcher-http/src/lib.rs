@@ -108,3 +108,8 @@ pub use fetcher::HttpFetcher;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The example of the repository's own README, which needs core and a fetcher.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct RepositoryReadme;

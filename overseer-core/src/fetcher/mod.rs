@@ -29,6 +29,7 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 ///
 /// The value is made by the program's `main` in every process that runs the executable, and used in the poll process
 /// only. It is plain data: making one opens nothing and starts no thread.
+#[doc(alias = "Interface")]
 pub trait Fetcher: Send + 'static {
     /// Names the source in logs and scopes what is remembered of it: `https://host/path`, `s3://bucket/key`. Never a
     /// secret: no user, password, token or query. A changed name forgets the tags and the memo of the old one.
@@ -147,6 +148,7 @@ impl FetchError {
 ///     Ok(Look::release(Release::new(tag, "app", file)))
 /// });
 /// ```
+#[doc(alias = "Func")]
 pub fn fetcher_fn<F>(source: impl Into<String>, fetch: F) -> FetcherFn<F>
 where
     F: FnMut(&Known) -> Result<Look, FetchError> + Send + 'static,
