@@ -42,9 +42,9 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     let part = |what: &str| eprintln!("measuring {what}");
 
     part("starts");
-    one.install(&scene.path)?;
+    one.install_anew(&scene.path)?;
     scene.server.publish(&one)?;
-    starts(&scene, &mut report)?;
+    starts(&scene, &one, &mut report)?;
     part("restarts under load");
     restarts(&scene, plan, &mut report)?;
     part("upgrades under load");
@@ -73,13 +73,15 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
 }
 
 /// From the start of the process to its first answer, with a master and without, in turn.
-fn starts(scene: &Scene, report: &mut Report) -> Result<(), String> {
+fn starts(scene: &Scene, one: &Build, report: &mut Report) -> Result<(), String> {
     let (mut alone, mut mastered) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {
         let running = Running::start(Command::new(&scene.path).args(["--listen", "127.0.0.1:0"]).env("OVERSEER", "off"))?;
         running.get("/")?;
         alone.push(running.started.elapsed());
         drop(running);
+        // Nothing is remembered of a start before, not even the ID of the binary.
+        one.install_anew(&scene.path)?;
         let running = scene.start(&[])?;
         running.get("/")?;
         mastered.push(running.started.elapsed());
@@ -156,17 +158,20 @@ struct Changes {
     first: Vec<Duration>,
     /// Slow requests that the old generation did not answer.
     lost: u32,
+    /// The processes that have served before: an answer of theirs may still be on its way.
+    served: Vec<i32>,
 }
 
 impl Changes {
     /// Has a request in flight, lets `cause` happen, and waits until the new generation is alone.
     fn see(&mut self, running: &mut Running, load: &Load, cause: impl FnOnce(&Running) -> Result<Instant, String>) -> Result<(), String> {
         let old = running.get("/")?.pid;
+        self.served.push(old);
         let slow = Asked::begin(running.address, &format!("/?d={}ms", SLOW.as_millis()), SLOW + PATIENCE)?;
         let mut seen = load.done();
         let begun = cause(running)?;
         let first = load.wait_for(&mut seen, "answer of a new generation", PATIENCE, |sample: &Sample| {
-            sample.outcome.is_ok_and(|by| by.pid != old).then_some(sample.done)
+            sample.outcome.is_ok_and(|by| !self.served.contains(&by.pid)).then_some(sample.done)
         });
         self.first.push(first.map_err(|wrong| format!("{wrong}; {}", running.process.account()))? - begun);
         if !slow.answer().is_ok_and(|answer| answer.pid == old) {
@@ -179,9 +184,10 @@ impl Changes {
 /// The memory and the wake-ups of a master that has nothing to do.
 fn idle(scene: &Scene, one: &Build, plan: &Plan, report: &mut Report) -> Result<(), String> {
     scene.server.publish(one)?;
-    let mut running = scene.start(&["--every", "1h", "--debug", "true"])?;
+    let running = scene.start(&["--every", "1h"])?;
     let serving = running.get("/")?.pid;
-    running.master_says("that nothing is new", PATIENCE, |line| line.contains("nothing new at").then_some(()))?;
+    // The first look finds the running release; its process is gone when the master is alone with the child.
+    scene.server.wait_for_requests(1, PATIENCE)?;
     running.wait_until_alone(serving)?;
     let master = running.process.pid();
     let before = proc::sleeps(master)?;

@@ -102,7 +102,7 @@ impl Running {
 
     /// Sends one request.
     pub(crate) fn get(&self, target: &str) -> Result<Answer, String> {
-        client::get(self.address, target, PATIENCE)
+        client::get(self.address, target, PATIENCE).map_err(|wrong| format!("{wrong}; {}", self.process.account()))
     }
 
     /// Sends requests until one is answered as wanted.

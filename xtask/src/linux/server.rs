@@ -1,7 +1,7 @@
 //! The server that releases are published on: HTTP/1.1 on a listener of the standard library, one file, and every request counted.
 
 use super::build::Build;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -84,12 +84,10 @@ impl Server {
 
     /// Publishes a build in the place of the one before, at once and whole.
     pub(crate) fn publish(&self, build: &Build) -> Result<Instant, String> {
-        let published = Published {
-            path: build.path.clone(),
-            size_bytes: build.size_bytes()?,
-            tag: build.id.clone(),
-            last_modified: http_date(SystemTime::now()),
-        };
+        let metadata = fs::metadata(&build.path).map_err(|error| format!("cannot publish {}: {error}", build.path.display()))?;
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        let published =
+            Published { path: build.path.clone(), size_bytes: metadata.len(), tag: build.id.clone(), last_modified: http_date(modified) };
         lock(&self.shared.inner).published = Some(published);
         Ok(Instant::now())
     }
