@@ -276,7 +276,9 @@ mod tests {
                 Some(_) => {}
             }
         }
-        let unknown = documented.iter().filter(|found| wanted.iter().all(|(entry, _)| (&entry.heading, &entry.text) != (&found.heading, &found.text)));
+        let unknown = documented
+            .iter()
+            .filter(|found| wanted.iter().all(|(entry, _)| (&entry.heading, &entry.text) != (&found.heading, &found.text)));
         wrong.extend(unknown.map(|found| format!("not in the code any more:\n{}", found.written())));
         assert!(wrong.is_empty(), "docs/MESSAGES.md, section {name}:\n\n{}\n", wrong.join("\n\n"));
         assert_eq!(documented.len(), wanted.len(), "an entry of section {name} is there twice");

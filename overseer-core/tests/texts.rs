@@ -68,7 +68,8 @@ fn every_file_heading_and_test_that_a_text_links_to_is_there() {
     for name in TEXTS {
         let path = root.join(name);
         let text = read(&path);
-        wrong.extend(links(&text).into_iter().filter_map(|(shown, target)| check(&path, shown, target)).map(|why| format!("{name}: {why}")));
+        wrong
+            .extend(links(&text).into_iter().filter_map(|(shown, target)| check(&path, shown, target)).map(|why| format!("{name}: {why}")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

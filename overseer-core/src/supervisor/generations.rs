@@ -431,7 +431,7 @@ impl Supervisor {
         let asked_at = self.leaving.as_ref().and_then(|leaving| leaving.asked_at);
         self.leaving = Some(Leaving { asked_at, exit: Some(exit) });
         self.stop_updates();
-        self.act(Action::CloseListeners);
+        self.close_listeners();
         let others: Vec<Generation> = self.children.keys().copied().collect();
         for generation in others {
             self.drain(generation);

@@ -312,6 +312,7 @@ pub(crate) struct Supervisor {
     /// A proved release that waits for the next restart.
     waiting: Option<ReleaseName>,
     leaving: Option<Leaving>,
+    has_closed_listeners: bool,
     looking: Looking,
     /// When the active release is trusted.
     probation_until: Option<Time>,
@@ -353,6 +354,7 @@ impl Supervisor {
             restart_wanted: None,
             waiting: None,
             leaving: None,
+            has_closed_listeners: false,
             looking: Looking::default(),
             probation_until: None,
             failed_exit: None,

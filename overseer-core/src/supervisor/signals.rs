@@ -88,6 +88,13 @@ impl Supervisor {
     /// Once all drain, whoever connects is refused at once, and does not wait in a backlog that nobody empties.
     fn close_listeners_if_nobody_accepts(&mut self) {
         if self.children.values().all(|child| child.drains && matches!(child.stage, Stage::Draining | Stage::Killed)) {
+            self.close_listeners();
+        }
+    }
+
+    /// Nobody accepts any more, and nobody will.
+    pub(super) fn close_listeners(&mut self) {
+        if !std::mem::replace(&mut self.has_closed_listeners, true) {
             self.act(Action::CloseListeners);
         }
     }
@@ -129,6 +136,7 @@ impl Supervisor {
                 Stage::Welcomed | Stage::WarmingUp | Stage::Active | Stage::Draining | Stage::Killed => self.drain(generation),
             }
         }
+        self.close_listeners_if_nobody_accepts();
     }
 
     fn begin_to_leave(&mut self) {
@@ -136,6 +144,5 @@ impl Supervisor {
             self.leaving = Some(Leaving { asked_at: None, exit: None });
             self.stop_updates();
         }
-        self.close_listeners_if_nobody_accepts();
     }
 }

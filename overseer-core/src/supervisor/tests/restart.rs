@@ -319,7 +319,7 @@ fn the_settings_of_the_generation_that_serves_hold() {
 fn with_no_restart_the_restart_signal_is_a_graceful_end() {
     let mut master = Master::serving(Settings { installation: Installation::WithoutRestart, ..settings() });
     master.restart();
-    assert_eq!(master.done(), [drain(1)]);
+    assert_eq!(master.done(), [drain(1), Action::CloseListeners]);
     assert_eq!(master.said(), ["shutting-down", "draining"]);
     master.exits(1, Exit::Code(0));
     assert_eq!(master.left, Some(Exit::Code(0)));
