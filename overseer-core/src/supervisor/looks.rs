@@ -69,6 +69,7 @@ impl Supervisor {
             }
         };
         self.plan_look(soon.max(self.now + pause_after_last));
+        self.act(Action::Save);
     }
 
     fn plan_look(&mut self, at: super::Time) {

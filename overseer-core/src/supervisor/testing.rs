@@ -87,7 +87,7 @@ pub(super) struct Master {
     said: Vec<Message>,
     /// Files that may be at the path: the original one, those of operators, those that have proved themselves.
     good: BTreeSet<u64>,
-    was_ready: bool,
+    pub(super) was_ready: bool,
     was_asked_to_leave: bool,
 }
 
