@@ -32,20 +32,26 @@ impl FromStr for Answer {
     }
 }
 
-/// A request of which the first half is sent, so that it is open for as long as the test wants.
-pub(crate) struct Request(TcpStream);
+/// A request that a generation has accepted and not answered, for as long as the test wants.
+pub(crate) struct Request {
+    stream: TcpStream,
+    /// Who has accepted it.
+    pub(crate) by: Answer,
+}
 
 impl Request {
     pub(crate) fn begin(address: &str) -> Self {
         let mut stream = connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
-        stream.write_all(b"hel").expect("sent");
-        Self(stream)
+        stream.write_all(b"hold\n").expect("sent");
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).expect("received");
+        Self { stream, by: line.parse().expect("an answer") }
     }
 
     /// Sends the rest and takes the answer.
     pub(crate) fn finish(mut self) -> Result<Answer, String> {
-        self.0.write_all(b"lo\n").map_err(|error| error.to_string())?;
-        let text = read_all(&self.0).map_err(|error| error.to_string())?;
+        self.stream.write_all(b"hello\n").map_err(|error| error.to_string())?;
+        let text = read_all(&self.stream).map_err(|error| error.to_string())?;
         text.parse()
     }
 }

@@ -200,13 +200,15 @@ impl Actor {
         }
     }
 
+    /// Answers one line. After `hold` it says at once who has accepted the connection, and answers a second line.
     fn converse(&self, from: impl Read, mut to: impl Write) {
-        let mut line = String::new();
-        let Ok(bytes) = BufReader::new(from).read_line(&mut line) else { return };
-        if bytes > 0 {
-            let answer = self.answer(line.trim());
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let is_held = line == "hold";
+            let answer = self.answer(if is_held { "hello" } else { &line });
             // A client that has gone is none of ours.
-            let _ = to.write_all(answer.as_bytes());
+            if to.write_all(answer.as_bytes()).is_err() || !is_held {
+                return;
+            }
         }
     }
 
