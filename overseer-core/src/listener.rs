@@ -92,9 +92,22 @@ impl Listener {
                     log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
                     wait(&interests[..1], Some(NO_DESCRIPTOR_PAUSE))?;
                 }
-                Err(error) => return Err(error),
+                Err(error) => self.mend(error)?,
             }
         }
+    }
+
+    /// Listens again after a `shutdown(2)` by another generation, which ends the socket that all share. The master sees to it too, but
+    /// only when that generation is ready or gone.
+    fn mend(&self, error: io::Error) -> io::Result<()> {
+        if error.kind() != io::ErrorKind::InvalidInput || !self.inner.shared.has_master() {
+            return Err(error);
+        }
+        if !sockets::is_listening(self.as_fd()) {
+            log::warn!(target: "overseer::child", "the listener on {} was shut down; listening again", self.address());
+            sockets::listen_again(self.as_fd(), self.address())?;
+        }
+        Ok(())
     }
 
     fn accept_now(&self) -> io::Result<Stream> {
