@@ -90,6 +90,10 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn has_master(&self) -> bool {
+        self.up.is_some()
+    }
+
     /// Tells the master something. A master that is gone is noticed by the thread that listens to it.
     pub(crate) fn tell(&self, message: &ToMaster) -> bool {
         let Some(up) = &self.up else { return false };

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// How long `incoming` waits when the process has no descriptor left for a connection.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 /// How long after a listener was closed the drain that it was closed for is heard of at the latest.
-const CLOSED_PAUSE: Duration = Duration::from_secs(1);
+const CLOSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket, shared by the master and all generations.
 ///
@@ -96,14 +96,27 @@ impl Listener {
                 Ok(stream) => return Ok(Some(Connection { stream, _open: open })),
                 Err(error) if is_passing(&error) => {}
                 // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
-                Err(error) if is_closed(&error) && shared.wait_for_drain(Some(CLOSED_PAUSE)) => return Ok(None),
+                Err(error) if is_shut_down(&error) && shared.wait_for_drain(Some(CLOSED_PAUSE)) => return Ok(None),
                 Err(error) if is_shortage(&error) => {
                     log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
                     wait(&interests[..1], Some(NO_DESCRIPTOR_PAUSE))?;
                 }
-                Err(error) => return Err(error),
+                Err(error) => self.mend(error)?,
             }
         }
+    }
+
+    /// Listens again after a `shutdown(2)` by another generation, which ends the socket that all share. The master sees to it too, but
+    /// only when that generation is ready or gone.
+    fn mend(&self, error: io::Error) -> io::Result<()> {
+        if !is_shut_down(&error) || !self.inner.shared.has_master() {
+            return Err(error);
+        }
+        if !sockets::is_listening(self.as_fd()) {
+            log::warn!(target: "overseer::child", "the listener on {} was shut down; listening again", self.address());
+            sockets::listen_again(self.as_fd(), self.address())?;
+        }
+        Ok(())
     }
 
     fn accept_now(&self) -> io::Result<Stream> {
@@ -146,7 +159,7 @@ impl Listener {
 }
 
 /// Whether the socket does not listen any more (accept(2), EINVAL).
-fn is_closed(error: &io::Error) -> bool {
+fn is_shut_down(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::EINVAL)
 }
 

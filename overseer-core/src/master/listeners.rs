@@ -11,10 +11,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-/// What an address is known by across generations: its name, or its text and how manieth of that text it is.
+/// What an address is known by across generations: its name, or its text and how manieth of that text it is. A name that moves to another
+/// text is another socket, beside the old one: generations that have that need it still, and so do those that come after a failed move.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    Name(String),
+    Name(String, String),
     Text(String, usize),
 }
 
@@ -62,27 +63,29 @@ impl Listeners {
     /// An address cannot be had; what was bound for this generation before it is closed again.
     pub(crate) fn provide(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<Vec<(BorrowedFd<'_>, &str)>, Refusal> {
         let keys = keys(wanted);
+        let mut bound = Vec::new();
         for (key, wanted) in keys.iter().zip(wanted) {
-            if let Err(refusal) = self.hold(key, wanted, generation) {
-                self.release(generation, None);
+            let result = self.hold(key, wanted, generation);
+            if let Ok(true) = result {
+                bound.push(key.clone());
+            }
+            if let Err(refusal) = result {
+                self.release(generation);
+                // Only what was bound for it: what others have left may be asked for again.
+                for key in &bound {
+                    self.held.remove(key).iter().for_each(Held::remove_file);
+                }
                 return Err(refusal);
             }
         }
-        // What it had as somebody's heir and does not want.
-        self.retain(|key, held| {
-            if !keys.contains(key) {
-                held.users.remove(&generation);
-            }
-        });
         Ok(keys.iter().filter_map(|key| self.held.get(key)).map(|held| (held.socket.as_fd(), held.bound_to.as_str())).collect())
     }
 
-    fn hold(&mut self, key: &Key, wanted: &Wanted, generation: Generation) -> Result<(), Refusal> {
-        if let Some(held) = self.held.get_mut(key)
-            && held.address.text == wanted.text
-        {
+    /// `true` if it was bound for this.
+    fn hold(&mut self, key: &Key, wanted: &Wanted, generation: Generation) -> Result<bool, Refusal> {
+        if let Some(held) = self.held.get_mut(key) {
             held.users.insert(generation);
-            return Ok(());
+            return Ok(false);
         }
         let shown = wanted.name.as_ref().map_or_else(|| wanted.text.clone(), |name| format!("{name}={}", wanted.text));
         let refused = |error, overlaps| Refusal { address: shown.clone(), error, overlaps };
@@ -97,9 +100,8 @@ impl Listeners {
         };
         let bound_to = sockets::bound_to(socket.as_fd());
         let held = Held { address, socket, bound_to, file, users: BTreeSet::from([generation]) };
-        // A name that moves to another address: the old socket stays with the generations that have it, and its backlog with them.
         self.held.insert(key.clone(), held);
-        Ok(())
+        Ok(true)
     }
 
     fn holds_port(&self, address: &Address) -> bool {
@@ -110,19 +112,16 @@ impl Listeners {
         port_of(address).is_some_and(|port| self.held.values().any(|held| port_of(&held.address) == Some(port)))
     }
 
-    /// The generation is gone: what nobody else uses goes to its heir, which has not asked for listeners yet, or is closed.
-    pub(crate) fn release(&mut self, generation: Generation, heir: Option<Generation>) {
-        self.retain(|_, held| {
-            if held.users.remove(&generation) && held.users.is_empty() {
-                held.users.extend(heir);
-            }
-        });
+    /// The generation does not use any. What it had stays open: another one may be about to ask for it.
+    pub(crate) fn release(&mut self, generation: Generation) {
+        for held in self.held.values_mut() {
+            held.users.remove(&generation);
+        }
     }
 
-    /// Changes who uses what, and closes what nobody uses any more.
-    fn retain(&mut self, mut change: impl FnMut(&Key, &mut Held)) {
-        self.held.retain(|key, held| {
-            change(key, held);
+    /// Closes what no generation uses.
+    pub(crate) fn close_unused(&mut self) {
+        self.held.retain(|_, held| {
             if held.users.is_empty() {
                 held.remove_file();
             }
@@ -183,7 +182,7 @@ fn keys(wanted: &[Wanted]) -> Vec<Key> {
     wanted
         .iter()
         .map(|wanted| match &wanted.name {
-            Some(name) => Key::Name(name.clone()),
+            Some(name) => Key::Name(name.clone(), wanted.text.clone()),
             None => {
                 let count = seen.entry(&wanted.text).or_default();
                 *count += 1;
@@ -212,22 +211,24 @@ mod tests {
         let second: Vec<String> =
             listeners.provide(Generation(2), &both[..1]).expect("held").into_iter().map(|(_, bound)| bound.to_owned()).collect();
         assert_eq!(second[0], first[0]);
-        listeners.release(Generation(1), None);
+        listeners.release(Generation(1));
+        TcpStream::connect(&first[1]).expect("the next generation may want it");
+        listeners.close_unused();
         TcpStream::connect(&first[0]).expect("generation 2 has it");
         TcpStream::connect(&first[1]).expect_err("nobody has it");
     }
 
     #[test]
-    fn an_heir_keeps_what_it_asks_for_and_no_more() {
+    fn a_name_that_moves_leaves_the_old_listener_to_those_that_have_it() {
         let mut listeners = Listeners::default();
-        let both = wanted(&["web=127.0.0.1:0", "127.0.0.1:0"]);
-        let bound: Vec<String> =
-            listeners.provide(Generation(1), &both).expect("bound").into_iter().map(|(_, bound)| bound.to_owned()).collect();
-        listeners.release(Generation(1), Some(Generation(2)));
-        TcpStream::connect(&bound[1]).expect("generation 2 is being started");
-        listeners.provide(Generation(2), &both[..1]).expect("held");
-        TcpStream::connect(&bound[0]).expect("generation 2 has it");
-        TcpStream::connect(&bound[1]).expect_err("generation 2 does not want it");
+        let bound = listeners.provide(Generation(1), &wanted(&["web=127.0.0.1:0"])).expect("bound")[0].1.to_owned();
+        listeners.provide(Generation(2), &wanted(&["web=localhost:0"])).expect("bound");
+        listeners.release(Generation(2));
+        listeners.close_unused();
+        let again = listeners.provide(Generation(3), &wanted(&["web=127.0.0.1:0"])).expect("held")[0].1.to_owned();
+        assert_eq!(again, bound);
+        listeners.provide(Generation(4), &wanted(&["web=localhost:0", "unix:/nowhere/at/all"])).expect_err("there is no such directory");
+        assert_eq!(listeners.held.len(), 1);
     }
 
     #[test]
@@ -257,7 +258,8 @@ mod tests {
             provided[0].1.rsplit_once(':').expect("a port").1.to_owned()
         };
         // The held address was asked for as port 0, so ask for it by number first.
-        listeners.release(Generation(1), None);
+        listeners.release(Generation(1));
+        listeners.close_unused();
         listeners.provide(Generation(1), &wanted(&[&format!(":{port}")])).expect("bound");
         let refusal = listeners.provide(Generation(2), &wanted(&[&format!("127.0.0.1:{port}")])).expect_err("it overlaps");
         assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
@@ -274,7 +276,7 @@ mod tests {
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).expect("it is there"));
         assert_eq!(mode & 0o777, 0o600);
         listeners.provide(Generation(2), &wanted(&[&text])).expect("held");
-        listeners.release(Generation(1), None);
+        listeners.release(Generation(1));
         std::os::unix::net::UnixStream::connect(&path).expect("it listens");
         let mut other = Listeners::default();
         other.provide(Generation(1), &wanted(&[&text])).expect_err("somebody listens there");

@@ -44,8 +44,8 @@ struct Child {
     program: File,
     /// What is known of its end beyond the exit.
     why: Option<String>,
-    /// It has its listeners.
-    is_welcomed: bool,
+    /// It has got the listeners that it asked for.
+    has_listeners: bool,
 }
 
 /// Where releases are remembered; only with the lock.
@@ -216,7 +216,7 @@ impl Master {
         };
         match spawn.start() {
             Ok((pid, link)) => {
-                self.children.insert(generation, Child { pid, link: Some(link), program: file, why: None, is_welcomed: false });
+                self.children.insert(generation, Child { pid, link: Some(link), program: file, why: None, has_listeners: false });
                 Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
@@ -297,10 +297,9 @@ impl Master {
             // What it said before it ended counts.
             while self.read_child(generation) {}
             let child = self.children.remove(&generation);
+            self.listeners.release(generation);
             self.handle(Event::Exited { generation, exit, why: child.and_then(|child| child.why) });
-            // A generation that was just started in its place has not asked for the listeners yet.
-            let heir = self.supervisor.active().filter(|active| self.children.get(active).is_some_and(|child| !child.is_welcomed));
-            self.listeners.release(generation, heir);
+            self.close_unused_listeners();
         }
         if let Some(ended) = self.poller.as_mut().and_then(Poller::take_end) {
             self.poller = None;
@@ -309,6 +308,15 @@ impl Master {
         if std::process::id() == 1 {
             let ours: Vec<Pid> = self.children.values().map(|child| child.pid).chain(self.poller.as_ref().map(Poller::pid)).collect();
             process::reap_others(&ours);
+        }
+    }
+
+    /// Closes the listeners that no generation has any more. Not before the active one has got its own: after its predecessor was taken
+    /// back or has died, they wait for it, and the clients in their backlogs with them.
+    fn close_unused_listeners(&mut self) {
+        let active = self.supervisor.active().and_then(|active| self.children.get(&active));
+        if active.is_some_and(|active| active.has_listeners) {
+            self.listeners.close_unused();
         }
     }
 
@@ -407,14 +415,15 @@ impl Master {
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let welcome = Welcome { protocol, generation: generation.0, id, path, addresses };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
-                if let Some(child) = self.children.get_mut(&generation) {
-                    child.is_welcomed = true;
-                }
                 let mut settings = hello.settings;
                 if self.memory.is_none() {
                     settings.source = None;
                 }
+                if let Some(child) = self.children.get_mut(&generation) {
+                    child.has_listeners = true;
+                }
                 self.handle(Event::Welcomed { generation, settings: Box::new(settings) });
+                self.close_unused_listeners();
             }
             Ok((Err(error), _)) => {
                 self.refuse(generation, None, format!("no descriptor is left for its listeners: {error}"), Blame::Nobody)

@@ -359,7 +359,7 @@ impl World {
             3 => return self.after(0.2, Happening::PollMoves),
             _ if known.is_settled(&offered.tag) => Outcome::Unchanged,
             _ if running == file(self.published) => Outcome::Same { release: offered },
-            _ if unwanted.iter().any(|(id, _)| *id == offered.id) => Outcome::Unchanged,
+            _ if unwanted.contains(&offered.id) => Outcome::Unchanged,
             4 => Outcome::Refused { release: offered, verdict: Verdict::Reject, why: "no marker".to_owned() },
             5 => Outcome::Refused { release: offered, verdict: Verdict::HoldBack, why: "timed out".to_owned() },
             6 => Outcome::Refused { release: offered, verdict: Verdict::Blameless, why: "disk full".to_owned() },

@@ -1,0 +1,267 @@
+//! The program of the process tests: a server that does what its script says, and what its clients tell it.
+//!
+//! It writes `serving version=V generation=G pid=P on ADDRESSES` when it has its listeners, and answers each connection's one line:
+//! `hello` with `V G P`; the other commands are in [`Actor::answer`].
+
+mod script;
+
+use nix::sys::signal::{SigSet, Signal as RawSignal};
+use nix::sys::signalfd::SignalFd;
+use overseer_core::{Config, FetchError, File, LogFormat, Look, Signal, State, fetcher_fn, run};
+use script::Script;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::process::{Command, ExitCode, abort, exit};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// What `main` found before `run` took it away.
+const ROLE: &str = "OVERSEER_ROLE";
+
+fn main() -> ExitCode {
+    let script = Script::read();
+    let role = std::env::var(ROLE).unwrap_or_default();
+    match script.text("behave").unwrap_or_default() {
+        "exit-in-main" => exit(7),
+        "hang-in-main" => hang(),
+        "hang-before-hello" if role.starts_with("child,") => hang(),
+        _ => {}
+    }
+    run(configure(script, role))
+}
+
+fn hang() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+fn configure(script: Script, role: String) -> Config<ExitCode> {
+    let words = Script::read();
+    let mut config = Config::new(move |state| Actor { script, state, role }.play()).debug(words.has("debug"));
+    let address = words.text("address").unwrap_or("127.0.0.1:0");
+    config = config.addresses(address.split(',').filter(|address| !address.is_empty()));
+    let durations: [(&str, fn(Config<ExitCode>, Duration) -> Config<ExitCode>); 7] = [
+        ("warm_up", Config::warm_up),
+        ("probation", Config::probation),
+        ("ready_timeout", Config::ready_timeout),
+        ("terminate_timeout", Config::terminate_timeout),
+        ("check_timeout", Config::check_timeout),
+        ("fetch_timeout", Config::fetch_timeout),
+        ("min_fetch_interval", Config::min_fetch_interval),
+    ];
+    for (name, set) in durations {
+        if let Some(time) = words.milliseconds(name) {
+            config = set(config, time);
+        }
+    }
+    let interval = words.milliseconds("interval").unwrap_or(Duration::from_millis(50));
+    config = match words.text("fetch") {
+        Some("hang") => config.fetcher(fetcher_fn("hang", |_| hang()).every(interval)),
+        Some("crash") => config.fetcher(fetcher_fn("crash", |_| abort()).every(interval)),
+        Some("panic") => config.fetcher(fetcher_fn("panic", |_| panic!("the fetcher panics")).every(interval)),
+        Some("fail") => config.fetcher(fetcher_fn("fail", |_| Err(FetchError::passing("the fetcher fails"))).every(interval)),
+        Some("nothing") => config.fetcher(fetcher_fn("nothing", |_| Ok(Look::unchanged())).every(interval)),
+        Some(path) => config.fetcher(File::new(path).every(interval).settle(Duration::ZERO)),
+        None => config,
+    };
+    if let Some(path) = words.text("pid_file") {
+        config = config.pid_file(path);
+    }
+    if let Some(path) = words.text("state_dir") {
+        config = config.state_dir(path);
+    }
+    if let Some(number) = words.number("restart_signal") {
+        config = config.restart_signal(Signal::from_raw(number).expect("a signal"));
+    }
+    if words.has("accept_late") {
+        config = config.warm_up_accept(false);
+    }
+    if words.has("no_restart") {
+        config = config.no_restart();
+    }
+    if words.has("at_next_restart") {
+        config = config.no_restart_after_fetch();
+    }
+    if words.has("json") {
+        config = config.log_format(LogFormat::Json);
+    }
+    if words.text("behave") == Some("refuse-upgrade") {
+        config = config.pre_upgrade(|path| Err(format!("the hook does not like {}", path.display())));
+    }
+    config
+}
+
+struct Actor {
+    script: Script,
+    state: State,
+    role: String,
+}
+
+impl Actor {
+    fn play(self) -> ExitCode {
+        let pid = std::process::id();
+        let (version, generation) = (self.version().to_owned(), self.state.generation());
+        // Before the line, so that whoever has read it may count on it.
+        let terms = (self.script.text("serve") == Some("term")).then(block_term);
+        println!("serving version={version} generation={generation} pid={pid} on {}", self.state.addresses().join(","));
+        let code = self.script.number("exit").unwrap_or(0);
+        self.misbehave();
+        let actor = Arc::new(self);
+        match terms {
+            Some(terms) => actor.serve_until_term(&terms),
+            None => actor.serve(),
+        }
+        println!("ending version={version} generation={generation} pid={pid}");
+        ExitCode::from(code)
+    }
+
+    fn version(&self) -> &str {
+        self.script.text("version").unwrap_or("0")
+    }
+
+    /// What goes wrong at the beginning.
+    fn misbehave(&self) {
+        let listener = self.state.listeners().first().and_then(|listener| listener.to_tcp().expect("a copy"));
+        match self.script.text("behave").unwrap_or_default() {
+            "exit-at-start" => exit(7),
+            "crash-at-start" => abort(),
+            "hang-before-ready" => hang(),
+            "crash-in-warm-up" => {
+                thread::spawn(|| {
+                    thread::sleep(Duration::from_millis(100));
+                    abort()
+                });
+            }
+            "block-listener" => listener.expect("TCP").set_nonblocking(false).expect("set"),
+            "unblock-listener" => listener.expect("TCP").set_nonblocking(true).expect("set"),
+            "shut-listener" => {
+                nix::sys::socket::shutdown(listener.expect("TCP").as_raw_fd(), nix::sys::socket::Shutdown::Both).expect("shut down");
+            }
+            "late-ready" => {
+                let delay = self.script.milliseconds("delay").unwrap_or_default();
+                thread::sleep(delay);
+            }
+            _ => {}
+        }
+    }
+
+    fn serve(self: Arc<Self>) {
+        let threads: Vec<_> = self
+            .state
+            .listeners()
+            .iter()
+            .map(|listener| {
+                let (actor, listener) = (Arc::clone(&self), listener.clone());
+                thread::spawn(move || {
+                    for connection in listener.incoming() {
+                        let (actor, connection) = (Arc::clone(&actor), connection.expect("the listener can be used"));
+                        thread::spawn(move || actor.converse(&connection, &connection));
+                    }
+                })
+            })
+            .collect();
+        if threads.is_empty() {
+            self.state.ready();
+            self.state.draining().wait();
+        }
+        for thread in threads {
+            thread.join().expect("it does not panic");
+        }
+        if self.script.text("behave") == Some("never-drain") {
+            hang();
+        }
+    }
+
+    /// A server that knows nothing of drains: it accepts by itself, and TERM means finish and leave.
+    fn serve_until_term(self: Arc<Self>, terms: &SignalFd) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let listener: TcpListener = self.state.listener().to_tcp().expect("a copy").expect("TCP");
+        self.state.ready();
+        let mut open = Vec::new();
+        loop {
+            let mut wanted = [PollFd::new(terms.as_fd(), PollFlags::POLLIN), PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            poll(&mut wanted, PollTimeout::NONE).expect("polled");
+            if wanted[0].any() == Some(true) {
+                break;
+            }
+            if let Ok((stream, _)) = listener.accept() {
+                let actor = Arc::clone(&self);
+                open.push(thread::spawn(move || actor.converse(&stream, &stream)));
+            }
+        }
+        for thread in open {
+            let _ = thread.join();
+        }
+    }
+
+    /// Answers one line. After `hold` it says at once who has accepted the connection, and answers a second line.
+    fn converse(&self, from: impl Read, mut to: impl Write) {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let is_held = line == "hold";
+            let answer = self.answer(if is_held { "hello" } else { &line });
+            // A client that has gone is none of ours.
+            if to.write_all(answer.as_bytes()).is_err() || !is_held {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, line: &str) -> String {
+        let mut words = line.split(' ');
+        match (words.next().unwrap_or_default(), words.next()) {
+            ("hello", None) => format!("{} {} {}\n", self.version(), self.state.generation(), std::process::id()),
+            ("crash", None) => abort(),
+            ("exit", Some(code)) => exit(code.parse().expect("a number")),
+            ("restart", None) => format!("{}\n", self.state.restart()),
+            ("poll", None) => format!("{}\n", self.state.poll_now()),
+            ("id", None) => format!("{}\n", self.state.id()),
+            ("enabled", None) => format!("{}\n", self.state.enabled()),
+            ("descriptors", None) => descriptors().unwrap_or_else(|error| format!("{error}\n")),
+            // A file that lies beside the program, as `$ORIGIN` finds it.
+            ("beside", Some(name)) => beside(name).unwrap_or_else(|error| format!("{error}\n")),
+            // A second copy of the program; `dirty` with the variable that this one was started with.
+            ("copy", how) => {
+                let mut command = Command::new(self.state.bin_path());
+                let words = std::env::var(script::VARIABLE).unwrap_or_default();
+                command.env(script::VARIABLE, format!("{words} copy fetch=nothing"));
+                if how == Some("dirty") {
+                    command.env(ROLE, &self.role);
+                }
+                // It lives on; whoever ends this program's session ends it.
+                command.spawn().map_or_else(|error| format!("{error}\n"), |copy| format!("{}\n", copy.id()))
+            }
+            _ => format!("{line} is no command\n"),
+        }
+    }
+}
+
+fn block_term() -> SignalFd {
+    let mut mask = SigSet::empty();
+    mask.add(RawSignal::SIGTERM);
+    mask.thread_block().expect("blocked");
+    SignalFd::new(&mask).expect("a descriptor")
+}
+
+/// What each open descriptor is, one a line. The one that the listing itself needs is left out.
+fn descriptors() -> io::Result<String> {
+    let mut lines = String::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        if !target.starts_with(format!("/proc/{}/fd", std::process::id())) {
+            let _ = writeln!(lines, "{} {}", entry.file_name().display(), target.display());
+        }
+    }
+    Ok(lines)
+}
+
+fn beside(name: &str) -> io::Result<String> {
+    let own = fs::read_link("/proc/self/exe")?;
+    fs::read_to_string(own.parent().unwrap_or(Path::new("/")).join(name))
+}
