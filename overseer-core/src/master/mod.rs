@@ -444,6 +444,8 @@ impl Master {
     }
 
     fn commit(&mut self) -> Result<(), String> {
+        // What is remembered of the release must be there before it is.
+        self.save();
         let Some((staged, file)) = &self.staged else { return Err("no release is staged".to_owned()) };
         let path = self.place.resolve().map_err(|error| format!("the program's path cannot be followed: {error}"))?;
         binary::commit(&path, staged, file.as_fd()).map_err(|error| FetchError::chain(&error))?;

@@ -192,12 +192,27 @@ impl Supervisor {
 
     /// The warm-up is over, or the old generation has ended: the candidate is committed.
     fn commit(&mut self, generation: Generation) {
-        let is_release = self.children.get(&generation).is_some_and(|child| matches!(child.origin, Origin::Release(_)));
-        if is_release {
+        let Some(child) = self.children.get(&generation) else { return };
+        if let Origin::Release(release) = child.origin.clone() {
+            self.begin_probation(release, child.identity);
             self.act(Action::Commit { generation });
         } else {
             self.promote(generation);
         }
+    }
+
+    /// Remembers the probation before the file is at the path: a master that is killed in between must not leave a release without one. A path that does
+    /// not hold the file makes it void.
+    pub(super) fn begin_probation(&mut self, release: ReleaseName, identity: Identity) {
+        let probation = (!self.settings.probation.is_zero()).then_some(Probation { release, identity, starts: 0 });
+        self.probation_before = std::mem::replace(&mut self.record.probation, probation);
+        self.act(Action::Save);
+    }
+
+    /// The release did not get to the path.
+    pub(super) fn undo_probation(&mut self) {
+        self.record.probation = self.probation_before.take();
+        self.act(Action::Save);
     }
 
     pub(super) fn commit_done(&mut self, generation: Generation) {
@@ -217,7 +232,6 @@ impl Supervisor {
         self.record.previous = self.record.installed.take().map(|installed| installed.release);
         self.record.verdicts.retain(|judged| judged.release.id != release.id);
         self.record.remember_id(identity, &release.id);
-        self.record.probation = (!self.settings.probation.is_zero()).then(|| Probation { release: release.clone(), identity, starts: 0 });
         self.probation_until = None;
         self.record.installed = Some(Installed { release, at_unix_s });
         self.act(Action::Save);
@@ -226,6 +240,7 @@ impl Supervisor {
     pub(super) fn commit_failed(&mut self, generation: Generation, why: String) {
         let Some(child) = self.children.get(&generation) else { return };
         let Origin::Release(release) = child.origin.clone() else { return };
+        self.undo_probation();
         let active = self.active.filter(|active| self.children.contains_key(active));
         match active {
             Some(active) => {

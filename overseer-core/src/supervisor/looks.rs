@@ -266,8 +266,9 @@ impl Supervisor {
         match self.settings.installation {
             Installation::Proved => self.try_release(release),
             Installation::WithoutRestart => {
-                self.waiting = Some(release);
+                self.waiting = Some(release.clone());
                 self.staged_identity = staged.identity;
+                self.begin_probation(release, staged.identity);
                 self.act(Action::Install);
             }
             Installation::AtNextRestart => {
@@ -286,6 +287,7 @@ impl Supervisor {
     pub(super) fn install_failed(&mut self, why: String) {
         let Some(release) = self.waiting.take() else { return };
         self.act(Action::Discard);
+        self.undo_probation();
         if let Some(active) = self.active {
             self.note(Message::CommitFailed { release: describe(&release), active, why });
         }

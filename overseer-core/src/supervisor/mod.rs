@@ -26,7 +26,7 @@ mod tests;
 
 pub(crate) use settings::{Installation, Settings};
 
-use crate::binary::{Identity, Record};
+use crate::binary::{Identity, Probation, Record};
 use crate::message::Message;
 use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
@@ -314,6 +314,8 @@ pub(crate) struct Supervisor {
     leaving: Option<Leaving>,
     has_closed_listeners: bool,
     looking: Looking,
+    /// The probation that holds on if the commit that is under way fails.
+    probation_before: Option<Probation>,
     /// When the active release is trusted.
     probation_until: Option<Time>,
     /// How the release that is being taken back ended.
@@ -356,6 +358,7 @@ impl Supervisor {
             leaving: None,
             has_closed_listeners: false,
             looking: Looking::default(),
+            probation_before: None,
             probation_until: None,
             failed_exit: None,
             staged_identity: Identity::default(),
