@@ -370,3 +370,6 @@ impl Decoder {
         Ok(Some(Frame::Message(envelope.message, envelope.fds)))
     }
 }
+
+#[cfg(test)]
+mod tests;

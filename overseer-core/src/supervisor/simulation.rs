@@ -164,7 +164,7 @@ impl World {
             Happening::PollMoves if self.master.is_polling => self.master.handle(Event::PollProgress),
             Happening::PollEnds(report) if self.master.is_polling => self.master.poll_ends(*report),
             Happening::Outside => {
-                self.from_outside();
+                self.outside();
                 let pause = if self.one_in(4) { 2.0 } else { 400.0 };
                 let pause = self.pause(pause);
                 self.after(pause, Happening::Outside);
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// What operators, the source and the machine do.
-    fn from_outside(&mut self) {
+    fn outside(&mut self) {
         match self.random.u32(..40) {
             0..8 => self.master.restart(),
             8..10 => self.master.handle(Event::RestartAsked { asker: Asker::Program }),
