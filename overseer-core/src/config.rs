@@ -29,7 +29,7 @@ pub enum LogFormat {
 
 /// What a program needs: itself, its addresses, where its releases come from, and how patient core is with it.
 ///
-/// Made first thing in `main`, in every process that runs the executable, and handed to [`run`](crate::run). Making one has no effects.
+/// Made first thing in `main`, in every process that runs the executable, and handed to [`run`](crate::run()). Making one has no effects.
 /// Wrong values are found by `run`, which names the setting and the value.
 ///
 /// ```no_run
