@@ -5,7 +5,7 @@
 
 use super::build::{self, Build, Noise, Profile};
 use super::client::Answer;
-use super::load::{Failure, Load, Tally};
+use super::load::{Load, Tally};
 use super::process;
 use super::scene::{PATIENCE, Running, Scene};
 use std::fs;
@@ -26,7 +26,7 @@ struct Case {
 
 /// How far a broken release gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
+pub(crate) enum Ends {
     /// Before it accepts a connection.
     Unseen,
     /// While it accepts connections, which it takes with it.
@@ -112,7 +112,7 @@ fn publish_broken(scene: &Scene, running: &mut Running, case: &Case, good: &Buil
 }
 
 /// Whether a line of the master's is its last word on a release for now.
-fn decision(line: &str) -> Option<String> {
+pub(crate) fn decision(line: &str) -> Option<String> {
     ["rejected", "tried again in"].iter().any(|words| line.contains(words)).then(|| line.to_owned())
 }
 
@@ -161,13 +161,10 @@ fn show(running: &Running, answer: &Answer, build: &Build) -> Result<(), String>
     Ok(())
 }
 
-/// Which failures are put down to a candidate that crashed: connections that it had accepted, cut while it was there.
+/// Which failures are put down to a candidate that crashed: connections that it may have accepted, broken off while it was there.
 fn lost_with_a_candidate(tally: &Tally, cases: &[Case], decisions: &[Decision]) -> usize {
-    let crashed = |at: Instant| {
-        cases.iter().zip(decisions).any(|(case, decision)| case.ends != Ends::Unseen && (decision.from..decision.to).contains(&at))
-    };
-    let cut = |failure| matches!(failure, Failure::Cut | Failure::Reset);
-    tally.samples.iter().filter(|sample| sample.outcome.is_err_and(cut) && crashed(sample.due)).count()
+    let crashes = cases.iter().zip(decisions).filter(|(case, _)| case.ends != Ends::Unseen);
+    crashes.map(|(_, decision)| tally.due_between(decision.from, decision.to).broken_off()).sum()
 }
 
 fn summary(tally: &Tally, cases: &[Case], decisions: &[Decision], published: Instant, took: Duration) -> Result<(), String> {
