@@ -156,6 +156,13 @@ struct Lines {
     came: Condvar,
 }
 
+impl Lines {
+    /// A test that fails while it looks at the lines leaves them whole.
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A running program. All processes of its session end when it is dropped.
 pub(crate) struct App {
     process: Child,
@@ -189,7 +196,7 @@ impl App {
         let collector = Arc::clone(&lines);
         thread::spawn(move || {
             for line in BufReader::new(File::from(reader)).split(b'\n').map_while(Result::ok) {
-                collector.seen.lock().expect("no panic").push(String::from_utf8_lossy(&line).into_owned());
+                collector.lock().push(String::from_utf8_lossy(&line).into_owned());
                 collector.came.notify_all();
             }
         });
@@ -203,6 +210,13 @@ impl App {
         let serving = self.line_after("serving ");
         self.address = serving.rsplit_once(" on ").map(|(_, addresses)| addresses.to_owned()).unwrap_or_default();
         self.line_after("generation 1 is ready");
+    }
+
+    /// Finds the master's PID where the test does not wait for the first generation.
+    pub(crate) fn find_master(&mut self) {
+        let seen = self.lines.lock().join(" ");
+        let pid = seen.split("master started as pid ").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|pid| pid.parse().ok());
+        self.master = Some(Pid::from_raw(pid.expect("the master has started")));
     }
 
     /// Where it serves.
@@ -219,7 +233,7 @@ impl App {
     #[track_caller]
     pub(crate) fn line_after(&mut self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut seen = self.lines.seen.lock().expect("no panic");
+        let mut seen = self.lines.lock();
         loop {
             while let Some(line) = seen.get(self.cursor) {
                 self.cursor += 1;
@@ -234,17 +248,17 @@ impl App {
                 self.cursor,
                 seen.join("\n")
             );
-            seen = self.lines.came.wait_timeout(seen, rest).expect("no panic").0;
+            seen = self.lines.came.wait_timeout(seen, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// How many lines so far hold `part`.
     pub(crate) fn count_lines(&self, part: &str) -> usize {
-        self.lines.seen.lock().expect("no panic").iter().filter(|line| line.contains(part)).count()
+        self.lines.lock().iter().filter(|line| line.contains(part)).count()
     }
 
     pub(crate) fn all_lines(&self) -> String {
-        self.lines.seen.lock().expect("no panic").join("\n")
+        self.lines.lock().join("\n")
     }
 
     /// Lets [`App::line_after`] find lines that it has gone past.

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -140,17 +140,20 @@ impl Load {
     /// Waits for so many more answers of this version.
     pub(crate) fn wait_for(&self, version: &str, count: u64) {
         let deadline = Instant::now() + PATIENCE;
-        let mut tally = self.shared.tally.lock().expect("no panic");
+        let mut tally = self.shared.lock();
         let until = tally.answered.get(version).unwrap_or(&0) + count;
         while tally.answered.get(version).is_none_or(|answered| *answered < until) {
             let rest = deadline.saturating_duration_since(Instant::now());
-            assert!(!rest.is_zero(), "version {version} does not answer: {tally}");
-            tally = self.shared.changed.wait_timeout(tally, rest).expect("no panic").0;
+            if rest.is_zero() {
+                let tally = tally.clone();
+                panic!("version {version} does not answer: {tally}; {} came", tally.total());
+            }
+            tally = self.shared.changed.wait_timeout(tally, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     pub(crate) fn tally(&self) -> Tally {
-        self.shared.tally.lock().expect("no panic").clone()
+        self.shared.lock().clone()
     }
 
     pub(crate) fn stop(mut self) -> Tally {
@@ -173,11 +176,16 @@ impl Drop for Load {
 }
 
 impl Shared {
+    /// A test that fails while it looks at the numbers leaves them whole.
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn connect_on_and_on(&self) {
         let mut last = Instant::now();
         while !self.is_over.load(Ordering::Relaxed) {
             let result = tell(&self.address, "hello");
-            let mut tally = self.tally.lock().expect("no panic");
+            let mut tally = self.lock();
             let failure = match result {
                 Ok(text) => match text.parse::<Answer>() {
                     Ok(answer) => {

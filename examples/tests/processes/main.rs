@@ -2,5 +2,8 @@
 #![cfg(target_os = "linux")]
 
 mod app;
+mod broken;
 mod load;
 mod restart;
+mod signals;
+mod upgrade;
