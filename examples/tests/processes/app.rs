@@ -278,6 +278,17 @@ impl App {
         self.line_after(&format!("generation {before} is gone"));
     }
 
+    /// Restarts it and waits until this generation has taken over and the one before it is gone.
+    pub(crate) fn restart_to(&mut self, generation: u64) {
+        self.signal(Signal::SIGUSR2);
+        self.line_after(&format!("generation {generation} took over"));
+        self.line_after("is gone");
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("it is ours").is_some()
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
@@ -391,4 +402,14 @@ pub(crate) fn can_run(what: &str, tool: &str, arguments: &[&str]) -> bool {
         println!("skipped: {what} needs {tool} {}", arguments.join(" "));
     }
     can
+}
+
+/// Whether the test may do what only root may; if not, it says what it cannot show, which in CI is a failure.
+pub(crate) fn is_root(what: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        assert!(std::env::var_os("CI").as_deref() != Some(OsStr::new("true")), "{what} needs root");
+        println!("skipped: {what} needs root");
+    }
+    is_root
 }

@@ -3,6 +3,8 @@
 
 mod app;
 mod broken;
+mod files;
+mod killed;
 mod load;
 mod restart;
 mod signals;
