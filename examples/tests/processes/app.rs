@@ -21,6 +21,9 @@ use tempfile::TempDir;
 /// The test program.
 pub(crate) const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
+/// A program that speaks version 1 of the protocol and uses nothing of overseer.
+pub(crate) const FROZEN_CHILD: &str = env!("CARGO_BIN_EXE_frozen_child");
+
 /// A process that forks has copies of all open descriptors until it executes, and a file that somebody has open for writing cannot be
 /// executed. So nobody writes a program while somebody starts one.
 static WRITING_OR_STARTING: Mutex<()> = Mutex::new(());
@@ -34,7 +37,12 @@ const SETTINGS: &str = "debug warm_up=100 probation=60000 terminate_timeout=1000
 
 /// The contents of a release: the test program with these words.
 pub(crate) fn release(words: &str) -> Vec<u8> {
-    let mut bytes = fs::read(ACTOR).expect("the test program is built");
+    with_words(ACTOR, words)
+}
+
+/// The program with words for it at its end.
+pub(crate) fn with_words(program: &str, words: &str) -> Vec<u8> {
+    let mut bytes = fs::read(program).expect("the test program is built");
     bytes.extend_from_slice(format!("\n#script# {words}").as_bytes());
     bytes
 }
@@ -74,6 +82,10 @@ impl Scene {
         scene.words = format!("{SETTINGS} fetch={} {words}", scene.source().display());
         put(&scene.source(), &release("version=1"));
         scene
+    }
+
+    pub(crate) fn add_words(&mut self, words: &str) {
+        self.words = format!("{} {words}", self.words);
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -259,6 +271,13 @@ impl App {
 
     pub(crate) fn all_lines(&self) -> String {
         self.lines.lock().join("\n")
+    }
+
+    /// As [`App::line_after`], from the first line on.
+    #[track_caller]
+    pub(crate) fn line_after_start(&mut self, part: &str) -> String {
+        self.rewind();
+        self.line_after(part)
     }
 
     /// Lets [`App::line_after`] find lines that it has gone past.

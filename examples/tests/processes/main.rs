@@ -6,6 +6,8 @@ mod broken;
 mod files;
 mod killed;
 mod load;
+mod manners;
+mod protocol;
 mod restart;
 mod signals;
 mod upgrade;
