@@ -6,6 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe, setsid};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -42,9 +43,23 @@ pub(crate) fn release(words: &str) -> Vec<u8> {
 
 /// The program with words for it at its end.
 pub(crate) fn with_words(program: &str, words: &str) -> Vec<u8> {
-    let mut bytes = fs::read(program).expect("the test program is built");
+    let mut bytes = without_debug_information(program);
     bytes.extend_from_slice(format!("\n#script# {words}").as_bytes());
     bytes
+}
+
+/// The program as it would be shipped, which is a tenth of what is built: tests copy it a lot. Where there is no `strip`, all of it.
+fn without_debug_information(program: &str) -> Vec<u8> {
+    static READ: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    let strip = || {
+        let directory = tempfile::tempdir().ok()?;
+        let stripped = directory.path().join("stripped");
+        let status = Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(program).status().ok()?;
+        status.success().then(|| fs::read(&stripped).ok())?
+    };
+    let contents = || strip().unwrap_or_else(|| fs::read(program).expect("the test program is built"));
+    read.entry(program.to_owned()).or_insert_with(contents).clone()
 }
 
 /// Writes a program beside its place and renames it there, so that nobody sees half of it.

@@ -33,11 +33,7 @@ impl FromStr for Answer {
 }
 
 /// A request that a generation has accepted and not answered, for as long as the test wants.
-pub(crate) struct Request {
-    stream: TcpStream,
-    /// Who has accepted it.
-    pub(crate) by: Answer,
-}
+pub(crate) struct Request(TcpStream);
 
 impl Request {
     pub(crate) fn begin(address: &str) -> Self {
@@ -45,13 +41,14 @@ impl Request {
         stream.write_all(b"hold\n").expect("sent");
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).expect("received");
-        Self { stream, by: line.parse().expect("an answer") }
+        line.parse::<Answer>().expect("somebody has accepted it");
+        Self(stream)
     }
 
     /// Sends the rest and takes the answer.
     pub(crate) fn finish(mut self) -> Result<Answer, String> {
-        self.stream.write_all(b"hello\n").map_err(|error| error.to_string())?;
-        let text = read_all(&self.stream).map_err(|error| error.to_string())?;
+        self.0.write_all(b"hello\n").map_err(|error| error.to_string())?;
+        let text = read_all(&self.0).map_err(|error| error.to_string())?;
         text.parse()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! By its script it can also be a child that no sane program is: see [`misbehave`].
 
+#[expect(dead_code, reason = "the other program needs more of it")]
 mod script;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
