@@ -123,6 +123,12 @@ pub(crate) fn set_name(name: &std::ffi::OsStr) {
     }
 }
 
+/// Sets which signal this process gets when its parent ends (prctl(2), PR_SET_PDEATHSIG).
+pub(crate) fn set_parent_death_signal(signal: Signal) {
+    // SAFETY: the argument is a number.
+    unsafe { nix::libc::prctl(nix::libc::PR_SET_PDEATHSIG, signal.as_raw()) };
+}
+
 /// Takes a variable out of the environment. Only while no other thread runs.
 pub(crate) fn remove_variable(name: &str) {
     // SAFETY: the caller has made sure that this is the only thread, so nobody reads the environment meanwhile.
