@@ -282,7 +282,7 @@ impl Supervisor {
 
     pub(super) fn kill(&mut self, generation: Generation) {
         if let Some(child) = self.child(generation) {
-            child.sent.push(Signal::KILL);
+            child.has_got(Signal::KILL);
             self.kill_for_fault(generation);
         }
     }
