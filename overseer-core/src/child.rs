@@ -276,6 +276,15 @@ struct Attendant {
     signals: Signals,
 }
 
+/// What came from the master; after all but the first the program is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Understood,
+    Nonsense,
+    /// There is no master any more.
+    Gone,
+}
+
 impl Attendant {
     fn new(shared: Arc<Shared>) -> io::Result<Self> {
         let link = match &shared.up {
@@ -296,10 +305,16 @@ impl Attendant {
                     }
                 }
             }
-            if ready.get(1).is_some_and(|link| link.read) && !self.listen() {
-                self.link = None;
-                self.shared.begin_drain(self.shared.settings.terminate_timeout);
-                self.shared.listeners.get().into_iter().flatten().for_each(Closer::close);
+            if ready.get(1).is_some_and(|link| link.read) {
+                let heard = self.listen();
+                if heard != Heard::Understood {
+                    self.link = None;
+                    self.shared.begin_drain(self.shared.settings.terminate_timeout);
+                }
+                // While there is a master, others may accept on them.
+                if heard == Heard::Gone {
+                    self.shared.listeners.get().into_iter().flatten().for_each(Closer::close);
+                }
             }
             let is_alone = self.link.is_none();
             if is_alone && self.shared.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
@@ -319,9 +334,9 @@ impl Attendant {
         wait(&interests, rest)
     }
 
-    /// Takes in what the master says; `false` when there is no master any more, and the program is to leave.
-    fn listen(&mut self) -> bool {
-        let Some(link) = &mut self.link else { return false };
+    /// Takes in what the master says.
+    fn listen(&mut self) -> Heard {
+        let Some(link) = &mut self.link else { return Heard::Gone };
         loop {
             match link.receive() {
                 Ok(Received::Message(ToChild::Drain(Drain { within_ms }), _)) => self.shared.begin_drain(Duration::from_millis(within_ms)),
@@ -335,15 +350,15 @@ impl Attendant {
                 Ok(Received::Message(ToChild::Welcome(_) | ToChild::Refused(_) | ToChild::Unknown, _) | Received::Nothing) => {}
                 Ok(Received::ExecFailed(_) | Received::Ended) => {
                     log::warn!(target: "overseer::child", "the master is gone; finishing what is open");
-                    return false;
+                    return Heard::Gone;
                 }
                 Err(error) => {
                     log::error!(target: "overseer::child", "the master cannot be understood: {error}; finishing what is open");
-                    return false;
+                    return Heard::Nonsense;
                 }
             }
             if !link.may_hold_frame() {
-                return true;
+                return Heard::Understood;
             }
         }
     }

@@ -40,6 +40,9 @@ struct Child {
     pid: Pid,
     /// `None` once it has closed its end, or cannot be understood.
     link: Option<Link>,
+    /// The link of one that cannot be understood, open until its end: whoever sees it closed takes the master for gone, and closes the listeners
+    /// for all.
+    unheard: Option<Link>,
     /// The file that it runs, to look at the source with it later.
     program: File,
     /// What is known of its end beyond the exit.
@@ -216,7 +219,8 @@ impl Master {
         };
         match spawn.start() {
             Ok((pid, link)) => {
-                self.children.insert(generation, Child { pid, link: Some(link), program: file, why: None, has_listeners: false });
+                self.children
+                    .insert(generation, Child { pid, link: Some(link), unheard: None, program: file, why: None, has_listeners: false });
                 Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
@@ -255,7 +259,7 @@ impl Master {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         if let Err(error) = link.send(message, &borrowed) {
             let why = FetchError::chain(&error);
-            child.link = None;
+            child.unheard = child.link.take();
             let now = self.now();
             self.supervisor.handle(now, Event::Misbehaved { generation, why });
         }
@@ -353,7 +357,7 @@ impl Master {
 
     fn misbehaved(&mut self, generation: Generation, why: String) {
         if let Some(child) = self.children.get_mut(&generation) {
-            child.link = None;
+            child.unheard = child.link.take();
         }
         self.handle(Event::Misbehaved { generation, why });
     }
