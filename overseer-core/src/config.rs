@@ -188,7 +188,7 @@ impl<T> Config<T> {
     }
 
     /// Has the last word on a release that is proved and not yet started, with the path of its file. It runs in the poll process; an
-    /// error holds the release back and is the reason in the log.
+    /// error or a panic holds the release back and is the reason in the log. It must be done within `fetch_timeout`, for which it counts as no progress.
     #[doc(alias = "PreUpgrade")]
     pub fn pre_upgrade(mut self, hook: impl FnOnce(&Path) -> Result<(), String> + Send + 'static) -> Self {
         self.pre_upgrade = Some(Box::new(hook));

@@ -125,8 +125,14 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
     process::set_name(welcome.path.file_name().unwrap_or_default());
     // It is the master's, and `pkill -USR2 app` finds the children too.
     signals::disregard_where_default(config.settings.restart_signal);
-    let beginning =
-        Beginning { link: Some(link), settings: config.settings, generation: welcome.generation, id: welcome.id, path: welcome.path };
+    let beginning = Beginning {
+        link: Some(link),
+        is_simulated: false,
+        settings: config.settings,
+        generation: welcome.generation,
+        id: welcome.id,
+        path: welcome.path,
+    };
     let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
     let listener = |(socket, address): (_, &Address)| Listener::new(socket, address.name.clone(), Arc::clone(&shared));
     let listeners = sockets.into_iter().zip(addresses).map(listener).collect();
@@ -137,7 +143,7 @@ fn run_alone<T>(config: Config<T>, addresses: &[Address]) -> Result<T, Error> {
     if config.required && !is_supported() {
         return Err(Error::Unsupported { system: std::env::consts::OS });
     }
-    let (state, shared) = State::alone(addresses, config.settings)?;
+    let (state, shared) = State::alone(addresses, config.settings, false)?;
     Ok(run_program(config.program, state, &shared))
 }
 

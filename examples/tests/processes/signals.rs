@@ -7,6 +7,8 @@ use nix::sys::signal::Signal;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 #[test]
 fn term_finishes_what_is_open_and_ends_with_the_programs_exit_code() {
@@ -80,6 +82,21 @@ fn a_stopped_master_stops_its_program_and_both_go_on_when_continued() {
     }
     app.restart();
     assert!(app.terminate().success());
+}
+
+#[test]
+fn a_sigcont_beside_a_sigterm_gives_nobody_more_time() {
+    let scene = Scene::new("terminate_timeout=300");
+    let mut app = scene.start();
+    let request = Request::begin(app.address());
+    // So that the master has slept for much longer than the time-out.
+    thread::sleep(Duration::from_secs(5));
+    let asked = Instant::now();
+    app.signal(Signal::SIGTERM);
+    app.signal(Signal::SIGCONT);
+    app.wait_exit();
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    request.finish().expect_err("it was cut");
 }
 
 /// Where a signal can find a master; each ends with a service that answers or an end that was asked for.

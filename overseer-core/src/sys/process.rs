@@ -1,8 +1,9 @@
 //! Processes: who they are, how they end, and how we do.
 
 use crate::signal::Signal;
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fmt;
 use std::io;
@@ -32,23 +33,36 @@ impl fmt::Display for Exit {
 
 /// Reaps one ended process: `pid`, or any child if `None`. Does not block; `None` if none has ended.
 pub(crate) fn reap(pid: Option<Pid>) -> Option<(Pid, Exit)> {
+    wait_for(pid, libc::WNOHANG)
+}
+
+/// Reaps the process once it has ended, which blocks until then. `None` if somebody else has reaped it.
+pub(crate) fn reap_at_its_end(pid: Pid) -> Option<Exit> {
+    wait_for(Some(pid), 0).map(|(_, exit)| exit)
+}
+
+/// Without nix: it reaps a process that a real-time signal has ended, and then answers an error in place of its end.
+fn wait_for(pid: Option<Pid>, flags: libc::c_int) -> Option<(Pid, Exit)> {
+    let mut status = 0;
     loop {
-        return match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => Some((pid, Exit::Code(code))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid, Exit::Signal(Signal::from_raw(signal as i32)?))),
-            Err(nix::errno::Errno::EINTR) => continue,
-            Ok(_) | Err(_) => None,
-        };
+        // SAFETY: waitpid(2) writes to `status` alone.
+        let result = Errno::result(unsafe { libc::waitpid(pid.map_or(-1, Pid::as_raw), &raw mut status, flags) });
+        match result {
+            Err(Errno::EINTR) => {}
+            Ok(0) | Err(_) => return None,
+            // Without WUNTRACED and WCONTINUED nothing but an end is told.
+            Ok(pid) if libc::WIFSIGNALED(status) => {
+                return Some((Pid::from_raw(pid), Exit::Signal(Signal::from_raw(libc::WTERMSIG(status))?)));
+            }
+            Ok(pid) => return Some((Pid::from_raw(pid), Exit::Code(libc::WEXITSTATUS(status)))),
+        }
     }
 }
 
 /// Reaps processes that ended and are none of `ours`: PID 1 inherits the orphans of all others.
 pub(crate) fn reap_others(ours: &[Pid]) {
-    use nix::sys::wait::{Id, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
     // One of ours is reaped with its own SIGCHLD, and the rest after it.
-    while let Ok(status) = waitid(Id::All, flags)
-        && let Some(pid) = status.pid()
+    while let Ok(Some(pid)) = ended(libc::P_ALL, 0)
         && !ours.contains(&pid)
         && reap(Some(pid)).is_some()
     {}
@@ -56,9 +70,18 @@ pub(crate) fn reap_others(ours: &[Pid]) {
 
 /// Whether the process has ended; it stays to be reaped, so that its number and its group's are nobody else's yet.
 pub(crate) fn has_ended(pid: Pid) -> bool {
-    use nix::sys::wait::{Id, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
-    !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::EINTR))
+    !matches!(ended(libc::P_PID, pid.as_raw().unsigned_abs()), Ok(None) | Err(Errno::EINTR))
+}
+
+/// A process that has ended and stays to be reaped. Without nix, for the reason above.
+fn ended(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<Option<Pid>> {
+    // SAFETY: all zeros are a valid siginfo_t, and waitid(2) writes to it alone; it leaves the zeros where no process has ended.
+    let pid = unsafe {
+        let mut info = std::mem::zeroed::<libc::siginfo_t>();
+        Errno::result(libc::waitid(kind, id, &raw mut info, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG))?;
+        info.si_pid()
+    };
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
 }
 
 /// Makes memory pressure take the process as late as this one.
@@ -72,9 +95,9 @@ pub(crate) fn trust(pid: Pid) {
 /// Sends a signal to a process that has not been reaped. One that is gone already is no error.
 pub(crate) fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     // SAFETY: kill(2) takes two numbers and touches no memory of ours.
-    let result = unsafe { nix::libc::kill(pid.as_raw(), signal.as_raw()) };
-    match nix::errno::Errno::result(result) {
-        Ok(_) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+    let result = unsafe { libc::kill(pid.as_raw(), signal.as_raw()) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -119,18 +142,47 @@ pub(crate) fn set_name(name: &std::ffi::OsStr) {
     use std::os::unix::ffi::OsStrExt;
     if let Ok(name) = std::ffi::CString::new(name.as_bytes()) {
         // SAFETY: the argument is a string that ends in a zero and lives through the call (prctl(2), PR_SET_NAME).
-        unsafe { nix::libc::prctl(nix::libc::PR_SET_NAME, name.as_ptr()) };
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
 }
 
 /// Sets which signal this process gets when its parent ends (prctl(2), PR_SET_PDEATHSIG).
 pub(crate) fn set_parent_death_signal(signal: Signal) {
     // SAFETY: the argument is a number.
-    unsafe { nix::libc::prctl(nix::libc::PR_SET_PDEATHSIG, signal.as_raw()) };
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal.as_raw()) };
 }
 
 /// Takes a variable out of the environment. Only while no other thread runs.
 pub(crate) fn remove_variable(name: &str) {
     // SAFETY: the caller has made sure that this is the only thread, so nobody reads the environment meanwhile.
     unsafe { std::env::remove_var(name) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn an_end_is_told_whichever_signal_caused_it() {
+        for (script, end) in [
+            ("exit 3".to_owned(), Exit::Code(3)),
+            ("kill -9 $$".to_owned(), Exit::Signal(Signal::KILL)),
+            // One that nix has no name for.
+            (format!("kill -{} $$", libc::SIGRTMIN() + 1), Exit::Signal(Signal::from_raw(libc::SIGRTMIN() + 1).expect("a signal"))),
+        ] {
+            for blocks in [true, false] {
+                let child = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().expect("started");
+                let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+                let exit = if blocks {
+                    reap_at_its_end(pid)
+                } else {
+                    crate::binary::testing::until("it has ended", || has_ended(pid));
+                    reap(Some(pid)).map(|(_, exit)| exit)
+                };
+                assert_eq!(exit, Some(end), "{script}");
+                assert!(reap(Some(pid)).is_none(), "it is reaped");
+            }
+        }
+    }
 }

@@ -4,8 +4,8 @@ use crate::address::{Address, Kind};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, getsockname, getsockopt,
-    setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, connect, getsockname,
+    getsockopt, setsockopt, socket, sockopt,
 };
 use std::fs;
 use std::io;
@@ -91,9 +91,12 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
     }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => fs::remove_file(path),
-        _ => Ok(()),
+    // Not blocking: whoever listens there may be stuck, with a backlog that is full (EAGAIN, unix(7)).
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let asking = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -170,4 +173,30 @@ pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// Ends a listening socket for every process that has it: who connects from now on is refused, and another process can bind the address.
 pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn the_socket_of_somebody_who_does_not_accept_is_left_and_waited_for_by_nobody() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("app.sock");
+        let _stuck = UnixListener::bind(&path).expect("bound");
+        let mut waiting = Vec::new();
+        loop {
+            let client = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).expect("a socket");
+            let answer = connect(client.as_raw_fd(), &UnixAddr::new(&path).expect("an address"));
+            waiting.push(UnixStream::from(client));
+            match answer {
+                Ok(()) => {}
+                Err(errno) => break assert_eq!(errno, Errno::EAGAIN, "the backlog is full"),
+            }
+        }
+        let error = listen_unix(&path, None).expect_err("somebody listens there");
+        assert_eq!(error.raw_os_error(), Some(libc::EADDRINUSE));
+        assert!(path.exists());
+    }
 }
