@@ -76,6 +76,17 @@ fn a_server_that_knows_only_term_finishes_its_open_requests() {
 }
 
 #[test]
+fn a_program_that_says_nothing_is_ready_when_it_has_lived_for_the_warm_up() {
+    let scene = Scene::new("ready_timeout=none behave=late-ready delay=500");
+    let mut app = scene.start();
+    app.line_after("generation 1 said that it is ready after");
+    app.signal(Signal::SIGUSR2);
+    app.line_after("generation 2 took over");
+    app.line_after("generation 2 said that it is ready after");
+    assert_eq!(ask(app.address()).generation, 2);
+}
+
+#[test]
 fn a_program_that_never_drains_is_killed_at_its_deadline() {
     let scene = Scene::new("behave=never-drain terminate_timeout=200");
     let mut app = scene.start();

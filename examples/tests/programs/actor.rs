@@ -46,7 +46,8 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     let mut config = Config::new(move |state| Actor { script, state, role }.play()).debug(words.has("debug"));
     let address = words.text("address").unwrap_or("127.0.0.1:0");
     config = config.addresses(address.split(',').filter(|address| !address.is_empty()));
-    let durations: [(&str, fn(Config<ExitCode>, Duration) -> Config<ExitCode>); 7] = [
+    type Set = fn(Config<ExitCode>, Duration) -> Config<ExitCode>;
+    let durations: [(&str, Set); 7] = [
         ("warm_up", Config::warm_up),
         ("probation", Config::probation),
         ("ready_timeout", Config::ready_timeout),
