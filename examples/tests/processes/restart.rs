@@ -30,7 +30,8 @@ fn a_request_that_was_open_before_a_restart_is_answered_after_it() {
     let request = Request::begin(app.address());
     app.signal(Signal::SIGUSR2);
     app.line_after("generation 2 took over");
-    assert_eq!(ask(app.address()).generation, 2);
+    // The old generation accepts until it has heard of it.
+    app.wait_until("generation 2 answers", |app| ask(app.address()).generation == 2);
     let answer = request.finish().expect("an answer");
     assert_eq!(answer.generation, 1);
     app.line_after("generation 1 is gone (exit code 0)");
