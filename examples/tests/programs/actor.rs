@@ -144,6 +144,12 @@ impl Actor {
             "shut-listener" => {
                 nix::sys::socket::shutdown(listener.expect("TCP").as_raw_fd(), nix::sys::socket::Shutdown::Both).expect("shut down");
             }
+            "ready-with-file" => {
+                let file = self.state.bin_path().with_file_name("be-ready");
+                while !file.exists() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
             "late-ready" => {
                 let delay = self.script.milliseconds("delay").unwrap_or_default();
                 thread::sleep(delay);
