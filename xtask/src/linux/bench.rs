@@ -45,10 +45,14 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     one.install_anew(&scene.path)?;
     scene.server.publish(&one)?;
     starts(&scene, &one, &mut report)?;
-    part("restarts under load");
-    restarts(&scene, plan, &mut report)?;
-    part("upgrades under load");
-    upgrades(&scene, plan, &one, &two, &mut report)?;
+    if plan.restarts > 0 {
+        part("restarts under load");
+        restarts(&scene, plan, &mut report)?;
+    }
+    if plan.upgrades > 0 {
+        part("upgrades under load");
+        upgrades(&scene, plan, &one, &two, &mut report)?;
+    }
     part("the idle master");
     idle(&scene, &one, plan, &mut report)?;
     part("looks at the source");
