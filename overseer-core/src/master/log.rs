@@ -4,7 +4,7 @@
 //! only if standard error takes it at once, and is at most `PIPE_BUF` bytes long, which makes the write whole or none (pipe(7)).
 
 use crate::LogFormat;
-use crate::message::{Level, Message};
+use crate::message::{Level, Message, cut};
 use crate::sys::poll::takes_a_write;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -92,15 +92,6 @@ fn on_one_line(text: &str) -> String {
 /// What a release wrote must not move the terminal's cursor either.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
-}
-
-/// The beginning of the text, at most so many bytes.
-fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 #[cfg(test)]
