@@ -51,7 +51,7 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     }
     if plan.upgrades > 0 {
         part("upgrades under load");
-        upgrades(&scene, plan, &one, &two, &mut report)?;
+        upgrades(&scene, plan, &two, &mut report)?;
     }
     part("the idle master");
     idle(&scene, &one, plan, &mut report)?;
@@ -127,7 +127,7 @@ fn restarts(scene: &Scene, plan: &Plan, report: &mut Report) -> Result<(), Strin
     Ok(())
 }
 
-fn upgrades(scene: &Scene, plan: &Plan, one: &Build, two: &Build, report: &mut Report) -> Result<(), String> {
+fn upgrades(scene: &Scene, plan: &Plan, two: &Build, report: &mut Report) -> Result<(), String> {
     let mut running = scene.start(&["--every", "200ms"])?;
     let load = Load::start(running.address, plan.rate)?;
     let mut changes = Changes::default();
@@ -142,8 +142,6 @@ fn upgrades(scene: &Scene, plan: &Plan, one: &Build, two: &Build, report: &mut R
     }
     let tally = load.stop()?;
     running.stop()?;
-    one.install_anew(&scene.path)?;
-    scene.server.publish(one)?;
 
     report.at_most("upgrade_failed", format!("failed requests in {} upgrades", plan.upgrades), tally.failed() as f64, 0.0, {
         format!("of {}: {}", tally.samples.len(), tally.failures_in_words())
@@ -187,11 +185,14 @@ impl Changes {
 
 /// The memory and the wake-ups of a master that has nothing to do.
 fn idle(scene: &Scene, one: &Build, plan: &Plan, report: &mut Report) -> Result<(), String> {
+    // A master before it may have looked already, and its next look is an hour away.
+    one.install_anew(&scene.path)?;
     scene.server.publish(one)?;
+    let asked = scene.server.requests();
     let running = scene.start(&["--every", "1h"])?;
     let serving = running.get("/")?.pid;
     // The first look finds the running release; its process is gone when the master is alone with the child.
-    scene.server.wait_for_requests(1, PATIENCE)?;
+    scene.server.wait_for_requests(asked, 1, PATIENCE)?;
     running.wait_until_alone(serving)?;
     let master = running.process.pid();
     let lives_for = |time| running.process.exit_within(time).map_or(Ok(()), |exit| Err(format!("the idle master ended: {exit:?}")));
@@ -219,9 +220,11 @@ fn idle(scene: &Scene, one: &Build, plan: &Plan, report: &mut Report) -> Result<
 
 /// The cost of a look that finds nothing, from many that follow each other without a pause.
 fn looks(scene: &Scene, one: &Build, report: &mut Report) -> Result<(), String> {
+    one.install_anew(&scene.path)?;
     scene.server.publish(one)?;
+    let asked = scene.server.requests();
     let running = scene.start(&["--every", "1ms"])?;
-    scene.server.wait_for_requests(5, PATIENCE)?;
+    scene.server.wait_for_requests(asked, 5, PATIENCE)?;
     let heads = || scene.server.count(|request| request.kind == Kind::Head);
     let (begun, heads_before, time_before) = (Instant::now(), heads(), proc::time_of_reaped_children(running.process.pid())?);
     if let Some(exit) = running.process.exit_within(LOOKING) {
@@ -241,9 +244,10 @@ fn downloads(scene: &Scene, one: &Build, two: &Build, report: &mut Report) -> Re
     for size_mib in [20, 200] {
         one.install_anew(&scene.path)?;
         scene.server.publish(one)?;
+        let asked = scene.server.requests();
         let mut running = scene.start(&["--every", "1s"])?;
         let serving = running.get("/")?.pid;
-        scene.server.wait_for_requests(1, PATIENCE)?;
+        scene.server.wait_for_requests(asked, 1, PATIENCE)?;
         let name = format!("release-{size_mib}");
         let release = two.padded(&name, scene.releases.join(&name), size_mib * MIB)?;
         running.skip_what_was_said();

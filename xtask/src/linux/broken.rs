@@ -118,7 +118,7 @@ pub(crate) fn decision(line: &str) -> Option<String> {
 
 /// The source has been looked at twice more, and the release was not asked for again.
 fn not_downloaded_again(scene: &Scene, build: &Build) -> Result<(), String> {
-    scene.server.wait_for_requests(2, PATIENCE)?;
+    scene.server.wait_for_requests(scene.server.requests(), 2, PATIENCE)?;
     match scene.server.downloads(&build.id) {
         0 => Err(format!("{} was never downloaded", build.name)),
         1 => Ok(()),
