@@ -194,7 +194,9 @@ impl Supervisor {
     fn commit(&mut self, generation: Generation) {
         let Some(child) = self.children.get(&generation) else { return };
         if let Origin::Release(release) = child.origin.clone() {
-            self.begin_probation(release, child.identity);
+            // Its own settings, which hold from now on, and not those of the release that it replaces.
+            let (identity, time) = (child.identity, child.settings.probation);
+            self.begin_probation(release, identity, time);
             self.act(Action::Commit { generation });
         } else {
             self.promote(generation);
@@ -202,9 +204,9 @@ impl Supervisor {
     }
 
     /// Remembers the probation before the file is at the path: a master that is killed in between must not leave a release without one. A path that does
-    /// not hold the file makes it void.
-    pub(super) fn begin_probation(&mut self, release: ReleaseName, identity: Identity) {
-        let probation = (!self.settings.probation.is_zero()).then_some(Probation { release, identity, starts: 0 });
+    /// not hold the file makes it void. A `time` of zero means none.
+    pub(super) fn begin_probation(&mut self, release: ReleaseName, identity: Identity, time: Duration) {
+        let probation = (!time.is_zero()).then_some(Probation { release, identity, starts: 0 });
         self.probation_before = std::mem::replace(&mut self.record.probation, probation);
         self.act(Action::Save);
     }
@@ -286,7 +288,7 @@ impl Supervisor {
 
     pub(super) fn kill(&mut self, generation: Generation) {
         if let Some(child) = self.child(generation) {
-            child.sent.push(Signal::KILL);
+            child.has_got(Signal::KILL);
             self.kill_for_fault(generation);
         }
     }

@@ -281,7 +281,7 @@ impl Supervisor {
             Installation::WithoutRestart => {
                 self.waiting = Some(release.clone());
                 self.staged_identity = staged.identity;
-                self.begin_probation(release, staged.identity);
+                self.begin_probation(release, staged.identity, self.settings.probation);
                 self.act(Action::Install);
             }
             Installation::AtNextRestart => {

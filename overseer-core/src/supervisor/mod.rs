@@ -267,6 +267,15 @@ struct Child {
     is_blameless: bool,
 }
 
+impl Child {
+    /// Remembers that it was sent the signal; once, however often that happens in a long life.
+    fn has_got(&mut self, signal: Signal) {
+        if !self.sent.contains(&signal) {
+            self.sent.push(signal);
+        }
+    }
+}
+
 /// The master is on its way out.
 #[derive(Debug, Clone)]
 struct Leaving {
