@@ -15,7 +15,6 @@ use crate::sys::spawn::Spawn;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2, read};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -177,9 +176,7 @@ impl Attempt {
 
     /// Whether the process has ended; it is not reaped yet.
     fn has_exited(&self) -> bool {
-        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
-        !matches!(waitid(Id::Pid(self.pid), flags), Ok(WaitStatus::StillAlive) | Err(Errno::EINTR))
+        process::has_ended(self.pid)
     }
 
     fn read_link(&mut self) {
@@ -220,14 +217,7 @@ impl Attempt {
     fn end(&mut self) -> Option<Exit> {
         // Before it is reaped: until then nobody else can have its number.
         process::kill_group(self.pid);
-        loop {
-            return match waitpid(self.pid, None) {
-                Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
-                Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => Signal::from_raw(signal as i32).map(Exit::Signal),
-                Ok(_) | Err(Errno::EINTR) => continue,
-                Err(_) => None,
-            };
-        }
+        process::wait_for_end(self.pid)
     }
 
     fn judge(&self, end: End, exit: Option<Exit>, timeout: Duration) -> Result<(), Refusal> {

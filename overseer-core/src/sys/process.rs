@@ -1,8 +1,9 @@
 //! Processes: who they are, how they end, and how we do.
 
 use crate::signal::Signal;
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fmt;
 use std::io;
@@ -32,23 +33,46 @@ impl fmt::Display for Exit {
 
 /// Reaps one ended process: `pid`, or any child if `None`. Does not block; `None` if none has ended.
 pub(crate) fn reap(pid: Option<Pid>) -> Option<(Pid, Exit)> {
+    wait_for(pid, libc::WNOHANG)
+}
+
+/// Waits until the process has ended, and reaps it; `None` if somebody else has.
+pub(crate) fn wait_for_end(pid: Pid) -> Option<Exit> {
+    wait_for(Some(pid), 0).map(|(_, exit)| exit)
+}
+
+/// Not nix's `waitpid`: that reaps a process which a real-time signal has ended, and then answers EINVAL, since it has no name for the signal.
+fn wait_for(pid: Option<Pid>, flags: libc::c_int) -> Option<(Pid, Exit)> {
+    let mut status = 0;
     loop {
-        return match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => Some((pid, Exit::Code(code))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid, Exit::Signal(Signal::from_raw(signal as i32)?))),
-            Err(nix::errno::Errno::EINTR) => continue,
-            Ok(_) | Err(_) => None,
+        // SAFETY: waitpid(2) writes one number to `status`.
+        let ended = unsafe { libc::waitpid(pid.map_or(-1, Pid::as_raw), &raw mut status, flags) };
+        return match Errno::result(ended) {
+            Err(Errno::EINTR) => continue,
+            Ok(0) | Err(_) => None,
+            Ok(pid) if libc::WIFEXITED(status) => Some((Pid::from_raw(pid), Exit::Code(libc::WEXITSTATUS(status)))),
+            Ok(pid) => Signal::from_raw(libc::WTERMSIG(status)).map(|signal| (Pid::from_raw(pid), Exit::Signal(signal))),
         };
     }
 }
 
+/// A child that has ended and stays to be reaped: `pid`, or any.
+fn ended(pid: Option<Pid>) -> Result<Option<Pid>, Errno> {
+    let (kind, number) = pid.map_or((libc::P_ALL, 0), |pid| (libc::P_PID, pid.as_raw().unsigned_abs()));
+    // SAFETY: an all-zero siginfo_t is a valid one to be written over.
+    let mut information = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
+    // SAFETY: waitid(2) writes one siginfo_t to `information`.
+    let result = unsafe { libc::waitid(kind, number, &raw mut information, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG) };
+    Errno::result(result)?;
+    // SAFETY: waitid(2) has filled in the part of a SIGCHLD, or left it zero.
+    let pid = unsafe { information.si_pid() };
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
+}
+
 /// Reaps processes that ended and are none of `ours`: PID 1 inherits the orphans of all others.
 pub(crate) fn reap_others(ours: &[Pid]) {
-    use nix::sys::wait::{Id, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
     // One of ours is reaped with its own SIGCHLD, and the rest after it.
-    while let Ok(status) = waitid(Id::All, flags)
-        && let Some(pid) = status.pid()
+    while let Ok(Some(pid)) = ended(None)
         && !ours.contains(&pid)
         && reap(Some(pid)).is_some()
     {}
@@ -56,9 +80,7 @@ pub(crate) fn reap_others(ours: &[Pid]) {
 
 /// Whether the process has ended; it stays to be reaped, so that its number and its group's are nobody else's yet.
 pub(crate) fn has_ended(pid: Pid) -> bool {
-    use nix::sys::wait::{Id, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
-    !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::EINTR))
+    !matches!(ended(Some(pid)), Ok(None) | Err(Errno::EINTR))
 }
 
 /// Makes memory pressure take the process as late as this one.
@@ -72,9 +94,9 @@ pub(crate) fn trust(pid: Pid) {
 /// Sends a signal to a process that has not been reaped. One that is gone already is no error.
 pub(crate) fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     // SAFETY: kill(2) takes two numbers and touches no memory of ours.
-    let result = unsafe { nix::libc::kill(pid.as_raw(), signal.as_raw()) };
-    match nix::errno::Errno::result(result) {
-        Ok(_) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+    let result = unsafe { libc::kill(pid.as_raw(), signal.as_raw()) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -119,7 +141,7 @@ pub(crate) fn set_name(name: &std::ffi::OsStr) {
     use std::os::unix::ffi::OsStrExt;
     if let Ok(name) = std::ffi::CString::new(name.as_bytes()) {
         // SAFETY: the argument is a string that ends in a zero and lives through the call (prctl(2), PR_SET_NAME).
-        unsafe { nix::libc::prctl(nix::libc::PR_SET_NAME, name.as_ptr()) };
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
 }
 
@@ -127,4 +149,28 @@ pub(crate) fn set_name(name: &std::ffi::OsStr) {
 pub(crate) fn remove_variable(name: &str) {
     // SAFETY: the caller has made sure that this is the only thread, so nobody reads the environment meanwhile.
     unsafe { std::env::remove_var(name) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn an_end_by_a_signal_without_a_name_is_an_end() {
+        let start = || {
+            #[expect(clippy::zombie_processes, reason = "it is reaped by the functions under test")]
+            let process = Command::new("sleep").arg("60").spawn().expect("started");
+            let pid = Pid::from_raw(i32::try_from(process.id()).expect("a PID"));
+            assert!(!has_ended(pid));
+            let signal = Signal::from_raw(40).expect("a signal");
+            kill(pid, signal).expect("sent");
+            (pid, Exit::Signal(signal))
+        };
+        let (pid, exit) = start();
+        assert_eq!(wait_for_end(pid), Some(exit));
+        let (pid, exit) = start();
+        crate::binary::testing::until("it has ended", || has_ended(pid));
+        assert_eq!(reap(Some(pid)), Some((pid, exit)));
+    }
 }
