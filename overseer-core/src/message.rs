@@ -97,7 +97,7 @@ messages! {
     Error "restart-failed" RestartFailed { candidate: Generation, active: Generation, why: String }
         "restart failed: generation {candidate} {why}; generation {active} keeps serving"
     Warning "own-file" OwnFile { generation: Generation, path: PathBuf }
-        "generation {generation} runs the file that somebody put at {path:?}; core did not check it and will not take it back"
+        "generation {generation} runs another file than the one before, which is at {path:?}; this master has not checked it and will not take it back"
     Error "own-file-failed" OwnFileFailed { candidate: Generation, active: Generation, why: String, path: PathBuf, previous: PathBuf }
         "the file that somebody put at {path:?} failed: generation {candidate} {why}; generation {active} keeps serving; the file stays, the last good one may be at {previous:?}"
 
