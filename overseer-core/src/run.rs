@@ -10,7 +10,7 @@ use crate::protocol::{Hello, VERSIONS};
 use crate::role::{self, Role, RoleName};
 use crate::state::State;
 use crate::sys::link::Link;
-use crate::sys::process;
+use crate::sys::{process, signals};
 use crate::{Config, Error};
 use std::process::{ExitCode, Termination};
 use std::sync::{Arc, OnceLock, Weak};
@@ -123,6 +123,8 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         return Err(Error::Refused { address: None, why });
     }
     process::set_name(welcome.path.file_name().unwrap_or_default());
+    // It is the master's, and `pkill -USR2 app` finds the children too.
+    signals::disregard_where_default(config.settings.restart_signal);
     let beginning = Beginning {
         link: Some(link),
         is_simulated: false,

@@ -2,7 +2,7 @@
 
 use crate::load::{PATIENCE, ask};
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe, setsid};
 use serde_json::Value;
@@ -33,8 +33,8 @@ fn neither_writing_nor_starting() -> MutexGuard<'static, ()> {
     WRITING_OR_STARTING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Fast settings, and a release source that is there from the start.
-const SETTINGS: &str = "debug warm_up=100 probation=60000 terminate_timeout=10000 min_fetch_interval=20 interval=40";
+/// Fast settings. A slow machine makes nobody ready by age.
+const SETTINGS: &str = "debug ready_timeout=15000 warm_up=100 probation=60000 terminate_timeout=10000 min_fetch_interval=20 interval=40";
 
 /// The contents of a release: the test program with these words.
 pub(crate) fn release(words: &str) -> Vec<u8> {
@@ -210,9 +210,14 @@ impl App {
         command.stdin(Stdio::null()).stdout(writer.try_clone().expect("a copy")).stderr(writer);
         let make_session = || {
             setsid()?;
+            // Whoever runs the tests in the background may have made them ignore some.
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                // SAFETY: the default action runs no code of ours.
+                unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+            }
             Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
         };
-        // SAFETY: between fork and exec these are two plain system calls, which are async-signal-safe.
+        // SAFETY: between fork and exec these are plain system calls, which are async-signal-safe.
         unsafe { command.pre_exec(make_session) };
         let process = {
             let _guard = neither_writing_nor_starting();

@@ -19,7 +19,7 @@ fn an_operators_file_is_taken_up_by_a_restart_and_never_replaced_by_core() {
     let mut app = scene.start();
     put(&scene.program(), &release("version=mine"));
     app.signal(Signal::SIGUSR2);
-    app.line_after("runs the file that somebody put at");
+    app.line_after("runs another file than the one before, which is at");
     app.line_after("generation 2 took over");
     app.line_after("generation 1 is gone");
     assert_eq!(ask(app.address()).version, "mine");

@@ -3,7 +3,9 @@
 use crate::app::{App, Scene, can_run, version_in};
 use crate::load::{Load, Request, ask, tell};
 use nix::sys::signal::{Signal, kill};
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 #[test]
 fn a_killed_poll_process_costs_a_look_and_nothing_else() {
@@ -173,14 +175,17 @@ fn a_master_killed_at_any_call_of_a_commit_leaves_a_whole_program_at_the_path() 
     for call in ["renameat2", "rename", "linkat", "link", "fsync", "fdatasync", "unlink", "openat", "close"] {
         for nth in 1.. {
             let scene = Scene::with_source("");
-            // Only the calls between staged and committed: the injection begins when the candidate is ready.
             let mut app = scene.start();
-            scene.publish("version=2 warm_up=300");
-            app.line_after("generation 2 is ready");
-            let inject = format!("inject={call}:signal=KILL:when={nth}");
+            scene.publish("version=2 behave=ready-with-file");
+            app.line_after("serving version=2");
+            // Only the calls between staged and committed: the release waits until they are watched.
             let pid = app.pid().to_string();
-            let trace = ["strace", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject, "-p", &pid];
-            let mut strace = std::process::Command::new(trace[0]).args(&trace[1..]).spawn().expect("strace is there");
+            let inject = format!("inject={call}:signal=KILL:when={nth}");
+            let mut strace = Command::new("strace");
+            strace.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject, "-p", &pid]);
+            let mut strace = strace.spawn().expect("strace is there");
+            app.wait_until("the master is watched", |app| !status_of(app, "TracerPid:").ends_with("\t0"));
+            fs::write(scene.program().with_file_name("be-ready"), "").expect("written");
             let mut is_killed = false;
             app.wait_until("it is committed or killed", |app| {
                 is_killed = app.has_ended();
@@ -195,7 +200,7 @@ fn a_master_killed_at_any_call_of_a_commit_leaves_a_whole_program_at_the_path() 
                 assert_eq!(ask(next.address()).version, version, "{call} {nth}");
                 // It may take up the release again, and so must come to version 2 in the end.
                 next.wait_until("the release is installed after all", |_| scene.version_at_path() == "2");
-                next.wait_until("nothing is left beside", |_| scene.names_beside() == ["app"]);
+                next.wait_until("nothing is left beside", |_| scene.names_beside() == ["app", "be-ready"]);
                 next.terminate();
             }
             drop(app);
@@ -205,7 +210,14 @@ fn a_master_killed_at_any_call_of_a_commit_leaves_a_whole_program_at_the_path() 
             }
         }
     }
+    println!("{kills} kills");
     assert!(kills >= 5, "only {kills} calls were met: the injection does not work");
+}
+
+/// A line of what the kernel says of the master.
+fn status_of(app: &App, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{}/status", app.pid())).unwrap_or_default();
+    status.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
 }
 
 #[test]

@@ -154,6 +154,7 @@ fn two_masters_of_one_file_follow_each_other_and_neither_undoes_the_others_work(
     second.line_after("generation 1 is gone");
     let _ = tell(first.address(), "crash");
     first.line_after("the previous binary is back");
+    first.line_after("generation 3 is ready");
     second.wait_until("the second follows", |app| ask(app.address()).version == "1");
     assert_eq!(scene.version_at_path(), "1");
 

@@ -60,7 +60,7 @@ fn a_second_term_kills_what_the_first_could_not_end() {
     // Within a second it does not count as another request, so until it does.
     app.wait_until("a later one counts", |app| {
         app.signal(Signal::SIGTERM);
-        app.count_lines("got SIGTERM again: killing what is left") == 1
+        app.count_lines("got SIGTERM again: killing what is left") >= 1
     });
     assert_eq!(app.wait_exit().signal(), Some(Signal::SIGKILL as i32));
 }

@@ -22,6 +22,7 @@ fn five_upgrades_under_load_fail_no_request() {
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{tally}");
     assert_eq!(app.pid(), master);
+    app.wait_until("the program is the master's only child between two looks", |app| app.children().len() == 1);
     assert!(app.terminate().success());
     assert_eq!(scene.names_beside(), ["app"]);
 }

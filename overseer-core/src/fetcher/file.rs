@@ -2,7 +2,8 @@
 
 use super::{FetchError, Fetcher, Known, Look, Release};
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Takes the file at a path as the release: the other end of a `scp`, a mounted share, a build directory.
@@ -55,8 +56,8 @@ impl Fetcher for File {
     }
 
     fn fetch(&mut self, known: &Known) -> Result<Look, FetchError> {
-        let unreadable = |error: std::io::Error| FetchError::passing(format!("cannot read the release {}: {error}", self.path.display()));
-        let file = fs::File::open(&self.path).map_err(unreadable)?;
+        let unreadable = |error: io::Error| FetchError::passing(format!("cannot read the release {}: {error}", self.path.display()));
+        let file = open(&self.path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(FetchError::settings(format!("{} is not a file", self.path.display())));
@@ -74,6 +75,18 @@ impl Fetcher for File {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Look::release(Release::new(tag, name, file).size_bytes(metadata.len())))
     }
+}
+
+/// Opens the file. One that is a FIFO would keep us waiting for somebody to write to it.
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> io::Result<fs::File> {
+    fs::File::open(path)
 }
 
 #[cfg(unix)]
@@ -114,8 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_passes_and_a_directory_does_not() {
+    fn a_missing_file_passes_and_what_is_no_file_does_not() {
         let directory = tempfile::tempdir().expect("a directory");
+        #[cfg(unix)]
+        {
+            let pipe = directory.path().join("pipe");
+            nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("made");
+            let wrong = File::new(pipe).fetch(&Known::nothing()).expect_err("it is a FIFO");
+            assert_eq!(wrong.kind(), super::super::FetchErrorKind::Settings);
+        }
         let missing = File::new(directory.path().join("app")).fetch(&Known::nothing()).expect_err("it is not there");
         assert_eq!(missing.kind(), super::super::FetchErrorKind::Passing);
         assert!(missing.to_string().contains("app"), "{missing}");

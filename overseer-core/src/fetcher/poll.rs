@@ -9,6 +9,7 @@ use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Release};
 use crate::binary::staging::{self, AttributeError, Staging};
 use crate::binary::{Identity, Packing, Refusal, UnpackError, check, id_of, previous, prove_contents, unpack};
 use crate::config::PreUpgrade;
+use crate::message::cut;
 use crate::protocol::{FromPoll, Order, Outcome, ReleaseName, Report, Staged, Verdict};
 use crate::signal::Signal;
 use crate::sys::files;
@@ -170,7 +171,8 @@ impl Poll {
         known.size_bytes = metadata.len();
         known.partial = download.beginning();
         let Look { found, memo } = caught(|| self.fetcher.fetch(&known))??;
-        let memo = memo.filter(|memo| is_short_enough(memo, &source));
+        // Cut so that it fits a frame and is still too long, which the master says.
+        let memo = memo.map(|memo| cut(&memo, 2 * MEMO_BYTES_MAX).to_owned());
         let release = match found {
             Found::Unchanged => {
                 download.forget();
@@ -363,22 +365,13 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
 }
 
-fn is_short_enough(memo: &str, source: &str) -> bool {
-    if memo.len() <= MEMO_BYTES_MAX {
-        return true;
-    }
-    log::warn!(target: "overseer::poll", "the memo of the fetcher for {source} has {} bytes, more than {MEMO_BYTES_MAX}, and is dropped", memo.len());
-    false
-}
-
 /// The text for a log: at most so many bytes of it, and nothing that moves a terminal's cursor.
 fn printable(text: &str, bytes_max: usize) -> String {
     let text: String = text.chars().map(|letter| if letter.is_control() && letter != '\n' { ' ' } else { letter }).collect();
     if text.len() <= bytes_max {
         return text;
     }
-    let end = (0..=bytes_max).rev().find(|place| text.is_char_boundary(*place)).unwrap_or_default();
-    format!("{}...", &text[..end])
+    format!("{}...", cut(&text, bytes_max))
 }
 
 fn printable_error(error: FetchError) -> FetchError {
@@ -636,7 +629,8 @@ pub(crate) mod tests {
         assert_eq!(report.memo.as_deref(), Some("m"));
         assert!(matches!(&report.outcome, Outcome::Incomplete { why } if why == "no asset yet"), "{report:?}");
         let (report, _) = scene.look(fetcher_fn("here", |_| Ok(Look::unchanged().remember("x".repeat(MEMO_BYTES_MAX + 1)))));
-        assert!(matches!(report.outcome, Outcome::Unchanged) && report.memo.is_none(), "{report:?}");
+        let is_still_too_long = report.memo.as_ref().is_some_and(|memo| memo.len() == MEMO_BYTES_MAX + 1);
+        assert!(matches!(report.outcome, Outcome::Unchanged) && is_still_too_long, "the master says so");
     }
 
     #[test]

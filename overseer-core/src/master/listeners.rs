@@ -267,6 +267,18 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_whose_backlog_is_full_is_in_use() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("app.sock");
+        let stuck = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        nix::sys::socket::listen(&stuck, nix::sys::socket::Backlog::new(0).expect("a number")).expect("listens");
+        let _first = std::os::unix::net::UnixStream::connect(&path).expect("the backlog takes one");
+        let refusal =
+            Listeners::default().provide(Generation(1), &wanted(&[&format!("unix:{}", path.display())])).expect_err("it is in use");
+        assert!(refusal.is_in_use(), "{}", refusal.why());
+    }
+
+    #[test]
     fn the_file_of_a_unix_socket_goes_with_its_last_generation() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("app.sock");

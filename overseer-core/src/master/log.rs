@@ -1,13 +1,17 @@
 //! The master's own lines on standard error.
 //!
 //! A logger is the program's code, which the master never runs; and a full pipe must not stop a master. So a line is written
-//! only if standard error takes it at once, and is at most `PIPE_BUF` bytes long, which makes the write whole or none (pipe(7)).
+//! only if standard error takes it at once, and is at most `PIPE_BUF` bytes long, which makes the write whole or none (pipe(7)). A terminal
+//! takes a part of a line and waits with the rest for whoever reads at its other end, so it is opened again, for us alone, not to block.
 
 use crate::LogFormat;
-use crate::message::{Level, Message};
+use crate::message::{Level, Message, cut};
 use crate::sys::poll::takes_a_write;
 use serde::Serialize;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `PIPE_BUF` on Linux.
@@ -20,6 +24,8 @@ pub(crate) struct Log {
     pub(crate) format: LogFormat,
     pub(crate) debug: bool,
     pub(crate) no_warn: bool,
+    /// Standard error, if it is a terminal.
+    terminal: Option<File>,
     lost: u64,
 }
 
@@ -35,7 +41,7 @@ struct Line<'a> {
 
 impl Log {
     pub(crate) fn new(format: LogFormat, debug: bool, no_warn: bool) -> Self {
-        Self { format, debug, no_warn, lost: 0 }
+        Self { format, debug, no_warn, terminal: terminal(&io::stderr()), lost: 0 }
     }
 
     pub(crate) fn write(&mut self, message: &Message) {
@@ -79,9 +85,19 @@ impl Log {
     }
 
     fn put(&self, line: &[u8]) -> bool {
+        if let Some(mut terminal) = self.terminal.as_ref() {
+            return takes_a_write(terminal) && terminal.write(line).is_ok_and(|bytes| bytes == line.len());
+        }
         let mut stderr = io::stderr();
         takes_a_write(&stderr) && stderr.write_all(line).is_ok()
     }
+}
+
+/// The terminal behind a descriptor. A flag on the descriptor itself would be one for the program and the shell too.
+fn terminal<D: IsTerminal + AsRawFd>(descriptor: &D) -> Option<File> {
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    let open = |path| File::options().write(true).custom_flags(flags).open(path).ok();
+    descriptor.is_terminal().then(|| open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))).flatten()
 }
 
 /// What a release wrote must not look like lines of the master.
@@ -92,15 +108,6 @@ fn on_one_line(text: &str) -> String {
 /// What a release wrote must not move the terminal's cursor either.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
-}
-
-/// The beginning of the text, at most so many bytes.
-fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 #[cfg(test)]
@@ -123,6 +130,18 @@ mod tests {
             }
             assert!(line.ends_with(b"\n") && inside.iter().all(|byte| *byte >= b' '), "{}", String::from_utf8_lossy(&line));
         }
+    }
+
+    #[test]
+    fn a_terminal_that_nobody_reads_stops_nobody() {
+        let pty = nix::pty::openpty(None, None).expect("a terminal");
+        let mut log = Log::new(LogFormat::Text, false, false);
+        log.terminal = terminal(&pty.slave);
+        assert!(log.terminal.is_some());
+        for _ in 0..10_000 {
+            log.write(&message("it is full"));
+        }
+        assert!(log.lost > 0);
     }
 
     #[test]

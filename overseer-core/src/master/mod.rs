@@ -535,6 +535,10 @@ impl Master {
         if let Some((staged, _file)) = self.staged.take() {
             binary::discard(&staged);
         }
+        // What a look that was killed has left: there may be no next master to do it.
+        if let Some(Memory { directory, lock: Some(lock), .. }) = &self.memory {
+            directory.clean(lock, &self.place);
+        }
         if let Some(file) = self.pid_file.take()
             && let Err(error) = file.remove()
         {

@@ -15,6 +15,7 @@ use crate::{Error, FetchError, LogFormat};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -54,11 +55,22 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         .open("/proc/self/exe")
         .map_err(Error::system("cannot open the program's own file (/proc/self/exe)"))?;
     let (mut memory, mut record) = remember(&place, &setup.settings, &mut log);
-    if let Some(memory) = &mut memory {
-        count_start(memory, &mut record, &own, &place, &original, &mut log);
-    }
-    let pid_file = match &setup.pid_file {
-        Some(path) => Some(PidFile::create(path).map_err(|source| Error::PidFile { path: path.clone(), source })?),
+    let is_counted = memory.as_mut().is_some_and(|memory| count_start(memory, &mut record, &own, &place, &original, &mut log));
+    // That somebody else has what this master needs says nothing about the release.
+    let blame_nobody = |record: &mut Record| {
+        if let (true, Some(memory), Some(probation)) = (is_counted, &memory, &mut record.probation) {
+            probation.starts -= 1;
+            let _ = memory.directory.save(record);
+        }
+    };
+    let pid_file = match setup.pid_file.as_ref().map(|path| (path, PidFile::create(path))) {
+        Some((_, Ok(file))) => Some(file),
+        Some((path, Err(source))) => {
+            if source.kind() == ErrorKind::WouldBlock {
+                blame_nobody(&mut record);
+            }
+            return Err(Error::PidFile { path: path.clone(), source });
+        }
         None => None,
     };
     let signals = Signals::install(&original, setup.settings.restart_signal).map_err(Error::system("cannot install signal handlers"))?;
@@ -67,6 +79,9 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         Err(error) => {
             if let Some(file) = &pid_file {
                 let _ = file.remove();
+            }
+            if matches!(&error, Error::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse) {
+                blame_nobody(&mut record);
             }
             return Err(error);
         }
@@ -137,17 +152,17 @@ fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory
 }
 
 /// Counts the starts of a release that has not lived through its probation: neither a reboot nor a killed master lets it off. At
-/// the third, the previous binary is put back and executed instead; then this does not return.
-fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Place, original: &Original, log: &mut Log) {
+/// the third, the previous binary is put back and executed instead; then this does not return. `true` if there is one, and it was counted.
+fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Place, original: &Original, log: &mut Log) -> bool {
     let identity = own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
-    let Some(probation) = record.probation.as_mut().filter(|probation| probation.identity == identity) else { return };
+    let Some(probation) = record.probation.as_mut().filter(|probation| probation.identity == identity) else { return false };
     probation.starts += 1;
     let (starts, release) = (probation.starts, probation.release.clone());
     let name = crate::supervisor::describe(&release);
     if starts < STARTS_MAX {
         // If this cannot be saved, the count starts anew: a full disk must not put back a good release.
         let _ = memory.directory.save(record);
-        return;
+        return true;
     }
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let back = place.resolve().map_err(|error| error.to_string()).and_then(|path| {
@@ -163,6 +178,7 @@ fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Pla
     });
     let Err::<Infallible, String>(why) = back;
     log.write(&Message::StartTakeBackFailed { release: name, starts, why });
+    record.probation.is_some()
 }
 
 /// Binds all addresses. One that is in use is tried again for 3 s.

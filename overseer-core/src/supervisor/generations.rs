@@ -235,6 +235,7 @@ impl Supervisor {
         self.record.verdicts.retain(|judged| judged.release.id != release.id);
         self.record.remember_id(identity, &release.id);
         self.probation_until = None;
+        self.looking.setbacks = 0;
         self.record.installed = Some(Installed { release, at_unix_s });
         self.act(Action::Save);
     }
@@ -247,6 +248,7 @@ impl Supervisor {
         match active {
             Some(active) => {
                 self.candidate = None;
+                self.set_back();
                 self.note(Message::CommitFailed { release: describe(&release), active, why });
                 self.act(Action::Discard);
                 self.drain(generation);
@@ -272,11 +274,13 @@ impl Supervisor {
         }
         child.stage = Stage::Draining;
         child.deadline = Some(now + within);
-        let drains = child.drains;
+        let (drains, was_ready) = (child.drains, child.ready_at.is_some());
         self.say(Message::Draining { generation, within: Seconds(within) });
         self.act(Action::Drain { generation, within });
         if !drains {
-            self.say(Message::NoDrain { generation });
+            if was_ready {
+                self.say(Message::NoDrain { generation });
+            }
             self.send_signal(generation, Signal::TERM);
         }
         self.act(Action::CheckListeners);

@@ -300,6 +300,8 @@ struct Looking {
     not_before: Time,
     /// Somebody asked for a look while none could begin.
     again: bool,
+    /// How many releases in a row could not be tried or installed, for no fault of their own.
+    setbacks: u32,
 }
 
 /// The rules, and all that they need to know.

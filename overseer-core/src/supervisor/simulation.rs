@@ -63,6 +63,8 @@ struct World {
     /// How often each line was said.
     said: BTreeMap<&'static str, usize>,
     masters: usize,
+    /// How many deadlines in a row have passed at this time.
+    deadlines: (Time, usize),
 }
 
 impl World {
@@ -77,6 +79,7 @@ impl World {
             newest_file: 100,
             said: BTreeMap::new(),
             masters: 1,
+            deadlines: (Time::ZERO, 0),
         };
         world.after(60.0, Happening::Outside);
         world.react();
@@ -137,8 +140,9 @@ impl World {
             Some(deadline) if deadline < at => {
                 self.master.now = self.master.now.max(deadline);
                 self.master.handle(Event::DeadlinePassed);
-                let next = self.master.rules.deadline();
-                assert!(next.is_none_or(|next| next >= deadline), "the deadline went back to {next:?}");
+                let (at, times) = self.deadlines;
+                self.deadlines = (self.master.now, if at == self.master.now { times + 1 } else { 1 });
+                assert!(self.deadlines.1 < 20, "a deadline at {deadline:?} does not pass");
             }
             _ => {
                 let happening = self.coming.remove(&(at, number)).expect("it was there");

@@ -172,6 +172,7 @@ mod tests {
             (format!("kill -{} $$", libc::SIGRTMIN() + 1), Exit::Signal(Signal::from_raw(libc::SIGRTMIN() + 1).expect("a signal"))),
         ] {
             for blocks in [true, false] {
+                #[expect(clippy::zombie_processes, reason = "what reaps it is tested here")]
                 let child = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().expect("started");
                 let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
                 let exit = if blocks {

@@ -1,4 +1,4 @@
-//! `cargo xtask demo --broken`: releases that are broken in eight ways are published one after the other, and then a good one.
+//! `cargo xtask demo --broken`: releases that are broken in nine ways are published one after the other, and then a good one.
 //!
 //! After each it is shown, and checked, that the service went on, what the master decided about the release and why, that the good
 //! file is at the program's path, and that the release is not downloaded again.
@@ -71,7 +71,7 @@ pub(crate) fn run(verbose: bool) -> Result<(), String> {
     summary(&tally, &cases, &decisions, published, begun.elapsed())
 }
 
-/// The eight kinds of broken releases.
+/// The nine kinds of broken releases.
 fn cases(scene: &Scene) -> Result<Vec<Case>, String> {
     let file = |name: &str| -> PathBuf { scene.releases.join(name) };
     let app = |fault| build::app(&scene.releases, Profile::Dev, 2, Some(fault));
@@ -118,7 +118,7 @@ pub(crate) fn decision(line: &str) -> Option<String> {
 
 /// The source has been looked at twice more, and the release was not asked for again.
 fn not_downloaded_again(scene: &Scene, build: &Build) -> Result<(), String> {
-    scene.server.wait_for_requests(2, PATIENCE)?;
+    scene.server.wait_for_requests(scene.server.requests(), 2, PATIENCE)?;
     match scene.server.downloads(&build.id) {
         0 => Err(format!("{} was never downloaded", build.name)),
         1 => Ok(()),
