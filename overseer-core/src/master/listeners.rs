@@ -154,7 +154,10 @@ impl Listeners {
                 Ok(true) => repaired.push(say("it blocked".to_owned())),
                 Err(error) => repaired.push(say(format!("its flags cannot be set: {error}"))),
             }
-            if !sockets::is_listening(held.socket.as_fd()) {
+            if sockets::is_listening(held.socket.as_fd()) {
+                // A listen(2) of its own has changed the backlog for all, which carries clients over a hand-over.
+                let _ = sockets::start_listening(held.socket.as_fd());
+            } else {
                 let again = sockets::listen_again(held.socket.as_fd(), &held.bound_to);
                 repaired.push(say(match again {
                     Ok(()) => "it was shut down".to_owned(),
@@ -243,6 +246,13 @@ mod tests {
         copy.set_nonblocking(false).expect("set");
         assert_eq!(listeners.check().len(), 1);
         assert!(!sockets::make_nonblocking(socket.as_fd()).expect("read"), "it does not block any more");
+
+        nix::sys::socket::listen(&socket, nix::sys::socket::Backlog::new(0).expect("a number")).expect("listens");
+        assert_eq!(listeners.check(), []);
+        let address = bound.parse().expect("an address");
+        let waiting =
+            [0; 5].map(|_| TcpStream::connect_timeout(&address, std::time::Duration::from_millis(500)).expect("the backlog is long"));
+        drop(waiting);
 
         sockets::shut_down(socket.as_fd()).expect("shut down");
         TcpStream::connect(&bound).expect_err("nobody listens");
