@@ -26,6 +26,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// A drain that may last longer than the clock can count.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// How long before the master kills it a drain has to be over; a tenth of the drain at most.
+const DEADLINE_LEAD: Duration = Duration::from_millis(200);
+
 /// What all parts of a running program share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -195,6 +198,8 @@ impl Shared {
     /// Begins the drain. The first one counts; a later one only makes the deadline earlier.
     pub(crate) fn begin_drain(&self, within: Duration) {
         let now = Instant::now();
+        // A little before the master's, so that a program which ends at its deadline is not killed just then.
+        let within = within - DEADLINE_LEAD.min(within / 10);
         let until = now.checked_add(within).unwrap_or(now + FOR_EVER);
         let mut inner = self.lock();
         inner.deadline = Some(inner.deadline.map_or(until, |deadline| deadline.min(until)));

@@ -122,6 +122,8 @@ messages! {
         "{release} has lived through its probation of {after}"
     Error "taken-back" TakenBack { release: String, exit: Exit, generation: Generation }
         "{release} ended with {exit} in its probation: the previous binary is back at the program's path and starts as generation {generation}; the release is rejected"
+    Error "taken-back-only" TakenBackOnly { release: String, exit: Exit }
+        "{release} ended with {exit} in its probation: the previous binary is back at the program's path and runs from the next start on; the release is rejected"
     Error "take-back-failed" TakeBackFailed { release: String, exit: Exit, why: String }
         "{release} ended with {exit} in its probation, and the previous binary could not be put back: {why}; the master ends"
     Error "start-taken-back" StartTakenBack { release: String, starts: u32 }

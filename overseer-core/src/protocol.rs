@@ -207,6 +207,9 @@ pub(crate) enum Outcome {
         why: String,
     },
     Staged(Staged),
+    /// From a newer build.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What is to happen with a release that was not proved.
@@ -214,9 +217,11 @@ pub(crate) enum Outcome {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     Reject,
-    HoldBack,
     /// The system is to blame (disk full, no right): the next look tries again.
     Blameless,
+    /// Also what a newer build says that is unknown here.
+    #[serde(other)]
+    HoldBack,
 }
 
 /// What a release is called.

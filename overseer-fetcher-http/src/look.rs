@@ -186,8 +186,11 @@ fn release(connection: &Arc<Connection>, answer: Response, tag: String, span: Sp
     if let Some(size_bytes) = size_bytes {
         release = release.size_bytes(size_bytes);
     }
-    for digest in told.into_iter().chain(digest) {
+    for digest in told {
         release = release.digest(digest);
+    }
+    if let Some(digest) = digest {
+        release = release.digest_beside(digest);
     }
     let look = Look::release(release);
     Ok(match memo {

@@ -99,9 +99,10 @@ fn expand(template: &str) -> Result<String, FetchError> {
             Some("goarch") => goarch(),
             Some(name) => {
                 let url = without_secrets(template);
-                return Err(FetchError::settings(format!(
-                    "the URL \"{url}\" has an unknown placeholder {{{name}}}; there are {PLACEHOLDERS}"
-                )));
+                // One in a password or a query may be a part of a secret.
+                let shown = format!(" {{{name}}}");
+                let shown = if url.contains(shown.trim_start()) { shown.as_str() } else { "" };
+                return Err(FetchError::settings(format!("the URL \"{url}\" has an unknown placeholder{shown}; there are {PLACEHOLDERS}")));
             }
             None => {
                 let url = without_secrets(template);

@@ -130,7 +130,7 @@ impl Download<'_> {
             let text = format!("{} needs {needed} bytes in {}, and {free} are free", release.tag, self.state_dir.display());
             return Err((FetchError::passing(text).into(), Left::Beginning));
         }
-        let mut hashes = Hashes::new(&release.digests);
+        let mut hashes = [Hashes::new(&release.digests), Hashes::new(&release.digests_beside)];
         let mut file = self.open(release, partial, &mut hashes).map_err(nothing_left)?;
         let mut size = resumed_at;
         let mut buffer = vec![0; PIECE_BYTES];
@@ -151,7 +151,7 @@ impl Download<'_> {
                 let why = format!("has more than the {} bytes that are allowed (size_bytes_max)", self.size_bytes_max);
                 return Err(nothing_left(Refusal::reject(why)));
             }
-            hashes.update(piece);
+            hashes.iter_mut().for_each(|hashes| hashes.update(piece));
             // Half a release on a full disk helps nobody; the service may need the room.
             file.write_all(piece).map_err(|error| nothing_left(local("write", &self.path(), &error)))?;
             progress(size);
@@ -161,12 +161,17 @@ impl Download<'_> {
             return Err((FetchError::passing(text).into(), Left::Beginning));
         }
         let whole = Whole { path: self.path(), resumed_at };
+        let [hashes, beside] = hashes;
         hashes.finish().map_err(|refusal| nothing_left(whole.blame(refusal, &release.tag)))?;
+        beside.finish().map_err(|refusal| {
+            let text = format!("{} {}; the file with the digest may be older or newer than the release", release.tag, refusal.why);
+            nothing_left(FetchError::passing(text))
+        })?;
         Ok(whole)
     }
 
     /// Opens the file at the byte that the body starts at, with everything before it hashed.
-    fn open(&self, release: &Release, partial: Option<&Partial>, hashes: &mut Hashes) -> Result<File, DownloadError> {
+    fn open(&self, release: &Release, partial: Option<&Partial>, hashes: &mut [Hashes]) -> Result<File, DownloadError> {
         let path = self.path();
         if release.resumed_at == 0 {
             return self.begin(release).map_err(|error| local("write", &path, &error).into());
@@ -189,7 +194,7 @@ impl Download<'_> {
             let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let piece = &mut buffer[..wanted];
             file.read_exact(piece).map_err(|error| local("read", &path, &error))?;
-            hashes.update(piece);
+            hashes.iter_mut().for_each(|hashes| hashes.update(piece));
             left -= piece.len() as u64;
         }
         // Nothing may lie behind it that was not hashed.
@@ -305,6 +310,15 @@ mod tests {
             }
             self.0.read(buffer)
         }
+    }
+
+    #[test]
+    fn a_digest_file_that_is_one_release_behind_fails_the_look_and_rejects_nothing() {
+        let directory = testing::directory();
+        let release = Release::new("two", "app", &b"abd"[..]).digest_beside(sha1());
+        let error = failed(at(directory.path()).receive(release, None, &mut |_| ()));
+        assert!(error.kind() == FetchErrorKind::Passing && error.to_string().contains("may be older or newer"), "{error}");
+        assert!(names(directory.path()).is_empty());
     }
 
     #[test]

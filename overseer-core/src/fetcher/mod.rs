@@ -75,13 +75,14 @@ pub struct FetchError {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FetchErrorKind {
-    /// Passes by itself: the server is down, the disk full, the answer broken. Looked at again, with a growing pause.
-    Passing,
     /// Stays until somebody changes a setting or a right: wrong credentials, no such bucket. Looked at again as often, since a
     /// right can be given at the source, and logged as an error.
     Settings,
     /// The source offers something that cannot be a release of this program. Nothing is installed.
     BadRelease,
+    /// Passes by itself, as far as is known: the server is down, the disk full, the answer broken. Looked at again, with a growing pause.
+    #[serde(other)]
+    Passing,
 }
 
 impl FetchError {

@@ -77,6 +77,7 @@ pub struct Release {
     pub(crate) version: Option<String>,
     pub(crate) size_bytes: Option<u64>,
     pub(crate) digests: Vec<Digest>,
+    pub(crate) digests_beside: Vec<Digest>,
     pub(crate) resumed_at: u64,
     pub(crate) body: Box<dyn Read + Send>,
 }
@@ -94,6 +95,7 @@ impl Release {
             version: None,
             size_bytes: None,
             digests: Vec::new(),
+            digests_beside: Vec::new(),
             resumed_at: 0,
             body: Box::new(body),
         }
@@ -114,10 +116,19 @@ impl Release {
         self
     }
 
-    /// A digest of the whole published file, before unpacking. May be given several times; each is checked.
+    /// A digest of the whole published file, before unpacking, from the same answer as the file. May be given several times; each is checked, and a
+    /// release that differs is rejected.
     #[must_use]
     pub fn digest(mut self, digest: Digest) -> Self {
         self.digests.push(digest);
+        self
+    }
+
+    /// A digest of the whole published file that comes from a file of its own, such as `NAME.sha256`. One that differs need not mean a bad release: of
+    /// two files that are published one after the other, one is older for a while. So it fails the look, and the release is looked at again.
+    #[must_use]
+    pub fn digest_beside(mut self, digest: Digest) -> Self {
+        self.digests_beside.push(digest);
         self
     }
 
@@ -139,9 +150,9 @@ impl Release {
         &mut self.body
     }
 
-    /// The digests of the whole published file. For the tests of a fetcher.
-    pub fn digests(&self) -> &[Digest] {
-        &self.digests
+    /// The digests of the whole published file, those that come from a file of their own at the end. For the tests of a fetcher.
+    pub fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.digests.iter().chain(&self.digests_beside)
     }
 
     /// The byte of the published file that the body starts at. For the tests of a fetcher.
@@ -158,6 +169,7 @@ impl fmt::Debug for Release {
             .field("version", &self.version)
             .field("size_bytes", &self.size_bytes)
             .field("digests", &self.digests)
+            .field("digests_beside", &self.digests_beside)
             .field("resumed_at", &self.resumed_at)
             .finish_non_exhaustive()
     }

@@ -401,6 +401,10 @@ impl Master {
 
     /// Answers a hello with the listeners, or with the reason why there are none.
     fn hello(&mut self, generation: Generation, hello: Hello) {
+        if !self.supervisor.is_starting(generation) {
+            let why = "it is to leave, or has said hello before".to_owned();
+            return self.tell(generation, &ToChild::Refused(Refused { address: None, why }), &[]);
+        }
         let Some(protocol) = VERSIONS.common(hello.protocol) else {
             let why = format!(
                 "speaks the protocol versions {} to {}, and this master {} to {}",

@@ -53,8 +53,13 @@ impl Poller {
             original,
         };
         let (pid, mut link) = spawn.start()?;
-        let fault = link.send(order, &[]).err().map(|error| FetchError::chain(&error));
-        Ok(Self { pid, link: Some(link), stderr: Some(stderr), stderr_tail: Vec::new(), report: None, fault, is_overdue: false })
+        let sent = link.send(order, &[]);
+        let mut this =
+            Self { pid, link: Some(link), stderr: Some(stderr), stderr_tail: Vec::new(), report: None, fault: None, is_overdue: false };
+        if let Err(error) = sent {
+            this.misbehaved(&error);
+        }
+        Ok(this)
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -84,6 +89,8 @@ impl Poller {
                 Ok(Received::Message(FromPoll::Report(report), descriptors)) => {
                     has_moved = true;
                     self.report = Some((*report, descriptors.into_iter().next()));
+                    // It has nothing more to do, and whatever else keeps it alive must not keep the report.
+                    kill_group(self.pid);
                 }
                 Ok(Received::Message(FromPoll::Unknown, _)) => {}
                 Ok(Received::Nothing) => break,
@@ -135,7 +142,7 @@ impl Poller {
 
     fn judge(&mut self, exit: Exit) -> Ended {
         let why = match (self.report.take(), self.is_overdue, self.fault.take()) {
-            (Some((report, file)), false, None) => return self.with_staged(report, file),
+            (Some((report, file)), _, None) => return self.with_staged(report, file),
             (_, true, _) => "it made no progress for fetch_timeout and was killed".to_owned(),
             (_, _, Some(fault)) => fault,
             (None, false, None) => format!("the poll process ended without a report ({exit})"),

@@ -412,7 +412,9 @@ impl Supervisor {
 
     /// The serving generation is gone. Somebody else takes over, or the master ends as it did.
     fn active_exited(&mut self, generation: Generation, exit: Exit, was_asked_to: bool) {
-        let end = if exit.is_success() || was_asked_to { End::Orderly } else { End::Abnormal };
+        // A program that is not restarted ends by itself, and its exit code is an answer to whoever called it.
+        let is_answer = self.settings.installation == Installation::WithoutRestart && matches!(exit, Exit::Code(_));
+        let end = if exit.is_success() || was_asked_to || is_answer { End::Orderly } else { End::Abnormal };
         let ran = self.children.remove(&generation).map(|child| child.identity);
         if self.is_leaving() || end == End::Orderly {
             self.lived_cleanly(ran, exit);
@@ -513,6 +515,13 @@ impl Supervisor {
         }
         let now = self.unix_s();
         self.record.taken_back(format!("ended with {exit} in its probation"), now);
+        if self.settings.installation == Installation::WithoutRestart {
+            // What it was called for must not happen twice.
+            self.note(Message::TakenBackOnly { release: describe(&release), exit });
+            return self.active_ended(exit, End::Abnormal);
+        }
+        // Of the settings of a bad release, none may keep its predecessor from coming up.
+        self.settings.check_timeout = self.settings.check_timeout.max(Settings::default().check_timeout);
         let generation = self.spawn(Program::AtPath, Origin::Start);
         self.active = Some(generation);
         self.note(Message::TakenBack { release: describe(&release), exit, generation });

@@ -29,7 +29,7 @@ impl Supervisor {
         let newest_first = installed.chain(&self.waiting).chain(judged.rev().map(|judged| &judged.release));
         let tags = newest_first.filter(|release| release.source == source && !release.tag.is_empty()).map(|release| &release.tag);
         let mut room = SETTLED_BYTES_MAX;
-        let settled = tags.take_while(|tag| room.checked_sub(tag.len()).map(|rest| room = rest).is_some());
+        let settled = tags.take_while(|tag| room.checked_sub(escaped_bytes(tag)).map(|rest| room = rest).is_some());
         let active = self.active.and_then(|active| self.children.get(&active));
         let identity = active.map(|child| child.identity).unwrap_or_default();
         let known = Known {
@@ -212,6 +212,10 @@ impl Supervisor {
                 self.plan_look(self.looking.not_before);
             }
             Outcome::Failed { error } => self.look_failed(&error),
+            Outcome::Unknown => {
+                let why = "its result is of a kind that this master does not know; start the service anew to run the newer one";
+                self.look_failed(&FetchError::passing(why));
+            }
             Outcome::Refused { release, verdict, why } => {
                 self.looked(format!("refused: {why}"));
                 match verdict {
@@ -270,6 +274,8 @@ impl Supervisor {
     /// A proved release lies beside the program.
     fn staged(&mut self, staged: Staged) {
         let release = staged.release;
+        // There is one staged release; what waited has given way to it.
+        self.waiting = None;
         self.record.remember_id(staged.identity, &release.id);
         if self.is_unwanted(&release) {
             // It was judged while the look went on.
@@ -349,4 +355,9 @@ impl Supervisor {
         self.record.judge(release, until, reason, now);
         self.act(Action::Save);
     }
+}
+
+/// How long the text is in a frame.
+fn escaped_bytes(text: &str) -> usize {
+    serde_json::to_string(text).map_or(usize::MAX, |escaped| escaped.len())
 }

@@ -429,6 +429,11 @@ impl Supervisor {
         self.active
     }
 
+    /// Whether nothing has been heard of the generation yet; only then its hello is answered.
+    pub(crate) fn is_starting(&self, generation: Generation) -> bool {
+        self.children.get(&generation).is_some_and(|child| child.stage == Stage::Starting)
+    }
+
     /// What is to be remembered across restarts of the master.
     pub(crate) fn record(&self) -> &Record {
         &self.record

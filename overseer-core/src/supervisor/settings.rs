@@ -13,7 +13,8 @@ pub(crate) enum Installation {
     Proved,
     /// It is committed and not started.
     WithoutRestart,
-    /// It waits for the next restart, which takes it as candidate.
+    /// It waits for the next restart, which takes it as candidate. Also what a newer build asks for that is unknown here.
+    #[serde(other)]
     AtNextRestart,
 }
 

@@ -263,6 +263,21 @@ fn a_release_on_probation_goes_on_with_it_after_a_reboot() {
 }
 
 #[test]
+fn an_exit_code_of_a_program_without_restarts_is_an_answer_and_takes_nothing_back() {
+    let mut master = Master::serving(Settings { installation: Installation::WithoutRestart, ..settings() });
+    master.until(1.0);
+    master.finds(2);
+    if master.is_polling {
+        master.looked(Outcome::Unchanged);
+    }
+    master.exits(1, Exit::Code(0));
+    let mut next = master.after_reboot();
+    next.comes_up(1);
+    next.exits(1, Exit::Code(2));
+    assert_eq!((next.path, next.left), (file(2), Some(Exit::Code(2))));
+}
+
+#[test]
 fn a_release_on_probation_that_dies_before_it_is_ready_after_a_reboot_is_taken_back_too() {
     let ends: [fn(&mut Master); 3] = [
         |next| next.exits(1, CRASH),
@@ -344,5 +359,6 @@ fn a_release_installed_without_a_restart_is_on_probation_from_its_first_start() 
     let mut next = master.after_reboot();
     next.comes_up(1);
     next.exits(1, CRASH);
-    assert_eq!((next.path, next.active()), (file(1), Some(2)));
+    assert_eq!((next.path, next.active(), next.left), (file(1), None, Some(CRASH)), "what it was called for does not happen twice");
+    assert!(next.rules.record().verdicts.iter().any(|judged| judged.release.is_same(&release(2)) && judged.until_unix_s.is_none()));
 }
