@@ -8,6 +8,7 @@ use crate::message::{Message, Seconds};
 use crate::protocol::ReleaseName;
 use crate::signal::Signal;
 use crate::sys::process::Exit;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long draining generations have once the active one has ended abnormally.
@@ -37,7 +38,7 @@ impl Supervisor {
             drains: false,
             deadline: Some(self.now + self.settings.check_timeout),
             kept: Vec::new(),
-            sent: Vec::new(),
+            sent: BTreeSet::new(),
             is_blameless: false,
         };
         self.children.insert(generation, child);
@@ -282,7 +283,7 @@ impl Supervisor {
 
     pub(super) fn kill(&mut self, generation: Generation) {
         if let Some(child) = self.child(generation) {
-            child.sent.push(Signal::KILL);
+            child.sent.insert(Signal::KILL);
             self.kill_for_fault(generation);
         }
     }

@@ -32,7 +32,7 @@ use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -262,7 +262,7 @@ struct Child {
     /// Signals that wait until it is ready.
     kept: Vec<Signal>,
     /// Signals that it was sent; an end by one of them is not its fault.
-    sent: Vec<Signal>,
+    sent: BTreeSet<Signal>,
     /// It could not have what it needs, which is not its fault either.
     is_blameless: bool,
 }

@@ -20,7 +20,9 @@ impl Supervisor {
         }
         if to_the_group {
             // They have it, and an end by it is not their fault.
-            self.children.values_mut().for_each(|child| child.sent.push(signal));
+            for child in self.children.values_mut() {
+                child.sent.insert(signal);
+            }
             return;
         }
         let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
@@ -48,7 +50,7 @@ impl Supervisor {
         if let Some(child) = self.children.get_mut(&generation)
             && child.stage != Stage::Killed
         {
-            child.sent.push(signal);
+            child.sent.insert(signal);
             self.say(Message::Forwarded { signal, generation });
             self.act(Action::Signal { generation, signal });
         }
@@ -103,7 +105,7 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&generation) else { return };
         let follows_drain = child.drains && is_stop;
         if to_the_group {
-            child.sent.push(signal);
+            child.sent.insert(signal);
         }
         match child.stage {
             Stage::Killed => {}
