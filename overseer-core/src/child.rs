@@ -14,6 +14,7 @@ use crate::sys::process;
 use crate::sys::signals::Signals;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -22,11 +23,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
+/// A drain that may last longer than the clock can count.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// What all parts of a running program share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// The way to the master; `None` where there is none.
     up: Option<Mutex<Link>>,
+    /// A test plays the master: the signals of this process and its end are not ours.
+    is_simulated: bool,
     pub(crate) generation: u64,
     pub(crate) id: OnceLock<String>,
     pub(crate) path: PathBuf,
@@ -53,12 +59,16 @@ struct Inner {
     open: usize,
     /// The generation may accept.
     may_accept: bool,
-    wakers: Vec<Waker>,
+    /// Of the futures that wait for the drain, each under its ticket.
+    wakers: BTreeMap<u64, Waker>,
+    /// The last ticket that was given out.
+    ticket: u64,
 }
 
 /// What a [`Shared`] is made of.
 pub(crate) struct Beginning {
     pub(crate) link: Option<Link>,
+    pub(crate) is_simulated: bool,
     pub(crate) settings: Settings,
     pub(crate) generation: u64,
     pub(crate) id: Option<String>,
@@ -71,6 +81,7 @@ impl Shared {
         let may_accept = beginning.link.is_none() || beginning.settings.accept_in_warm_up;
         Ok(Arc::new(Self {
             up: beginning.link.map(Mutex::new),
+            is_simulated: beginning.is_simulated,
             generation: beginning.generation,
             id: beginning.id.map(OnceLock::from).unwrap_or_default(),
             path: beginning.path,
@@ -80,7 +91,14 @@ impl Shared {
             listeners: OnceLock::new(),
             attended: Once::new(),
             drain_pipe,
-            inner: Mutex::new(Inner { drain_writer: Some(drain_writer), deadline: None, open: 0, may_accept, wakers: Vec::new() }),
+            inner: Mutex::new(Inner {
+                drain_writer: Some(drain_writer),
+                deadline: None,
+                open: 0,
+                may_accept,
+                wakers: BTreeMap::new(),
+                ticket: 0,
+            }),
             changed: Condvar::new(),
         }))
     }
@@ -134,21 +152,35 @@ impl Shared {
         self.lock().deadline
     }
 
-    /// Whether the drain has begun; if not, `waker` is called when it does.
-    pub(crate) fn is_draining_or_wake(&self, waker: &Waker) -> bool {
+    /// Whether the drain has begun; if not, `waker` is called when it does. `ticket` is given out by the first call and handed to the next
+    /// ones, and to [`Shared::forget_waker`] when nobody waits any more.
+    pub(crate) fn is_draining_or_wake(&self, waker: &Waker, ticket: &mut Option<u64>) -> bool {
         let mut inner = self.lock();
         if inner.drain_writer.is_none() {
             return true;
         }
-        if !inner.wakers.iter().any(|known| known.will_wake(waker)) {
-            inner.wakers.push(waker.clone());
-        }
+        let ticket = *ticket.get_or_insert_with(|| {
+            inner.ticket += 1;
+            inner.ticket
+        });
+        let old = inner.wakers.insert(ticket, waker.clone());
+        drop(inner);
+        // Outside the lock, as in `forget_waker`.
+        drop(old);
         false
+    }
+
+    /// The future with this ticket is gone. A waker that stayed would keep its whole task in memory.
+    pub(crate) fn forget_waker(&self, ticket: u64) {
+        let waker = self.lock().wakers.remove(&ticket);
+        // Outside the lock: it may drop a task, and what that has of ours.
+        drop(waker);
     }
 
     /// Waits until the drain begins or the time is over; `true` if it has begun.
     pub(crate) fn wait_for_drain(&self, time: Option<Duration>) -> bool {
-        let until = time.map(|time| Instant::now() + time);
+        // A time beyond the clock's range is for ever.
+        let until = time.and_then(|time| Instant::now().checked_add(time));
         let mut inner = self.lock();
         while inner.drain_writer.is_some() {
             inner = match until.map(|until| until.saturating_duration_since(Instant::now())) {
@@ -162,18 +194,22 @@ impl Shared {
 
     /// Begins the drain. The first one counts; a later one only makes the deadline earlier.
     pub(crate) fn begin_drain(&self, within: Duration) {
-        let until = Instant::now() + within;
+        let now = Instant::now();
+        let until = now.checked_add(within).unwrap_or(now + FOR_EVER);
         let mut inner = self.lock();
         inner.deadline = Some(inner.deadline.map_or(until, |deadline| deadline.min(until)));
         inner.drain_writer = None;
         let wakers = std::mem::take(&mut inner.wakers);
         drop(inner);
         self.changed.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_values().for_each(Waker::wake);
     }
 
-    /// Starts the thread that listens to the master, once.
+    /// Starts the thread that listens to the master and to the signals that mean leaving, once.
     pub(crate) fn attend(self: &Arc<Self>) {
+        if self.is_simulated {
+            return;
+        }
         self.attended.call_once(|| {
             let shared = Arc::clone(self);
             let started = Attendant::new(shared)
@@ -240,6 +276,15 @@ struct Attendant {
     signals: Signals,
 }
 
+/// What came from the master; after all but the first the program is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Understood,
+    Nonsense,
+    /// There is no master any more.
+    Gone,
+}
+
 impl Attendant {
     fn new(shared: Arc<Shared>) -> io::Result<Self> {
         let link = match &shared.up {
@@ -260,10 +305,16 @@ impl Attendant {
                     }
                 }
             }
-            if ready.get(1).is_some_and(|link| link.read) && !self.listen() {
-                self.link = None;
-                self.shared.begin_drain(self.shared.settings.terminate_timeout);
-                self.shared.listeners.get().into_iter().flatten().for_each(Closer::close);
+            if ready.get(1).is_some_and(|link| link.read) {
+                let heard = self.listen();
+                if heard != Heard::Understood {
+                    self.link = None;
+                    self.shared.begin_drain(self.shared.settings.terminate_timeout);
+                }
+                // While there is a master, others may accept on them.
+                if heard == Heard::Gone {
+                    self.shared.listeners.get().into_iter().flatten().for_each(Closer::close);
+                }
             }
             let is_alone = self.link.is_none();
             if is_alone && self.shared.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
@@ -283,9 +334,9 @@ impl Attendant {
         wait(&interests, rest)
     }
 
-    /// Takes in what the master says; `false` when there is no master any more, and the program is to leave.
-    fn listen(&mut self) -> bool {
-        let Some(link) = &mut self.link else { return false };
+    /// Takes in what the master says.
+    fn listen(&mut self) -> Heard {
+        let Some(link) = &mut self.link else { return Heard::Gone };
         loop {
             match link.receive() {
                 Ok(Received::Message(ToChild::Drain(Drain { within_ms }), _)) => self.shared.begin_drain(Duration::from_millis(within_ms)),
@@ -299,15 +350,15 @@ impl Attendant {
                 Ok(Received::Message(ToChild::Welcome(_) | ToChild::Refused(_) | ToChild::Unknown, _) | Received::Nothing) => {}
                 Ok(Received::ExecFailed(_) | Received::Ended) => {
                     log::warn!(target: "overseer::child", "the master is gone; finishing what is open");
-                    return false;
+                    return Heard::Gone;
                 }
                 Err(error) => {
                     log::error!(target: "overseer::child", "the master cannot be understood: {error}; finishing what is open");
-                    return false;
+                    return Heard::Nonsense;
                 }
             }
             if !link.may_hold_frame() {
-                return true;
+                return Heard::Understood;
             }
         }
     }

@@ -29,7 +29,7 @@ pub enum LogFormat {
 
 /// What a program needs: itself, its addresses, where its releases come from, and how patient core is with it.
 ///
-/// Made first thing in `main`, in every process that runs the executable, and handed to [`run`](crate::run). Making one has no effects.
+/// Made first thing in `main`, in every process that runs the executable, and handed to [`run`](crate::run()). Making one has no effects.
 /// Wrong values are found by `run`, which names the setting and the value.
 ///
 /// ```no_run
@@ -188,7 +188,7 @@ impl<T> Config<T> {
     }
 
     /// Has the last word on a release that is proved and not yet started, with the path of its file. It runs in the poll process; an
-    /// error holds the release back and is the reason in the log.
+    /// error or a panic holds the release back and is the reason in the log. It must be done within `fetch_timeout`, for which it counts as no progress.
     #[doc(alias = "PreUpgrade")]
     pub fn pre_upgrade(mut self, hook: impl FnOnce(&Path) -> Result<(), String> + Send + 'static) -> Self {
         self.pre_upgrade = Some(Box::new(hook));
@@ -309,5 +309,76 @@ impl<T> fmt::Debug for Config<T> {
             .field("source", &self.fetcher.as_ref().map(|fetcher| fetcher.source()))
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fetcher::{FetchError, File, Known, Look};
+
+    fn config() -> Config<()> {
+        Config::new(|_state| ())
+    }
+
+    fn wrong(mut config: Config<()>) -> String {
+        config.validate().expect_err("a setting is wrong").chain()
+    }
+
+    #[test]
+    fn the_defaults_are_good_and_those_of_the_documentation() {
+        let mut config = config();
+        assert!(config.validate().expect("nothing is wrong").is_empty());
+        let settings = &config.settings;
+        assert_eq!((settings.restart_signal, &settings.stop_signals[..]), (Signal::USR2, &[Signal::TERM, Signal::INT][..]));
+        let seconds = [settings.terminate_timeout, settings.warm_up, settings.probation, settings.check_timeout, settings.fetch_timeout];
+        assert_eq!(seconds.map(|time| time.as_secs()), [30, 1, 300, 5, 600]);
+        assert_eq!((settings.ready_timeout, settings.min_fetch_interval), (None, Duration::from_secs(1)));
+        assert!(settings.accept_in_warm_up);
+        assert_eq!(config.size_bytes_max, 1 << 30);
+        assert_eq!(config.wait_for_ready().settings.ready_timeout, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_value() {
+        let year = Duration::from_secs(366 * 24 * 60 * 60);
+        for (config, begins) in [
+            (config().warm_up(year), "setting warm_up is \"31622400s\": "),
+            (config().terminate_timeout(Duration::MAX), "setting terminate_timeout is "),
+            (config().probation(year), "setting probation is "),
+            (config().ready_timeout(Duration::ZERO), "setting ready_timeout is \"0ns\": "),
+            (config().check_timeout(Duration::ZERO), "setting check_timeout is "),
+            (config().fetch_timeout(Duration::ZERO), "setting fetch_timeout is "),
+            (config().min_fetch_interval(Duration::ZERO), "setting min_fetch_interval is "),
+            (config().restart_signal(Signal::KILL), "setting restart_signal is \"SIGKILL\": "),
+            (config().restart_signal(Signal::TERM), "setting stop_signals is \"SIGTERM\": it is the restart_signal too"),
+            (config().stop_signals([Signal::CHLD]), "setting stop_signals is \"SIGCHLD\": "),
+            (config().size_bytes_max(0), "setting size_bytes_max is \"0\": "),
+            (config().pid_file(""), "setting pid_file is \"\": "),
+            (config().state_dir(""), "setting state_dir is \"\": "),
+            (config().address("nowhere"), "setting address is \"nowhere\": there is no port"),
+            (config().addresses((0..254).map(|port| format!(":{port}"))), "setting addresses is \"254\": at most 253"),
+            (config().fetcher(File::new("/app").every(Duration::ZERO)), "setting interval is \"0ns\": "),
+        ] {
+            let text = wrong(config);
+            assert!(text.starts_with(begins), "{text}\nis not\n{begins}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_fetcher_is_told() {
+        struct Wrong;
+        impl Fetcher for Wrong {
+            fn source(&self) -> String {
+                "nowhere".to_owned()
+            }
+            fn check(&self) -> Result<(), FetchError> {
+                Err(FetchError::settings("the bucket has no name"))
+            }
+            fn fetch(&mut self, _known: &Known) -> Result<Look, FetchError> {
+                Ok(Look::unchanged())
+            }
+        }
+        assert_eq!(wrong(config().fetcher(Wrong)), "the fetcher's settings cannot be used: the bucket has no name");
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 
-/// Why [`run`](crate::run) did not get as far as the program. Nothing is left behind: no process, no socket, no file.
+/// Why [`run`](crate::run()) did not get as far as the program. Nothing is left behind: no process, no socket, no file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the field names and the messages say it")]

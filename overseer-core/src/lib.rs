@@ -1,6 +1,6 @@
 //! Lets a server upgrade itself and restart without losing a connection.
 //!
-//! The program is handed to [`run`], first thing in `main`. The process that was started becomes the *master*: it binds the listeners and keeps its
+//! The program is handed to [`run`](run()), first thing in `main`. The process that was started becomes the *master*: it binds the listeners and keeps its
 //! PID. The program runs in a *child* of it. For a restart or an upgrade the master starts the next *generation* beside the serving one, on the same
 //! listeners; once that one serves, the old one finishes what is open and leaves. A release that cannot do so is given up, and the old
 //! generation serves on.
@@ -33,16 +33,16 @@
 //!   asynchronous runtime, a framework) takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
 //! - [`State::simulated`]: a program in a unit test, without a master.
 //! - [`Fetcher`]: where releases come from. [`File`] and [`fetcher_fn`] are here; `overseer-fetcher-http` is a crate of its own.
-//! - [`Error`]: what keeps [`run`] from running the program.
+//! - [`Error`]: what keeps [`run`](run()) from running the program.
 //!
 //! # What a program should know
 //!
 //! - **`main` runs in every process**: in the master, in each child, in each look for a release and in each check of one. What comes before
-//!   [`run`] should have no effects, and must start no thread: that is an error in debug builds and a warning in release builds.
+//!   [`run`](run()) should have no effects, and must start no thread: that is an error in debug builds and a warning in release builds.
 //! - **The program runs on the main thread** of its process and may start what it likes: threads, a runtime, a logger.
 //! - **A program that follows a drain** returns from its accept loop by itself. One that uses neither [`Listener::incoming`] nor [`State::draining`]
 //!   gets SIGTERM when it is to leave.
-//! - **The environment variable `OVERSEER=off`** makes [`run`] bind the addresses and call the program in this very process: for debuggers,
+//! - **The environment variable `OVERSEER=off`** makes [`run`](run()) bind the addresses and call the program in this very process: for debuggers,
 //!   profilers and `cargo run`. [`State::enabled`] is then false.
 //! - Lines of the master begin with `[overseer]`, on standard error. What core has to say in the program's own process goes to the `log` crate, with the target
 //!   `overseer::child`, or `overseer::poll` in a look for a release.

@@ -97,7 +97,7 @@ messages! {
     Error "restart-failed" RestartFailed { candidate: Generation, active: Generation, why: String }
         "restart failed: generation {candidate} {why}; generation {active} keeps serving"
     Warning "own-file" OwnFile { generation: Generation, path: PathBuf }
-        "generation {generation} runs the file that somebody put at {path:?}; core did not check it and will not take it back"
+        "generation {generation} runs another file than the one before, which is at {path:?}; this master has not checked it and will not take it back"
     Error "own-file-failed" OwnFileFailed { candidate: Generation, active: Generation, why: String, path: PathBuf, previous: PathBuf }
         "the file that somebody put at {path:?} failed: generation {candidate} {why}; generation {active} keeps serving; the file stays, the last good one may be at {previous:?}"
 
@@ -193,10 +193,19 @@ impl fmt::Display for Seconds {
             0 if time.subsec_millis() == 0 => write!(f, "{:.2}ms", time.as_secs_f64() * 1000.0),
             0..10 => write!(f, "{}s", (time.as_secs_f64() * 1000.0).round() / 1000.0),
             seconds @ 10..120 => write!(f, "{seconds}s"),
-            seconds @ 120..7200 => write!(f, "{} min", seconds / 60),
-            seconds => write!(f, "{} h", seconds / 3600),
+            seconds if seconds >= 7200 || seconds == 3600 => write!(f, "{} h", seconds / 3600),
+            seconds => write!(f, "{} min", seconds / 60),
         }
     }
+}
+
+/// The beginning of the text, at most so many bytes.
+pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]
@@ -206,7 +215,7 @@ mod tests {
     #[test]
     fn a_duration_reads_as_people_say_it() {
         for (milliseconds, text) in
-            [(0, "0.00ms"), (200, "0.2s"), (1234, "1.234s"), (60_000, "60s"), (600_000, "10 min"), (7_200_000, "2 h")]
+            [(0, "0.00ms"), (200, "0.2s"), (1234, "1.234s"), (60_000, "60s"), (600_000, "10 min"), (3_600_000, "1 h"), (7_200_000, "2 h")]
         {
             assert_eq!(Seconds(Duration::from_millis(milliseconds)).to_string(), text);
         }

@@ -29,6 +29,7 @@ pub(crate) const VERSIONS: Versions = Versions { min: 1, max: 1 };
 
 /// A range of protocol versions, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Versions {
     pub(crate) min: u32,
     pub(crate) max: u32,
@@ -369,3 +370,6 @@ impl Decoder {
         Ok(Some(Frame::Message(envelope.message, envelope.fds)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! for a master.
 
 use crate::Error;
+use crate::signal::Signal;
 use crate::sys::link::{Link, adopt_socket};
 use nix::sys::stat::fstat;
 use std::ffi::OsString;
@@ -56,6 +57,14 @@ impl FromStr for RoleName {
 }
 
 impl RoleName {
+    /// What the process gets when the one that started it ends without it: a child finishes what is open.
+    pub(crate) fn parent_death_signal(self) -> Signal {
+        match self {
+            Self::Child => Signal::TERM,
+            Self::Poll | Self::Check => Signal::KILL,
+        }
+    }
+
     /// The variable for a process that will have `socket` under the same number.
     pub(crate) fn variable_for(self, socket: &OwnedFd) -> io::Result<(OsString, OsString)> {
         let value = format!("{self},{},{},{}", socket.as_raw_fd(), fstat(socket)?.st_ino, std::process::id());
@@ -102,6 +111,9 @@ pub(crate) fn detect(is_only_thread: bool) -> Result<Role, Error> {
     }
     match (claim, socket) {
         (Some(claim), Some(socket)) => {
+            // It was set before the exec too, but the kernel forgets it when the file has capabilities (prctl(2)). Set before the peer is
+            // looked at: whoever ends in between is noticed by the one or the other.
+            crate::sys::process::set_parent_death_signal(claim.role.parent_death_signal());
             if crate::sys::poll::is_peer_gone(&socket) {
                 std::process::exit(0);
             }

@@ -10,7 +10,7 @@ use crate::protocol::{Hello, VERSIONS};
 use crate::role::{self, Role, RoleName};
 use crate::state::State;
 use crate::sys::link::Link;
-use crate::sys::process;
+use crate::sys::{process, signals};
 use crate::{Config, Error};
 use std::process::{ExitCode, Termination};
 use std::sync::{Arc, OnceLock, Weak};
@@ -123,8 +123,16 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         return Err(Error::Refused { address: None, why });
     }
     process::set_name(welcome.path.file_name().unwrap_or_default());
-    let beginning =
-        Beginning { link: Some(link), settings: config.settings, generation: welcome.generation, id: welcome.id, path: welcome.path };
+    // It is the master's, and `pkill -USR2 app` finds the children too.
+    signals::disregard_where_default(config.settings.restart_signal);
+    let beginning = Beginning {
+        link: Some(link),
+        is_simulated: false,
+        settings: config.settings,
+        generation: welcome.generation,
+        id: welcome.id,
+        path: welcome.path,
+    };
     let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
     let listener = |(socket, address): (_, &Address)| Listener::new(socket, address.name.clone(), Arc::clone(&shared));
     let listeners = sockets.into_iter().zip(addresses).map(listener).collect();
@@ -135,7 +143,7 @@ fn run_alone<T>(config: Config<T>, addresses: &[Address]) -> Result<T, Error> {
     if config.required && !is_supported() {
         return Err(Error::Unsupported { system: std::env::consts::OS });
     }
-    let (state, shared) = State::alone(addresses, config.settings)?;
+    let (state, shared) = State::alone(addresses, config.settings, false)?;
     Ok(run_program(config.program, state, &shared))
 }
 

@@ -33,6 +33,7 @@ impl State {
     }
 
     /// A state without a master, for the unit test of a program: the addresses are bound in this process, and the [`Simulation`] plays the master.
+    /// The signals of the test are left alone, and nothing ends it at the deadline of a drain.
     ///
     /// ```
     /// use overseer_core::State;
@@ -61,14 +62,14 @@ impl State {
     /// An address cannot be read or bound.
     pub fn simulated<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<(Self, Simulation), Error> {
         let texts: Vec<String> = addresses.into_iter().map(Into::into).collect();
-        let (state, shared) = Self::alone(&Address::parse_all(&texts)?, Settings::default())?;
+        let (state, shared) = Self::alone(&Address::parse_all(&texts)?, Settings::default(), true)?;
         Ok((state, Simulation { shared }))
     }
 
     /// The state of a program that runs without a master.
-    pub(crate) fn alone(addresses: &[Address], settings: Settings) -> Result<(Self, Arc<Shared>), Error> {
+    pub(crate) fn alone(addresses: &[Address], settings: Settings, is_simulated: bool) -> Result<(Self, Arc<Shared>), Error> {
         let path = std::env::current_exe().map_err(Error::system("cannot find the program's own file"))?;
-        let beginning = Beginning { link: None, settings, generation: 1, id: None, path };
+        let beginning = Beginning { link: None, is_simulated, settings, generation: 1, id: None, path };
         let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
         let listener = |address: &Address| {
             let socket = sockets::listen(address).map_err(|source| Error::Bind { address: address.to_string(), source })?;
@@ -168,7 +169,7 @@ impl State {
     #[doc(alias = "GracefulShutdown")]
     pub fn draining(&self) -> Draining {
         self.shared.attend();
-        Draining { shared: Arc::clone(&self.shared) }
+        Draining { shared: Arc::clone(&self.shared), ticket: None }
     }
 
     /// Counts as open work until it is dropped: a program that returns in a drain is not ended before, within `terminate_timeout`. Clones count each.
@@ -189,9 +190,25 @@ impl fmt::Debug for State {
 }
 
 /// Tells when a generation is to finish and leave. Also a future, for any runtime, and a descriptor, for any event loop.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Draining {
     shared: Arc<Shared>,
+    /// Under which its waker is known, once it was polled.
+    ticket: Option<u64>,
+}
+
+impl Clone for Draining {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), ticket: None }
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.shared.forget_waker(ticket);
+        }
+    }
 }
 
 impl Draining {
@@ -226,8 +243,9 @@ impl AsFd for Draining {
 impl Future for Draining {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.shared.is_draining_or_wake(context.waker()) { Poll::Ready(()) } else { Poll::Pending }
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Self { shared, ticket } = &mut *self;
+        if shared.is_draining_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -251,5 +269,53 @@ impl Simulation {
     /// Waits for the program's open connections and guards, until the deadline of the drain; as `run` does after the program has returned.
     pub fn finish(&self) {
         self.shared.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::{Wake, Waker};
+
+    struct Woken(std::sync::atomic::AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_drain_wakes_who_waits_and_keeps_no_task_of_who_does_not() {
+        let (state, simulation) = State::simulated([""; 0]).expect("a state");
+        let woken = Arc::new(Woken(false.into()));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        for _ in 0..3 {
+            let mut draining = state.draining();
+            assert!(Pin::new(&mut draining).poll(&mut context).is_pending());
+            assert!(Pin::new(&mut draining).poll(&mut context).is_pending());
+            assert_eq!(Arc::strong_count(&woken), 3, "one for the waker here and one for the future");
+        }
+        assert_eq!(Arc::strong_count(&woken), 2, "each future has taken its waker along");
+
+        let mut draining = state.draining();
+        let mut other = draining.clone();
+        assert!(Pin::new(&mut draining).poll(&mut context).is_pending());
+        simulation.drain(Duration::MAX);
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed) && draining.begun());
+        assert!(Pin::new(&mut draining).poll(&mut context).is_ready() && Pin::new(&mut other).poll(&mut context).is_ready());
+        assert!(draining.wait_timeout(Duration::MAX));
+    }
+
+    #[test]
+    fn a_simulated_drain_that_is_over_ends_the_program_and_not_the_test() {
+        let (state, simulation) = State::simulated(["127.0.0.1:0"]).expect("a state");
+        simulation.drain(Duration::ZERO);
+        let _draining = state.draining();
+        assert_eq!(state.listener().incoming().count(), 0);
+        let threads = crate::sys::process::other_threads();
+        assert!(!threads.contains(&"overseer".to_owned()), "nobody listens to signals or counts the time: {threads:?}");
+        simulation.finish();
     }
 }

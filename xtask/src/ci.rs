@@ -19,7 +19,7 @@ struct Step {
     environment: &'static [(&'static str, &'static str)],
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 7] = [
     Step { name: "formatting", arguments: &["fmt", "--all", "--check"], environment: &[] },
     Step { name: "clippy", arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], environment: &[] },
     Step {
@@ -27,16 +27,7 @@ const STEPS: [Step; 8] = [
         arguments: &["clippy", "--package", "overseer-core", "--all-targets", "--no-default-features", "--", "-D", "warnings"],
         environment: &[],
     },
-    Step {
-        name: "documentation",
-        arguments: &["doc", "--workspace", "--no-deps", "--document-private-items"],
-        environment: &[("RUSTDOCFLAGS", "-D warnings")],
-    },
-    Step {
-        name: "documentation as published",
-        arguments: &["doc", "--workspace", "--no-deps", "--lib"],
-        environment: &[("RUSTDOCFLAGS", "-D warnings")],
-    },
+    Step { name: "documentation", arguments: &["doc", "--workspace", "--no-deps"], environment: &[("RUSTDOCFLAGS", "-D warnings")] },
     Step { name: "tests", arguments: &["test", "--workspace"], environment: &[] },
     Step { name: "demo", arguments: &["run", "--quiet", "--package", "xtask", "--", "demo"], environment: &[] },
     Step {

@@ -20,7 +20,7 @@ struct Arguments {
 enum Task {
     /// Upgrades a server from version 1 to 2 to 3 under load, and checks that nothing is lost
     Demo {
-        /// Publish releases that are broken in eight ways before version 3
+        /// Publish releases that are broken in nine ways before version 3
         #[arg(long)]
         broken: bool,
         /// Show what the server and its master write to standard error

@@ -2,10 +2,11 @@
 
 use crate::load::{PATIENCE, ask};
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe, setsid};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -21,6 +22,9 @@ use tempfile::TempDir;
 /// The test program.
 pub(crate) const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
+/// A program that speaks version 1 of the protocol and uses nothing of overseer.
+pub(crate) const FROZEN_CHILD: &str = env!("CARGO_BIN_EXE_frozen_child");
+
 /// A process that forks has copies of all open descriptors until it executes, and a file that somebody has open for writing cannot be
 /// executed. So nobody writes a program while somebody starts one.
 static WRITING_OR_STARTING: Mutex<()> = Mutex::new(());
@@ -29,14 +33,33 @@ fn neither_writing_nor_starting() -> MutexGuard<'static, ()> {
     WRITING_OR_STARTING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Fast settings, and a release source that is there from the start.
-const SETTINGS: &str = "debug warm_up=100 probation=60000 terminate_timeout=10000 min_fetch_interval=20 interval=40";
+/// Fast settings. A slow machine makes nobody ready by age.
+const SETTINGS: &str = "debug ready_timeout=15000 warm_up=100 probation=60000 terminate_timeout=10000 min_fetch_interval=20 interval=40";
 
 /// The contents of a release: the test program with these words.
 pub(crate) fn release(words: &str) -> Vec<u8> {
-    let mut bytes = fs::read(ACTOR).expect("the test program is built");
+    with_words(ACTOR, words)
+}
+
+/// The program with words for it at its end.
+pub(crate) fn with_words(program: &str, words: &str) -> Vec<u8> {
+    let mut bytes = without_debug_information(program);
     bytes.extend_from_slice(format!("\n#script# {words}").as_bytes());
     bytes
+}
+
+/// The program as it would be shipped, which is a tenth of what is built: tests copy it a lot. Where there is no `strip`, all of it.
+fn without_debug_information(program: &str) -> Vec<u8> {
+    static READ: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    let strip = || {
+        let directory = tempfile::tempdir().ok()?;
+        let stripped = directory.path().join("stripped");
+        let status = Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(program).status().ok()?;
+        status.success().then(|| fs::read(&stripped).ok())?
+    };
+    let contents = || strip().unwrap_or_else(|| fs::read(program).expect("the test program is built"));
+    read.entry(program.to_owned()).or_insert_with(contents).clone()
 }
 
 /// Writes a program beside its place and renames it there, so that nobody sees half of it.
@@ -74,6 +97,10 @@ impl Scene {
         scene.words = format!("{SETTINGS} fetch={} {words}", scene.source().display());
         put(&scene.source(), &release("version=1"));
         scene
+    }
+
+    pub(crate) fn add_words(&mut self, words: &str) {
+        self.words = format!("{} {words}", self.words);
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -156,6 +183,13 @@ struct Lines {
     came: Condvar,
 }
 
+impl Lines {
+    /// A test that fails while it looks at the lines leaves them whole.
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A running program. All processes of its session end when it is dropped.
 pub(crate) struct App {
     process: Child,
@@ -176,9 +210,14 @@ impl App {
         command.stdin(Stdio::null()).stdout(writer.try_clone().expect("a copy")).stderr(writer);
         let make_session = || {
             setsid()?;
+            // Whoever runs the tests in the background may have made them ignore some.
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                // SAFETY: the default action runs no code of ours.
+                unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+            }
             Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
         };
-        // SAFETY: between fork and exec these are two plain system calls, which are async-signal-safe.
+        // SAFETY: between fork and exec these are plain system calls, which are async-signal-safe.
         unsafe { command.pre_exec(make_session) };
         let process = {
             let _guard = neither_writing_nor_starting();
@@ -189,7 +228,7 @@ impl App {
         let collector = Arc::clone(&lines);
         thread::spawn(move || {
             for line in BufReader::new(File::from(reader)).split(b'\n').map_while(Result::ok) {
-                collector.seen.lock().expect("no panic").push(String::from_utf8_lossy(&line).into_owned());
+                collector.lock().push(String::from_utf8_lossy(&line).into_owned());
                 collector.came.notify_all();
             }
         });
@@ -203,6 +242,13 @@ impl App {
         let serving = self.line_after("serving ");
         self.address = serving.rsplit_once(" on ").map(|(_, addresses)| addresses.to_owned()).unwrap_or_default();
         self.line_after("generation 1 is ready");
+    }
+
+    /// Finds the master's PID where the test does not wait for the first generation.
+    pub(crate) fn find_master(&mut self) {
+        let seen = self.lines.lock().join(" ");
+        let pid = seen.split("master started as pid ").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|pid| pid.parse().ok());
+        self.master = Some(Pid::from_raw(pid.expect("the master has started")));
     }
 
     /// Where it serves.
@@ -219,7 +265,7 @@ impl App {
     #[track_caller]
     pub(crate) fn line_after(&mut self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut seen = self.lines.seen.lock().expect("no panic");
+        let mut seen = self.lines.lock();
         loop {
             while let Some(line) = seen.get(self.cursor) {
                 self.cursor += 1;
@@ -234,17 +280,24 @@ impl App {
                 self.cursor,
                 seen.join("\n")
             );
-            seen = self.lines.came.wait_timeout(seen, rest).expect("no panic").0;
+            seen = self.lines.came.wait_timeout(seen, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// How many lines so far hold `part`.
     pub(crate) fn count_lines(&self, part: &str) -> usize {
-        self.lines.seen.lock().expect("no panic").iter().filter(|line| line.contains(part)).count()
+        self.lines.lock().iter().filter(|line| line.contains(part)).count()
     }
 
     pub(crate) fn all_lines(&self) -> String {
-        self.lines.seen.lock().expect("no panic").join("\n")
+        self.lines.lock().join("\n")
+    }
+
+    /// As [`App::line_after`], from the first line on.
+    #[track_caller]
+    pub(crate) fn line_after_start(&mut self, part: &str) -> String {
+        self.rewind();
+        self.line_after(part)
     }
 
     /// Lets [`App::line_after`] find lines that it has gone past.
@@ -262,6 +315,17 @@ impl App {
         self.signal(Signal::SIGUSR2);
         self.line_after(&format!("generation {} took over", before + 1));
         self.line_after(&format!("generation {before} is gone"));
+    }
+
+    /// Restarts it and waits until this generation has taken over and the one before it is gone.
+    pub(crate) fn restart_to(&mut self, generation: u64) {
+        self.signal(Signal::SIGUSR2);
+        self.line_after(&format!("generation {generation} took over"));
+        self.line_after("is gone");
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("it is ours").is_some()
     }
 
     /// Waits for its end.
@@ -377,4 +441,14 @@ pub(crate) fn can_run(what: &str, tool: &str, arguments: &[&str]) -> bool {
         println!("skipped: {what} needs {tool} {}", arguments.join(" "));
     }
     can
+}
+
+/// Whether the test may do what only root may; if not, it says what it cannot show, which in CI is a failure.
+pub(crate) fn is_root(what: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        assert!(std::env::var_os("CI").as_deref() != Some(OsStr::new("true")), "{what} needs root");
+        println!("skipped: {what} needs root");
+    }
+    is_root
 }

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -33,11 +33,7 @@ impl FromStr for Answer {
 }
 
 /// A request that a generation has accepted and not answered, for as long as the test wants.
-pub(crate) struct Request {
-    stream: TcpStream,
-    /// Who has accepted it.
-    pub(crate) by: Answer,
-}
+pub(crate) struct Request(TcpStream);
 
 impl Request {
     pub(crate) fn begin(address: &str) -> Self {
@@ -45,13 +41,14 @@ impl Request {
         stream.write_all(b"hold\n").expect("sent");
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).expect("received");
-        Self { stream, by: line.parse().expect("an answer") }
+        line.parse::<Answer>().expect("somebody has accepted it");
+        Self(stream)
     }
 
     /// Sends the rest and takes the answer.
     pub(crate) fn finish(mut self) -> Result<Answer, String> {
-        self.stream.write_all(b"hello\n").map_err(|error| error.to_string())?;
-        let text = read_all(&self.stream).map_err(|error| error.to_string())?;
+        self.0.write_all(b"hello\n").map_err(|error| error.to_string())?;
+        let text = read_all(&self.0).map_err(|error| error.to_string())?;
         text.parse()
     }
 }
@@ -140,17 +137,20 @@ impl Load {
     /// Waits for so many more answers of this version.
     pub(crate) fn wait_for(&self, version: &str, count: u64) {
         let deadline = Instant::now() + PATIENCE;
-        let mut tally = self.shared.tally.lock().expect("no panic");
+        let mut tally = self.shared.lock();
         let until = tally.answered.get(version).unwrap_or(&0) + count;
         while tally.answered.get(version).is_none_or(|answered| *answered < until) {
             let rest = deadline.saturating_duration_since(Instant::now());
-            assert!(!rest.is_zero(), "version {version} does not answer: {tally}");
-            tally = self.shared.changed.wait_timeout(tally, rest).expect("no panic").0;
+            if rest.is_zero() {
+                let tally = tally.clone();
+                panic!("version {version} does not answer: {tally}; {} came", tally.total());
+            }
+            tally = self.shared.changed.wait_timeout(tally, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     pub(crate) fn tally(&self) -> Tally {
-        self.shared.tally.lock().expect("no panic").clone()
+        self.shared.lock().clone()
     }
 
     pub(crate) fn stop(mut self) -> Tally {
@@ -173,11 +173,16 @@ impl Drop for Load {
 }
 
 impl Shared {
+    /// A test that fails while it looks at the numbers leaves them whole.
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn connect_on_and_on(&self) {
         let mut last = Instant::now();
         while !self.is_over.load(Ordering::Relaxed) {
             let result = tell(&self.address, "hello");
-            let mut tally = self.tally.lock().expect("no panic");
+            let mut tally = self.lock();
             let failure = match result {
                 Ok(text) => match text.parse::<Answer>() {
                     Ok(answer) => {

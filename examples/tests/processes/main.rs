@@ -2,5 +2,12 @@
 #![cfg(target_os = "linux")]
 
 mod app;
+mod broken;
+mod files;
+mod killed;
 mod load;
+mod manners;
+mod protocol;
 mod restart;
+mod signals;
+mod upgrade;

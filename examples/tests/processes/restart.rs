@@ -30,7 +30,8 @@ fn a_request_that_was_open_before_a_restart_is_answered_after_it() {
     let request = Request::begin(app.address());
     app.signal(Signal::SIGUSR2);
     app.line_after("generation 2 took over");
-    assert_eq!(ask(app.address()).generation, 2);
+    // The old generation accepts until it has heard of it.
+    app.wait_until("generation 2 answers", |app| ask(app.address()).generation == 2);
     let answer = request.finish().expect("an answer");
     assert_eq!(answer.generation, 1);
     app.line_after("generation 1 is gone (exit code 0)");
@@ -73,6 +74,17 @@ fn a_server_that_knows_only_term_finishes_its_open_requests() {
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{tally}");
     assert!(app.terminate().success());
+}
+
+#[test]
+fn a_program_that_says_nothing_is_ready_when_it_has_lived_for_the_warm_up() {
+    let scene = Scene::new("ready_timeout=none behave=late-ready delay=500");
+    let mut app = scene.start();
+    app.line_after("generation 1 said that it is ready after");
+    app.signal(Signal::SIGUSR2);
+    app.line_after("generation 2 took over");
+    app.line_after("generation 2 said that it is ready after");
+    assert_eq!(ask(app.address()).generation, 2);
 }
 
 #[test]

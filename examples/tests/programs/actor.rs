@@ -46,7 +46,8 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     let mut config = Config::new(move |state| Actor { script, state, role }.play()).debug(words.has("debug"));
     let address = words.text("address").unwrap_or("127.0.0.1:0");
     config = config.addresses(address.split(',').filter(|address| !address.is_empty()));
-    let durations: [(&str, fn(Config<ExitCode>, Duration) -> Config<ExitCode>); 7] = [
+    type Set = fn(Config<ExitCode>, Duration) -> Config<ExitCode>;
+    let durations: [(&str, Set); 7] = [
         ("warm_up", Config::warm_up),
         ("probation", Config::probation),
         ("ready_timeout", Config::ready_timeout),
@@ -142,6 +143,12 @@ impl Actor {
             "unblock-listener" => listener.expect("TCP").set_nonblocking(true).expect("set"),
             "shut-listener" => {
                 nix::sys::socket::shutdown(listener.expect("TCP").as_raw_fd(), nix::sys::socket::Shutdown::Both).expect("shut down");
+            }
+            "ready-with-file" => {
+                let file = self.state.bin_path().with_file_name("be-ready");
+                while !file.exists() {
+                    thread::sleep(Duration::from_millis(1));
+                }
             }
             "late-ready" => {
                 let delay = self.script.milliseconds("delay").unwrap_or_default();

@@ -34,7 +34,9 @@ impl Script {
         self.text(name).map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
     }
 
+    /// `none` takes back what was said before.
     pub(crate) fn milliseconds(&self, name: &str) -> Option<Duration> {
+        self.text(name).filter(|value| *value != "none")?;
         self.number(name).map(Duration::from_millis)
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Orig
 }
 
 fn blameless(path: &Path, error: &io::Error) -> Refusal {
-    Refusal::blameless(format!("the self-check of {} could not be started: {error}", path.display()))
+    Refusal::blameless(format!("could not start its self-check from {}: {error}", path.display()))
 }
 
 fn not_executed(path: &Path, errno: Errno) -> Refusal {
@@ -73,7 +73,7 @@ fn not_executed(path: &Path, errno: Errno) -> Refusal {
         Errno::ENOENT => Refusal::reject("needs a dynamic loader that is not here"),
         Errno::ENOEXEC | Errno::ELIBBAD | Errno::EINVAL => Refusal::reject(format!("is refused by the kernel as an executable: {error}")),
         // A mount option, a security module, no memory, still open for writing.
-        _ => Refusal::blameless(format!("the system does not execute {}: {error}", path.display())),
+        _ => Refusal::blameless(format!("is not executed by the system ({}: {error})", path.display())),
     }
 }
 
@@ -142,7 +142,7 @@ impl Attempt {
                 Err(error) => return End::Failed(error),
             }
             // First, so that all it said before it exited is read below.
-            let exited = self.has_exited();
+            let exited = process::has_ended(self.pid);
             self.read_link();
             self.read_stderr();
             if exited {
@@ -172,11 +172,6 @@ impl Attempt {
             Ok(_) | Err(Errno::EINTR) => Ok(true),
             Err(errno) => Err(errno.into()),
         }
-    }
-
-    /// Whether the process has ended; it is not reaped yet.
-    fn has_exited(&self) -> bool {
-        process::has_ended(self.pid)
     }
 
     fn read_link(&mut self) {
@@ -217,47 +212,49 @@ impl Attempt {
     fn end(&mut self) -> Option<Exit> {
         // Before it is reaped: until then nobody else can have its number.
         process::kill_group(self.pid);
-        process::wait_for_end(self.pid)
+        process::reap_at_its_end(self.pid)
     }
 
     fn judge(&self, end: End, exit: Option<Exit>, timeout: Duration) -> Result<(), Refusal> {
         let hold_back = |what: String| Err(Refusal::hold_back(format!("{what}{}", self.last_words())));
         match end {
-            End::Failed(error) => return Err(Refusal::blameless(format!("the self-check could not be watched: {error}"))),
+            End::Failed(error) => return Err(Refusal::blameless(format!("could not be watched in its self-check: {error}"))),
             End::TimedOut if self.said.is_some() => {
-                return hold_back(format!("its self-check answered and did not end within {timeout:?}"));
+                return hold_back(format!("answered its self-check and did not end within {timeout:?}"));
             }
-            End::TimedOut => return hold_back(format!("its self-check did not answer within {timeout:?}")),
+            End::TimedOut => return hold_back(format!("did not answer its self-check within {timeout:?}")),
             End::Exited => {}
         }
         if let Some(error) = &self.nonsense {
-            return hold_back(format!("its self-check went wrong: {}", crate::FetchError::chain(error)));
+            return hold_back(format!("failed its self-check: {}", crate::FetchError::chain(error)));
         }
         let Some((checked, sender)) = &self.said else {
             let how = exit.map_or_else(|| "it is unknown how".to_owned(), |exit| exit.to_string());
-            return hold_back(format!("its self-check ended without an answer ({how})"));
+            return hold_back(format!("ended its self-check without an answer ({how})"));
         };
         // The kernel vouches for the sender; a pid namespace between us would make it 0, which we never start.
         if *sender != Some(self.pid) {
-            return hold_back(format!("its self-check was answered by another process ({sender:?}, not {})", self.pid));
+            return hold_back(format!("had its self-check answered by another process ({sender:?}, not {})", self.pid));
         }
         if checked.token != self.token {
-            return hold_back("its self-check answered something else than what it was asked".to_owned());
+            return hold_back("answered something else to its self-check than what it was asked".to_owned());
         }
         if let Some(problem) = &checked.problem {
-            return hold_back(format!("it cannot be run here: {problem}"));
+            return hold_back(format!("cannot be run here: {problem}"));
         }
         if VERSIONS.common(checked.protocol).is_none() {
             let (ours, theirs) = (VERSIONS, checked.protocol);
             return hold_back(format!(
-                "it speaks the protocol versions {} to {}, and this master {} to {}",
+                "speaks the protocol versions {} to {}, and this master {} to {}",
                 theirs.min, theirs.max, ours.min, ours.max
             ));
         }
         match exit {
             Some(exit) if exit.is_success() => Ok(()),
-            Some(exit) => hold_back(format!("its self-check answered and then ended with {exit}")),
-            None => Err(Refusal::blameless("nobody knows how its self-check ended: something else reaps the children of this process")),
+            Some(exit) => hold_back(format!("answered its self-check and then ended with {exit}")),
+            None => Err(Refusal::blameless(
+                "ended its self-check in a way that nobody knows: something else reaps the children of this process",
+            )),
         }
     }
 
@@ -304,11 +301,11 @@ mod tests {
     #[test]
     fn each_way_to_fail_is_told() {
         for (part, word) in [
-            (Part::Problem, "it cannot be run here: port 99999 is no port"),
-            (Part::OtherToken, "something else than what it was asked"),
-            (Part::NewProtocol, "the protocol versions 7 to 9"),
-            (Part::ExitsFirst, "without an answer (exit code 3); its standard error ends with: no such library"),
-            (Part::ExitsAfter, "answered and then ended with exit code 4"),
+            (Part::Problem, "cannot be run here: port 99999 is no port"),
+            (Part::OtherToken, "something else to its self-check than what it was asked"),
+            (Part::NewProtocol, "speaks the protocol versions 7 to 9"),
+            (Part::ExitsFirst, "ended its self-check without an answer (exit code 3); its standard error ends with: no such library"),
+            (Part::ExitsAfter, "answered its self-check and then ended with exit code 4"),
             (Part::Crashes, "without an answer (SIGABRT)"),
             (Part::Garbage, "not a message"),
             (Part::FromItsChild, "answered by another process"),
@@ -349,7 +346,7 @@ mod tests {
 
     #[test]
     fn one_that_answers_and_stays_is_killed() {
-        timed_out(Part::Stays, "answered and did not end");
+        timed_out(Part::Stays, "answered its self-check and did not end");
     }
 
     #[test]

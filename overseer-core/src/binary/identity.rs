@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 /// Tells one file from another without reading it. The time of the last status change is left out: a hard link changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Identity {
     pub(crate) device: u64,
     pub(crate) inode: u64,

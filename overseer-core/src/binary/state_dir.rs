@@ -48,7 +48,7 @@ pub(crate) struct Lock(#[expect(dead_code, reason = "it is held, not used")] Fil
 impl StateDir {
     /// Makes the directory if it is not there (mode 0700), and looks whether it can be trusted.
     ///
-    /// The one beside the binary is given to the owner of the directory around it. A configured one has to lie in a directory that is there.
+    /// The one beside the binary is given to the owner of the directory around it, if root makes it. A configured one has to lie in a directory that is there.
     ///
     /// # Errors
     /// See [`StateDirError`]. A directory that was made is left.
@@ -61,7 +61,11 @@ impl StateDir {
         let around = fs::metadata(place.directory()).map_err(failed("look at the directory around"))?;
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) if place.is_state_dir_default() && around.uid() != nix::unistd::geteuid().as_raw() => {
-                std::os::unix::fs::lchown(&path, Some(around.uid()), Some(around.gid())).map_err(failed("give away"))?;
+                match std::os::unix::fs::lchown(&path, Some(around.uid()), Some(around.gid())) {
+                    // Only root can give it away; as our own it can be trusted as well.
+                    Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(failed("give away")(error)),
+                    Ok(()) | Err(_) => {}
+                }
             }
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -295,6 +299,23 @@ mod tests {
         fs::remove_dir(&path).expect("removed");
         StateDir::open(&place).expect("made");
         assert_eq!(fs::metadata(&path).expect("metadata").uid(), 4711);
+    }
+
+    #[test]
+    fn a_user_who_may_write_the_directory_of_somebody_else_has_one_of_his_own() {
+        let name = "binary::state_dir::tests::a_user_who_may_write_the_directory_of_somebody_else_has_one_of_his_own";
+        let prepare = |directory: &Path| {
+            fs::create_dir(directory.join("around")).expect("a directory");
+            fs::set_permissions(directory.join("around"), fs::Permissions::from_mode(0o777)).expect("mode set");
+        };
+        testing::as_nobody(name, prepare, |directory| {
+            let place = place(&directory.join("around"));
+            let state_dir = StateDir::open(&place).expect("made");
+            let owner = fs::metadata(state_dir.path()).expect("metadata").uid();
+            assert_eq!(owner, nix::unistd::geteuid().as_raw());
+            assert_ne!(owner, fs::metadata(place.directory()).expect("metadata").uid());
+            StateDir::open(&place).expect("found again");
+        });
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! takes a part of a line and waits with the rest for whoever reads at its other end, so it is opened again, for us alone, not to block.
 
 use crate::LogFormat;
-use crate::message::{Level, Message};
+use crate::message::{Level, Message, cut};
 use crate::sys::poll::takes_a_write;
 use serde::Serialize;
 use std::fs::File;
@@ -16,6 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `PIPE_BUF` on Linux.
 const LINE_BYTES_MAX: usize = 4096;
+/// The longest text of a JSON line: each byte of it can become two, and 256 are left for the rest of the line.
+const JSON_TEXT_BYTES_MAX: usize = (LINE_BYTES_MAX - 256) / 2;
 
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -69,7 +71,8 @@ impl Log {
             }
             LogFormat::Json => {
                 let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-                let text = cut(&text, LINE_BYTES_MAX / 2);
+                let text = printable(&text);
+                let text = cut(&text, JSON_TEXT_BYTES_MAX);
                 let (level, code, pid) = (message.level().as_str(), message.code(), std::process::id());
                 let line = Line { time, level, code, message: text, pid };
                 // Strings and numbers can always be written as JSON.
@@ -97,28 +100,14 @@ fn terminal<D: IsTerminal + AsRawFd>(descriptor: &D) -> Option<File> {
     descriptor.is_terminal().then(|| open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))).flatten()
 }
 
-/// What a release wrote must not look like lines of the master, nor move the terminal's cursor.
+/// What a release wrote must not look like lines of the master.
 fn on_one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c == '\n' {
-                '|'
-            } else if c.is_control() {
-                '?'
-            } else {
-                c
-            }
-        })
-        .collect()
+    printable(text).replace('\n', "|")
 }
 
-/// The beginning of the text, at most so many bytes.
-fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+/// What a release wrote must not move the terminal's cursor either.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -133,9 +122,12 @@ mod tests {
     fn a_line_is_one_line_and_fits_a_pipe_whatever_a_release_wrote() {
         for format in [LogFormat::Text, LogFormat::Json] {
             let log = Log::new(format, false, false);
-            let line = log.line(&message(&"ä\n\u{1b}[2J[overseer] all is well".repeat(1000)));
+            let line = log.line(&message(&"ä\n\u{1b}[2J\"\0\0\0[overseer] all is well".repeat(1000)));
             assert!(line.len() <= LINE_BYTES_MAX);
             let inside = &line[..line.len() - 1];
+            if format == LogFormat::Json {
+                serde_json::from_slice::<serde_json::Value>(&line).expect("it is JSON");
+            }
             assert!(line.ends_with(b"\n") && inside.iter().all(|byte| *byte >= b' '), "{}", String::from_utf8_lossy(&line));
         }
     }

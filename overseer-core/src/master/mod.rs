@@ -20,7 +20,7 @@ use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Starte
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
-use crate::sys::signals::{Original, Signals, stop_self};
+use crate::sys::signals::{Arrived, Original, Signals, stop_self};
 use crate::sys::spawn::Spawn;
 use listeners::Listeners;
 use log::Log;
@@ -40,6 +40,9 @@ struct Child {
     pid: Pid,
     /// `None` once it has closed its end, or cannot be understood.
     link: Option<Link>,
+    /// The link of one that cannot be understood, open until its end: whoever sees it closed takes the master for gone, and closes the listeners
+    /// for all.
+    unheard: Option<Link>,
     /// The file that it runs, to look at the source with it later.
     program: File,
     /// What is known of its end beyond the exit.
@@ -216,7 +219,8 @@ impl Master {
         };
         match spawn.start() {
             Ok((pid, link)) => {
-                self.children.insert(generation, Child { pid, link: Some(link), program: file, why: None, has_listeners: false });
+                self.children
+                    .insert(generation, Child { pid, link: Some(link), unheard: None, program: file, why: None, has_listeners: false });
                 Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
@@ -255,14 +259,23 @@ impl Master {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         if let Err(error) = link.send(message, &borrowed) {
             let why = FetchError::chain(&error);
-            child.link = None;
+            child.unheard = child.link.take();
             let now = self.now();
             self.supervisor.handle(now, Event::Misbehaved { generation, why });
         }
     }
 
+    /// Takes in the signals that came while the loop slept. What comes meanwhile wakes it again.
     fn take_signals(&mut self) {
-        while let Some(arrived) = self.signals.next() {
+        let all: Vec<Arrived> = std::iter::from_fn(|| self.signals.next()).collect();
+        // First, since it moves what was waited for while the master was stopped, and not what the other signals begin: process managers
+        // send SIGCONT right after SIGTERM, whether somebody was stopped or not.
+        if all.iter().any(|arrived| arrived.signal == Signal::CONT) && !std::mem::take(&mut self.has_stopped_itself) {
+            // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
+            let stopped = self.now().saturating_sub(self.slept);
+            self.handle(Event::Continued { stopped });
+        }
+        for arrived in all {
             match arrived.signal {
                 Signal::CHLD => self.reap(),
                 Signal::TSTP => {
@@ -273,14 +286,6 @@ impl Master {
                     let stopped = self.now().saturating_sub(before);
                     self.handle(Event::Continued { stopped });
                 }
-                Signal::CONT => {
-                    // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
-                    if !std::mem::take(&mut self.has_stopped_itself) {
-                        let stopped = self.now().saturating_sub(self.slept);
-                        self.handle(Event::Continued { stopped });
-                    }
-                    self.handle(Event::Signal { signal: Signal::CONT, to_the_group: arrived.to_the_group });
-                }
                 signal => self.handle(Event::Signal { signal, to_the_group: arrived.to_the_group }),
             }
         }
@@ -288,14 +293,13 @@ impl Master {
 
     /// Reaps what has ended. As PID 1 that includes processes that we never started.
     fn reap(&mut self) {
-        let ended: Vec<(Generation, Exit)> = self
-            .children
-            .iter()
-            .filter_map(|(generation, child)| process::reap(Some(child.pid)).map(|(_, exit)| (*generation, exit)))
-            .collect();
-        for (generation, exit) in ended {
-            // What it said before it ended counts.
+        let ended: Vec<Generation> =
+            self.children.iter().filter(|(_, child)| process::has_ended(child.pid)).map(|(generation, _)| *generation).collect();
+        for generation in ended {
+            // What it said before it ended counts. Until it is reaped its number is nobody else's, whatever is sent to it because of that.
             while self.read_child(generation) {}
+            let Some(child) = self.children.get(&generation) else { continue };
+            let Some((_, exit)) = process::reap(Some(child.pid)) else { continue };
             let child = self.children.remove(&generation);
             self.listeners.release(generation);
             self.handle(Event::Exited { generation, exit, why: child.and_then(|child| child.why) });
@@ -353,7 +357,7 @@ impl Master {
 
     fn misbehaved(&mut self, generation: Generation, why: String) {
         if let Some(child) = self.children.get_mut(&generation) {
-            child.link = None;
+            child.unheard = child.link.take();
         }
         self.handle(Event::Misbehaved { generation, why });
     }

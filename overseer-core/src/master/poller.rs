@@ -19,6 +19,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How much of the end of its standard error belongs to the reported reason.
 const STDERR_BYTES_MAX: usize = 4096;
+/// How often its standard error is read in one turn: enough for all that a full pipe holds, as when it has ended.
+const STDERR_READS_MAX: usize = 32;
 
 /// A running poll process.
 #[derive(Debug)]
@@ -101,7 +103,9 @@ impl Poller {
 
     fn read_stderr(&mut self) {
         let mut buffer = [0; 4096];
-        while let Some(stderr) = &self.stderr {
+        // Bounded, so that a process that writes without end does not keep the master from everything else.
+        for _ in 0..STDERR_READS_MAX {
+            let Some(stderr) = &self.stderr else { return };
             match read(stderr, &mut buffer) {
                 Ok(0) => self.stderr = None,
                 Ok(bytes) => {
@@ -164,5 +168,26 @@ impl Poller {
         let words = String::from_utf8_lossy(&self.stderr_tail);
         let words = words.trim();
         if words.is_empty() { String::new() } else { format!("; its standard error ends with: {words}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_process_that_writes_errors_without_end_does_not_hold_the_master_up() {
+        let (stderr, writer) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        nix::fcntl::fcntl(&stderr, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("set");
+        // Ends with an error when the pipe is closed.
+        let writing = std::thread::spawn(move || while nix::unistd::write(&writer, &[b'x'; 65536]).is_ok() {});
+        let (stderr_tail, pid) = (Vec::new(), Pid::from_raw(i32::MAX));
+        let mut poller = Poller { pid, link: None, stderr: Some(stderr), stderr_tail, report: None, fault: None, is_overdue: false };
+        crate::binary::testing::until("its last words are there", || {
+            poller.read();
+            poller.stderr_tail.len() == STDERR_BYTES_MAX
+        });
+        drop(poller);
+        writing.join().expect("it ends");
     }
 }

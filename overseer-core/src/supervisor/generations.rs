@@ -8,7 +8,6 @@ use crate::message::{Message, Seconds};
 use crate::protocol::ReleaseName;
 use crate::signal::Signal;
 use crate::sys::process::Exit;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long draining generations have once the active one has ended abnormally.
@@ -38,7 +37,7 @@ impl Supervisor {
             drains: false,
             deadline: Some(self.now + self.settings.check_timeout),
             kept: Vec::new(),
-            sent: BTreeSet::new(),
+            sent: Vec::new(),
             is_blameless: false,
         };
         self.children.insert(generation, child);
@@ -195,7 +194,9 @@ impl Supervisor {
     fn commit(&mut self, generation: Generation) {
         let Some(child) = self.children.get(&generation) else { return };
         if let Origin::Release(release) = child.origin.clone() {
-            self.begin_probation(release, child.identity);
+            // Its own settings, which hold from now on, and not those of the release that it replaces.
+            let (identity, time) = (child.identity, child.settings.probation);
+            self.begin_probation(release, identity, time);
             self.act(Action::Commit { generation });
         } else {
             self.promote(generation);
@@ -203,9 +204,9 @@ impl Supervisor {
     }
 
     /// Remembers the probation before the file is at the path: a master that is killed in between must not leave a release without one. A path that does
-    /// not hold the file makes it void.
-    pub(super) fn begin_probation(&mut self, release: ReleaseName, identity: Identity) {
-        let probation = (!self.settings.probation.is_zero()).then_some(Probation { release, identity, starts: 0 });
+    /// not hold the file makes it void. A `time` of zero means none.
+    pub(super) fn begin_probation(&mut self, release: ReleaseName, identity: Identity, time: Duration) {
+        let probation = (!time.is_zero()).then_some(Probation { release, identity, starts: 0 });
         self.probation_before = std::mem::replace(&mut self.record.probation, probation);
         self.act(Action::Save);
     }
@@ -234,6 +235,7 @@ impl Supervisor {
         self.record.verdicts.retain(|judged| judged.release.id != release.id);
         self.record.remember_id(identity, &release.id);
         self.probation_until = None;
+        self.looking.setbacks = 0;
         self.record.installed = Some(Installed { release, at_unix_s });
         self.act(Action::Save);
     }
@@ -246,6 +248,7 @@ impl Supervisor {
         match active {
             Some(active) => {
                 self.candidate = None;
+                self.set_back();
                 self.note(Message::CommitFailed { release: describe(&release), active, why });
                 self.act(Action::Discard);
                 self.drain(generation);
@@ -271,11 +274,13 @@ impl Supervisor {
         }
         child.stage = Stage::Draining;
         child.deadline = Some(now + within);
-        let drains = child.drains;
+        let (drains, was_ready) = (child.drains, child.ready_at.is_some());
         self.say(Message::Draining { generation, within: Seconds(within) });
         self.act(Action::Drain { generation, within });
         if !drains {
-            self.say(Message::NoDrain { generation });
+            if was_ready {
+                self.say(Message::NoDrain { generation });
+            }
             self.send_signal(generation, Signal::TERM);
         }
         self.act(Action::CheckListeners);
@@ -283,7 +288,7 @@ impl Supervisor {
 
     pub(super) fn kill(&mut self, generation: Generation) {
         if let Some(child) = self.child(generation) {
-            child.sent.insert(Signal::KILL);
+            child.has_got(Signal::KILL);
             self.kill_for_fault(generation);
         }
     }

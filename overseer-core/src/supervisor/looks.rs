@@ -85,6 +85,20 @@ impl Supervisor {
         self.settings.interval.max(self.settings.min_fetch_interval)
     }
 
+    /// The pause after so many failures in a row and one more.
+    fn grown_pause(&self, failures_before: u32) -> Duration {
+        let pause = self.pause();
+        pause.saturating_mul(1 << failures_before.min(16)).min(BACK_OFF_MAX.max(pause))
+    }
+
+    /// A release could not be tried, or not be installed, for no fault of its own. It need not be downloaded at every look until somebody has mended that.
+    pub(super) fn set_back(&mut self) {
+        let grown = self.grown_pause(self.looking.setbacks);
+        self.looking.setbacks = self.looking.setbacks.saturating_add(1);
+        let pause = self.jittered(grown);
+        self.plan_look(self.now + pause);
+    }
+
     /// Up to a tenth more or less, so that a fleet does not look all at once.
     fn jittered(&mut self, pause: Duration) -> Duration {
         pause.mul_f64(0.9 + 0.2 * self.random.f64()).max(self.settings.min_fetch_interval)
@@ -240,10 +254,9 @@ impl Supervisor {
         let looks = &mut self.record.looks;
         looks.last_unix_s = Some(now);
         looks.outcome = format!("failed: {why}");
-        let doublings = looks.failures.min(16);
+        let failures_before = looks.failures;
         looks.failures = looks.failures.saturating_add(1);
-        let pause = self.pause();
-        let grown = pause.saturating_mul(1 << doublings).min(BACK_OFF_MAX.max(pause));
+        let grown = self.grown_pause(failures_before);
         let asked_for = error.pause_asked_for().unwrap_or_default().min(RETRY_AFTER_MAX);
         let pause = self.jittered(grown).max(asked_for);
         self.plan_look(self.now + pause);
@@ -268,7 +281,7 @@ impl Supervisor {
             Installation::WithoutRestart => {
                 self.waiting = Some(release.clone());
                 self.staged_identity = staged.identity;
-                self.begin_probation(release, staged.identity);
+                self.begin_probation(release, staged.identity, self.settings.probation);
                 self.act(Action::Install);
             }
             Installation::AtNextRestart => {
@@ -288,6 +301,7 @@ impl Supervisor {
         let Some(release) = self.waiting.take() else { return };
         self.act(Action::Discard);
         self.undo_probation();
+        self.set_back();
         if let Some(active) = self.active {
             self.note(Message::CommitFailed { release: describe(&release), active, why });
         }
@@ -298,6 +312,7 @@ impl Supervisor {
         let Some(active) = self.active else { return };
         let name = describe(&release);
         if blame == Blame::Nobody {
+            self.set_back();
             return self.note(Message::TriedAgain { release: name, why, active });
         }
         let failures_before = self.record.failures_of(&release);

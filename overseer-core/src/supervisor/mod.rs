@@ -32,7 +32,7 @@ use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -262,9 +262,18 @@ struct Child {
     /// Signals that wait until it is ready.
     kept: Vec<Signal>,
     /// Signals that it was sent; an end by one of them is not its fault.
-    sent: BTreeSet<Signal>,
+    sent: Vec<Signal>,
     /// It could not have what it needs, which is not its fault either.
     is_blameless: bool,
+}
+
+impl Child {
+    /// Remembers that it was sent the signal; once, however often that happens in a long life.
+    fn has_got(&mut self, signal: Signal) {
+        if !self.sent.contains(&signal) {
+            self.sent.push(signal);
+        }
+    }
 }
 
 /// The master is on its way out.
@@ -291,6 +300,8 @@ struct Looking {
     not_before: Time,
     /// Somebody asked for a look while none could begin.
     again: bool,
+    /// How many releases in a row could not be tried or installed, for no fault of their own.
+    setbacks: u32,
 }
 
 /// The rules, and all that they need to know.

@@ -20,9 +20,7 @@ impl Supervisor {
         }
         if to_the_group {
             // They have it, and an end by it is not their fault.
-            for child in self.children.values_mut() {
-                child.sent.insert(signal);
-            }
+            self.children.values_mut().for_each(|child| child.has_got(signal));
             return;
         }
         let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
@@ -50,7 +48,7 @@ impl Supervisor {
         if let Some(child) = self.children.get_mut(&generation)
             && child.stage != Stage::Killed
         {
-            child.sent.insert(signal);
+            child.has_got(signal);
             self.say(Message::Forwarded { signal, generation });
             self.act(Action::Signal { generation, signal });
         }
@@ -105,7 +103,7 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&generation) else { return };
         let follows_drain = child.drains && is_stop;
         if to_the_group {
-            child.sent.insert(signal);
+            child.has_got(signal);
         }
         match child.stage {
             Stage::Killed => {}

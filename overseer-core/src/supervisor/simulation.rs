@@ -63,6 +63,8 @@ struct World {
     /// How often each line was said.
     said: BTreeMap<&'static str, usize>,
     masters: usize,
+    /// How many deadlines in a row have passed at this time.
+    deadlines: (Time, usize),
 }
 
 impl World {
@@ -77,6 +79,7 @@ impl World {
             newest_file: 100,
             said: BTreeMap::new(),
             masters: 1,
+            deadlines: (Time::ZERO, 0),
         };
         world.after(60.0, Happening::Outside);
         world.react();
@@ -137,8 +140,9 @@ impl World {
             Some(deadline) if deadline < at => {
                 self.master.now = self.master.now.max(deadline);
                 self.master.handle(Event::DeadlinePassed);
-                let next = self.master.rules.deadline();
-                assert!(next.is_none_or(|next| next >= deadline), "the deadline went back to {next:?}");
+                let (at, times) = self.deadlines;
+                self.deadlines = (self.master.now, if at == self.master.now { times + 1 } else { 1 });
+                assert!(self.deadlines.1 < 20, "a deadline at {deadline:?} does not pass");
             }
             _ => {
                 let happening = self.coming.remove(&(at, number)).expect("it was there");
@@ -164,7 +168,7 @@ impl World {
             Happening::PollMoves if self.master.is_polling => self.master.handle(Event::PollProgress),
             Happening::PollEnds(report) if self.master.is_polling => self.master.poll_ends(*report),
             Happening::Outside => {
-                self.from_outside();
+                self.outside();
                 let pause = if self.one_in(4) { 2.0 } else { 400.0 };
                 let pause = self.pause(pause);
                 self.after(pause, Happening::Outside);
@@ -174,7 +178,7 @@ impl World {
     }
 
     /// What operators, the source and the machine do.
-    fn from_outside(&mut self) {
+    fn outside(&mut self) {
         match self.random.u32(..40) {
             0..8 => self.master.restart(),
             8..10 => self.master.handle(Event::RestartAsked { asker: Asker::Program }),

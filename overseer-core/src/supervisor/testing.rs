@@ -5,7 +5,7 @@ use super::{Action, Asker, Blame, Event, Generation, Program, Settings, Stage, S
 use crate::binary::{Identity, Record};
 use crate::fetcher::FetchError;
 use crate::message::Message;
-use crate::protocol::{Outcome, ReleaseName, Report, Staged};
+use crate::protocol::{Outcome, ReleaseName, Report, Staged, Verdict};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,6 +87,10 @@ pub(super) struct Master {
     said: Vec<Message>,
     /// Files that may be at the path: the original one, those of operators, those that have proved themselves.
     good: BTreeSet<u64>,
+    /// IDs of releases that failed their proof or were taken back.
+    rejected: BTreeSet<String>,
+    /// When the first stop signal came.
+    stopped_at: Option<Time>,
     pub(super) was_ready: bool,
     was_asked_to_leave: bool,
 }
@@ -128,6 +132,8 @@ impl Master {
             done: Vec::new(),
             said: Vec::new(),
             good: [path].into_iter().chain(previous).map(|file| file.inode).collect(),
+            rejected: BTreeSet::new(),
+            stopped_at: None,
             was_ready: false,
             was_asked_to_leave: false,
         };
@@ -272,7 +278,14 @@ impl Master {
                 *self.told(generation.0).due.entry(signal).or_default() += 1;
             }
         }
+        let is_too_soon = is_stop && self.stopped_at.is_some_and(|first| self.now - first < Duration::from_secs(1));
+        if is_stop {
+            self.stopped_at = self.stopped_at.or(Some(self.now));
+        }
+        let kills = |master: &Self| master.done.iter().filter(|action| matches!(action, Action::Kill { .. })).count();
+        let before = kills(self);
         self.handle(Event::Signal { signal, to_the_group });
+        assert!(!is_too_soon || kills(self) == before, "a second {signal} kills too soon");
     }
 
     pub(super) fn continues_after(&mut self, stopped: f64) {
@@ -281,7 +294,10 @@ impl Master {
         for told in self.told.values_mut() {
             told.gone_by = told.gone_by.map(|by| by + stopped);
         }
+        let deadlines = |master: &Self| master.rules.children.values().map(|child| child.deadline).collect::<Vec<_>>();
+        let moved: Vec<Option<Time>> = deadlines(self).into_iter().map(|deadline| deadline.map(|deadline| deadline + stopped)).collect();
         self.handle(Event::Continued { stopped });
+        assert_eq!(deadlines(self), moved, "deadlines do not move by the time stopped");
     }
 
     /// The poll that runs, or one that is asked for, ends with this.
@@ -297,6 +313,11 @@ impl Master {
         assert!(std::mem::take(&mut self.is_polling), "no poll runs");
         if let Outcome::Staged(staged) = &report.outcome {
             self.staged = Some((staged.release.clone(), staged.identity, staged.started_from));
+        }
+        if let Outcome::Refused { release, verdict: Verdict::Reject, .. } = &report.outcome
+            && !self.rules.is_leaving()
+        {
+            self.rejected.insert(release.id.clone());
         }
         self.handle(Event::PollEnded { report: Box::new(report) });
     }
@@ -429,7 +450,8 @@ impl Master {
             Program::AtPath => Some(self.path),
             Program::Staged => self.staged.as_ref().map(|(release, identity, _)| {
                 let verdict = self.rules.record.verdicts.iter().find(|judged| judged.release.is_same(release));
-                assert!(verdict.is_none_or(|judged| judged.until_unix_s.is_some()), "a rejected release is started: {release:?}");
+                let is_rejected = verdict.is_some_and(|judged| judged.until_unix_s.is_none()) || self.rejected.contains(&release.id);
+                assert!(!is_rejected, "a rejected release is started: {release:?}");
                 *identity
             }),
         };
@@ -485,6 +507,7 @@ impl Master {
             Some(previous) => {
                 self.previous = None;
                 self.path = previous;
+                self.rejected.insert(release(failed.inode).id);
                 Event::TakenBack
             }
             None => Event::TakeBackFailed { why: "there is no previous binary".to_owned() },
@@ -571,7 +594,11 @@ impl Master {
     /// The next master of the same file, after a reboot: nothing but the files and the record is left.
     pub(super) fn after_reboot(&self) -> Self {
         let unix = self.unix_start + self.now.as_secs();
-        Self { good: self.good.clone(), ..Self::again(self.settings.clone(), self.saved.clone(), self.path, self.previous, unix) }
+        Self {
+            good: self.good.clone(),
+            rejected: self.rejected.clone(),
+            ..Self::again(self.settings.clone(), self.saved.clone(), self.path, self.previous, unix)
+        }
     }
 }
 

@@ -5,16 +5,14 @@
 use crate::protocol::{ADDRESSES_MAX, Decoder, Frame, FrameError, encode};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg, setsockopt, socketpair,
-    sockopt,
-};
+use nix::libc;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socketpair, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -170,12 +168,17 @@ impl Link {
                 Some(Frame::Message(message, named)) => {
                     self.count_frame()?;
                     let came = self.descriptors.len();
-                    if named > came {
+                    // Descriptors come with the first byte of their frame, so without a next frame what is left belongs to nothing.
+                    let has_surplus = came > named && self.decoder.waiting_bytes() == 0;
+                    if named > came || has_surplus {
                         return Err(FrameError::Descriptors { named, came }.into());
                     }
                     return Ok(Received::Message(message, self.descriptors.drain(..named).collect()));
                 }
-                Some(Frame::ExecFailed(errno)) => return Ok(Received::ExecFailed(io::Error::from_raw_os_error(errno))),
+                Some(Frame::ExecFailed(errno)) => {
+                    self.count_frame()?;
+                    return Ok(Received::ExecFailed(io::Error::from_raw_os_error(errno)));
+                }
                 None if self.is_ended => {
                     return match self.decoder.waiting_bytes() {
                         0 => Ok(Received::Ended),
@@ -193,11 +196,8 @@ impl Link {
     /// Reads once; `false` when nothing is there.
     fn read(&mut self) -> Result<bool, LinkError> {
         let mut buffer = [0; 8192];
-        let mut control = nix::cmsg_space!([RawFd; ADDRESSES_MAX], nix::sys::socket::UnixCredentials);
-        let mut slices = [IoSliceMut::new(&mut buffer)];
-        let received = recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
-        let message = match received {
-            Ok(message) => message,
+        let came = match receive_once(self.socket.as_fd(), &mut buffer) {
+            Ok(came) => came,
             Err(Errno::EINTR) => return Ok(true),
             Err(Errno::EAGAIN) => return Ok(false),
             Err(Errno::ECONNRESET) => {
@@ -206,24 +206,13 @@ impl Link {
             }
             Err(errno) => return Err(LinkError::Socket(errno.into())),
         };
-        if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        if came.is_truncated {
             return Err(FrameError::Truncated.into());
         }
-        for control in message.cmsgs().map_err(io::Error::from)? {
-            match control {
-                ControlMessageOwned::ScmRights(descriptors) => {
-                    for descriptor in descriptors {
-                        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
-                        self.descriptors.push_back(unsafe { OwnedFd::from_raw_fd(descriptor) });
-                    }
-                }
-                ControlMessageOwned::ScmCredentials(credentials) => self.sender = Some(Pid::from_raw(credentials.pid())),
-                _ => {}
-            }
-        }
-        let bytes = message.bytes;
-        self.decoder.push(&buffer[..bytes]);
-        self.is_ended = bytes == 0;
+        self.descriptors.extend(came.descriptors);
+        self.sender = came.sender.or(self.sender);
+        self.decoder.push(&buffer[..came.bytes]);
+        self.is_ended = came.bytes == 0;
         if self.descriptors.len() > 2 * ADDRESSES_MAX {
             return Err(FrameError::Descriptors { named: 0, came: self.descriptors.len() }.into());
         }
@@ -241,8 +230,65 @@ impl Link {
     }
 }
 
+/// What one recvmsg(2) brought.
+struct Came {
+    bytes: usize,
+    descriptors: Vec<OwnedFd>,
+    sender: Option<Pid>,
+    is_truncated: bool,
+}
+
+/// Room for the descriptors of one message and for who sent it.
+// SAFETY: CMSG_SPACE(3) only calculates.
+const CONTROL_BYTES: usize =
+    unsafe { libc::CMSG_SPACE((ADDRESSES_MAX * size_of::<RawFd>()) as u32) + libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
+
+/// Receives once, without nix: it hides the descriptors of a message that was cut off, and they would stay open for ever.
+fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Came> {
+    // As `u64` it is aligned for the headers in it (cmsg(3)).
+    let mut control = [0_u64; CONTROL_BYTES.div_ceil(8)];
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeros are a valid msghdr: no name, no slices, no control messages.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL_BYTES as _;
+    // SAFETY: the header points to one slice and to the control buffer, with their lengths, and both outlive the call.
+    let bytes = Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) })?;
+    let is_truncated = header.msg_flags & libc::MSG_CTRUNC != 0;
+    let mut came = Came { bytes: bytes.unsigned_abs(), descriptors: Vec::new(), sender: None, is_truncated };
+    // SAFETY: the kernel has filled in the header and the control messages that it describes.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR answer null or a header inside the control buffer.
+    while let Some(control) = unsafe { next.as_ref() } {
+        // SAFETY: CMSG_LEN(3) only calculates, and CMSG_DATA(3) answers where the data of this header begins.
+        let (data, header_bytes) = unsafe { (libc::CMSG_DATA(next), libc::CMSG_LEN(0) as usize) };
+        let data_bytes = control.cmsg_len.saturating_sub(header_bytes);
+        match (control.cmsg_level, control.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                for place in 0..data_bytes / size_of::<RawFd>() {
+                    // SAFETY: the place is inside the data of this header, and the kernel has just made the descriptor for us.
+                    came.descriptors.push(unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(place).read_unaligned()) });
+                }
+            }
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if data_bytes >= size_of::<libc::ucred>() => {
+                // SAFETY: the data of this header is long enough for it.
+                came.sender = Some(Pid::from_raw(unsafe { data.cast::<libc::ucred>().read_unaligned() }.pid));
+            }
+            _ => {}
+        }
+        // SAFETY: both headers are the ones above, unchanged.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
+    }
+    Ok(came)
+}
+
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

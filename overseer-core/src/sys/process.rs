@@ -36,43 +36,33 @@ pub(crate) fn reap(pid: Option<Pid>) -> Option<(Pid, Exit)> {
     wait_for(pid, libc::WNOHANG)
 }
 
-/// Waits until the process has ended, and reaps it; `None` if somebody else has.
-pub(crate) fn wait_for_end(pid: Pid) -> Option<Exit> {
+/// Reaps the process once it has ended, which blocks until then. `None` if somebody else has reaped it.
+pub(crate) fn reap_at_its_end(pid: Pid) -> Option<Exit> {
     wait_for(Some(pid), 0).map(|(_, exit)| exit)
 }
 
-/// Not nix's `waitpid`: that reaps a process which a real-time signal has ended, and then answers EINVAL, since it has no name for the signal.
+/// Without nix: it reaps a process that a real-time signal has ended, and then answers an error in place of its end.
 fn wait_for(pid: Option<Pid>, flags: libc::c_int) -> Option<(Pid, Exit)> {
     let mut status = 0;
     loop {
-        // SAFETY: waitpid(2) writes one number to `status`.
-        let ended = unsafe { libc::waitpid(pid.map_or(-1, Pid::as_raw), &raw mut status, flags) };
-        return match Errno::result(ended) {
-            Err(Errno::EINTR) => continue,
-            Ok(0) | Err(_) => None,
-            Ok(pid) if libc::WIFEXITED(status) => Some((Pid::from_raw(pid), Exit::Code(libc::WEXITSTATUS(status)))),
-            Ok(pid) => Signal::from_raw(libc::WTERMSIG(status)).map(|signal| (Pid::from_raw(pid), Exit::Signal(signal))),
-        };
+        // SAFETY: waitpid(2) writes to `status` alone.
+        let result = Errno::result(unsafe { libc::waitpid(pid.map_or(-1, Pid::as_raw), &raw mut status, flags) });
+        match result {
+            Err(Errno::EINTR) => {}
+            Ok(0) | Err(_) => return None,
+            // Without WUNTRACED and WCONTINUED nothing but an end is told.
+            Ok(pid) if libc::WIFSIGNALED(status) => {
+                return Some((Pid::from_raw(pid), Exit::Signal(Signal::from_raw(libc::WTERMSIG(status))?)));
+            }
+            Ok(pid) => return Some((Pid::from_raw(pid), Exit::Code(libc::WEXITSTATUS(status)))),
+        }
     }
-}
-
-/// A child that has ended and stays to be reaped: `pid`, or any.
-fn ended(pid: Option<Pid>) -> Result<Option<Pid>, Errno> {
-    let (kind, number) = pid.map_or((libc::P_ALL, 0), |pid| (libc::P_PID, pid.as_raw().unsigned_abs()));
-    // SAFETY: an all-zero siginfo_t is a valid one to be written over.
-    let mut information = unsafe { std::mem::zeroed::<libc::siginfo_t>() };
-    // SAFETY: waitid(2) writes one siginfo_t to `information`.
-    let result = unsafe { libc::waitid(kind, number, &raw mut information, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG) };
-    Errno::result(result)?;
-    // SAFETY: waitid(2) has filled in the part of a SIGCHLD, or left it zero.
-    let pid = unsafe { information.si_pid() };
-    Ok((pid != 0).then(|| Pid::from_raw(pid)))
 }
 
 /// Reaps processes that ended and are none of `ours`: PID 1 inherits the orphans of all others.
 pub(crate) fn reap_others(ours: &[Pid]) {
     // One of ours is reaped with its own SIGCHLD, and the rest after it.
-    while let Ok(Some(pid)) = ended(None)
+    while let Ok(Some(pid)) = ended(libc::P_ALL, 0)
         && !ours.contains(&pid)
         && reap(Some(pid)).is_some()
     {}
@@ -80,7 +70,18 @@ pub(crate) fn reap_others(ours: &[Pid]) {
 
 /// Whether the process has ended; it stays to be reaped, so that its number and its group's are nobody else's yet.
 pub(crate) fn has_ended(pid: Pid) -> bool {
-    !matches!(ended(Some(pid)), Ok(None) | Err(Errno::EINTR))
+    !matches!(ended(libc::P_PID, pid.as_raw().unsigned_abs()), Ok(None) | Err(Errno::EINTR))
+}
+
+/// A process that has ended and stays to be reaped. Without nix, for the reason above.
+fn ended(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<Option<Pid>> {
+    // SAFETY: all zeros are a valid siginfo_t, and waitid(2) writes to it alone; it leaves the zeros where no process has ended.
+    let pid = unsafe {
+        let mut info = std::mem::zeroed::<libc::siginfo_t>();
+        Errno::result(libc::waitid(kind, id, &raw mut info, libc::WEXITED | libc::WNOWAIT | libc::WNOHANG))?;
+        info.si_pid()
+    };
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
 }
 
 /// Makes memory pressure take the process as late as this one.
@@ -145,6 +146,12 @@ pub(crate) fn set_name(name: &std::ffi::OsStr) {
     }
 }
 
+/// Sets which signal this process gets when its parent ends (prctl(2), PR_SET_PDEATHSIG).
+pub(crate) fn set_parent_death_signal(signal: Signal) {
+    // SAFETY: the argument is a number.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal.as_raw()) };
+}
+
 /// Takes a variable out of the environment. Only while no other thread runs.
 pub(crate) fn remove_variable(name: &str) {
     // SAFETY: the caller has made sure that this is the only thread, so nobody reads the environment meanwhile.
@@ -154,23 +161,29 @@ pub(crate) fn remove_variable(name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
 
     #[test]
-    fn an_end_by_a_signal_without_a_name_is_an_end() {
-        let start = || {
-            #[expect(clippy::zombie_processes, reason = "it is reaped by the functions under test")]
-            let process = Command::new("sleep").arg("60").spawn().expect("started");
-            let pid = Pid::from_raw(i32::try_from(process.id()).expect("a PID"));
-            assert!(!has_ended(pid));
-            let signal = Signal::from_raw(40).expect("a signal");
-            kill(pid, signal).expect("sent");
-            (pid, Exit::Signal(signal))
-        };
-        let (pid, exit) = start();
-        assert_eq!(wait_for_end(pid), Some(exit));
-        let (pid, exit) = start();
-        crate::binary::testing::until("it has ended", || has_ended(pid));
-        assert_eq!(reap(Some(pid)), Some((pid, exit)));
+    fn an_end_is_told_whichever_signal_caused_it() {
+        for (script, end) in [
+            ("exit 3".to_owned(), Exit::Code(3)),
+            ("kill -9 $$".to_owned(), Exit::Signal(Signal::KILL)),
+            // One that nix has no name for.
+            (format!("kill -{} $$", libc::SIGRTMIN() + 1), Exit::Signal(Signal::from_raw(libc::SIGRTMIN() + 1).expect("a signal"))),
+        ] {
+            for blocks in [true, false] {
+                #[expect(clippy::zombie_processes, reason = "what reaps it is tested here")]
+                let child = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().expect("started");
+                let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+                let exit = if blocks {
+                    reap_at_its_end(pid)
+                } else {
+                    crate::binary::testing::until("it has ended", || has_ended(pid));
+                    reap(Some(pid)).map(|(_, exit)| exit)
+                };
+                assert_eq!(exit, Some(end), "{script}");
+                assert!(reap(Some(pid)).is_none(), "it is reaped");
+            }
+        }
     }
 }

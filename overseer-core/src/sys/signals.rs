@@ -187,6 +187,15 @@ pub(crate) fn take(signal: Signal) -> io::Result<()> {
     set(signal, &SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::empty())).map(drop)
 }
 
+extern "C" fn nothing(_signal: libc::c_int) {}
+
+/// Makes a signal without a handler have no effect. Unlike an ignored one it has its default again in whatever this process executes.
+pub(crate) fn disregard_where_default(signal: Signal) {
+    if is_default(signal) {
+        let _ = set(signal, &SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty()));
+    }
+}
+
 /// Stops this process as SIGTSTP does by default, and comes back when it is continued.
 pub(crate) fn stop_self() {
     reset_to_default(Signal::TSTP);

@@ -91,12 +91,12 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
     }
-    // A listener whose backlog is full would keep us waiting, and is one.
+    // Not blocking: whoever listens there may be stuck, with a backlog that is full (EAGAIN, unix(7)).
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    match connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+    let asking = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path),
-        _ => Ok(()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -173,4 +173,30 @@ pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// Ends a listening socket for every process that has it: who connects from now on is refused, and another process can bind the address.
 pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn the_socket_of_somebody_who_does_not_accept_is_left_and_waited_for_by_nobody() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("app.sock");
+        let _stuck = UnixListener::bind(&path).expect("bound");
+        let mut waiting = Vec::new();
+        loop {
+            let client = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).expect("a socket");
+            let answer = connect(client.as_raw_fd(), &UnixAddr::new(&path).expect("an address"));
+            waiting.push(UnixStream::from(client));
+            match answer {
+                Ok(()) => {}
+                Err(errno) => break assert_eq!(errno, Errno::EAGAIN, "the backlog is full"),
+            }
+        }
+        let error = listen_unix(&path, None).expect_err("somebody listens there");
+        assert_eq!(error.raw_os_error(), Some(libc::EADDRINUSE));
+        assert!(path.exists());
+    }
 }

@@ -1,11 +1,11 @@
-//! `cargo xtask demo --broken`: releases that are broken in eight ways are published one after the other, and then a good one.
+//! `cargo xtask demo --broken`: releases that are broken in nine ways are published one after the other, and then a good one.
 //!
 //! After each it is shown, and checked, that the service went on, what the master decided about the release and why, that the good
 //! file is at the program's path, and that the release is not downloaded again.
 
 use super::build::{self, Build, Noise, Profile};
 use super::client::Answer;
-use super::load::{Failure, Load, Tally};
+use super::load::{Load, Tally};
 use super::process;
 use super::scene::{PATIENCE, Running, Scene};
 use std::fs;
@@ -26,7 +26,7 @@ struct Case {
 
 /// How far a broken release gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
+pub(crate) enum Ends {
     /// Before it accepts a connection.
     Unseen,
     /// While it accepts connections, which it takes with it.
@@ -71,7 +71,7 @@ pub(crate) fn run(verbose: bool) -> Result<(), String> {
     summary(&tally, &cases, &decisions, published, begun.elapsed())
 }
 
-/// The eight kinds of broken releases.
+/// The nine kinds of broken releases.
 fn cases(scene: &Scene) -> Result<Vec<Case>, String> {
     let file = |name: &str| -> PathBuf { scene.releases.join(name) };
     let app = |fault| build::app(&scene.releases, Profile::Dev, 2, Some(fault));
@@ -112,13 +112,13 @@ fn publish_broken(scene: &Scene, running: &mut Running, case: &Case, good: &Buil
 }
 
 /// Whether a line of the master's is its last word on a release for now.
-fn decision(line: &str) -> Option<String> {
+pub(crate) fn decision(line: &str) -> Option<String> {
     ["rejected", "tried again in"].iter().any(|words| line.contains(words)).then(|| line.to_owned())
 }
 
 /// The source has been looked at twice more, and the release was not asked for again.
 fn not_downloaded_again(scene: &Scene, build: &Build) -> Result<(), String> {
-    scene.server.wait_for_requests(2, PATIENCE)?;
+    scene.server.wait_for_requests(scene.server.requests(), 2, PATIENCE)?;
     match scene.server.downloads(&build.id) {
         0 => Err(format!("{} was never downloaded", build.name)),
         1 => Ok(()),
@@ -161,13 +161,10 @@ fn show(running: &Running, answer: &Answer, build: &Build) -> Result<(), String>
     Ok(())
 }
 
-/// Which failures are put down to a candidate that crashed: connections that it had accepted, cut while it was there.
+/// Which failures are put down to a candidate that crashed: connections that it may have accepted, broken off while it was there.
 fn lost_with_a_candidate(tally: &Tally, cases: &[Case], decisions: &[Decision]) -> usize {
-    let crashed = |at: Instant| {
-        cases.iter().zip(decisions).any(|(case, decision)| case.ends != Ends::Unseen && (decision.from..decision.to).contains(&at))
-    };
-    let cut = |failure| matches!(failure, Failure::Cut | Failure::Reset);
-    tally.samples.iter().filter(|sample| sample.outcome.is_err_and(cut) && crashed(sample.due)).count()
+    let crashes = cases.iter().zip(decisions).filter(|(case, _)| case.ends != Ends::Unseen);
+    crashes.map(|(_, decision)| tally.due_between(decision.from, decision.to).broken_off()).sum()
 }
 
 fn summary(tally: &Tally, cases: &[Case], decisions: &[Decision], published: Instant, took: Duration) -> Result<(), String> {

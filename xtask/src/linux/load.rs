@@ -153,6 +153,12 @@ impl Tally {
         self.samples.iter().filter(|sample| sample.outcome.is_err()).count()
     }
 
+    /// How many connections broke off after somebody may have accepted them.
+    pub(crate) fn broken_off(&self) -> usize {
+        let broken_off = |failure| matches!(failure, Failure::Cut | Failure::Reset);
+        self.samples.iter().filter(|sample| sample.outcome.is_err_and(broken_off)).count()
+    }
+
     /// `0`, or `3 (2 Refused, 1 Cut)`.
     pub(crate) fn failures_in_words(&self) -> String {
         match self.failed() {

@@ -101,18 +101,19 @@ impl Server {
         lock(&self.shared.inner).requests.iter().filter(|request| matches(request)).count()
     }
 
-    /// Waits until `count` more requests have come.
-    pub(crate) fn wait_for_requests(&self, count: usize, within: Duration) -> Result<(), String> {
+    /// How many requests have come.
+    pub(crate) fn requests(&self) -> usize {
+        self.count(|_| true)
+    }
+
+    /// Waits until `count` more requests have come than the `before` that had come at some time.
+    pub(crate) fn wait_for_requests(&self, before: usize, count: usize, within: Duration) -> Result<(), String> {
         let deadline = Instant::now() + within;
         let mut inner = lock(&self.shared.inner);
-        let wanted = inner.requests.len() + count;
-        while inner.requests.len() < wanted {
+        while inner.requests.len() < before + count {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(format!(
-                    "{} of {count} looks at the server of releases came within {within:?}",
-                    inner.requests.len() + count - wanted
-                ));
+                return Err(format!("{} of {count} looks at the server of releases came within {within:?}", inner.requests.len() - before));
             }
             inner = self.shared.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }

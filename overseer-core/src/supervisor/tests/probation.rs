@@ -65,6 +65,21 @@ fn a_release_is_trusted_after_its_probation() {
 }
 
 #[test]
+fn a_release_has_the_probation_that_it_asks_for_itself() {
+    let with = |probation| Settings { probation: seconds(probation), ..settings() };
+    for (old, new) in [(0.0, 50.0), (300.0, 0.0)] {
+        let mut master = Master::upgrading(with(old));
+        master.welcome_with(2, with(new));
+        master.ready(2);
+        master.until(10.0);
+        assert_eq!((master.path, master.active()), (file(2), Some(2)));
+        assert_eq!(master.rules.record().probation.is_some(), new > 0.0, "after {old} s");
+        master.exits(2, CRASH);
+        assert_eq!(master.path, if new > 0.0 { file(1) } else { file(2) });
+    }
+}
+
+#[test]
 fn a_probation_of_zero_is_off() {
     let off = Settings { probation: Duration::ZERO, ..settings() };
     let mut master = Master::upgraded(off);

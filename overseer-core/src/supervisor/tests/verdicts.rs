@@ -6,6 +6,8 @@ use crate::sys::process::Exit;
 
 const MINUTE: f64 = 60.0;
 
+type Happening = fn(&mut Master);
+
 /// Until when release 2 is held back, in seconds since the master's start; `None` if it is rejected.
 fn held_back_until(master: &Master) -> Option<f64> {
     let verdicts = &master.rules.record().verdicts;
@@ -53,7 +55,7 @@ fn a_release_that_fails_is_tried_again_after_ten_minutes_and_an_hour_and_is_reje
 
 #[test]
 fn each_way_to_fail_blames_the_release_in_its_own_words() {
-    let ways: [(fn(&mut Master), &str); 7] = [
+    let ways: [(Happening, &str); 7] = [
         (|master| master.exits(2, Exit::Code(3)), "ended with exit code 3 before it was ready"),
         (|master| master.until(6.0), "said nothing for 5s"),
         (|master| master.refuse(2, Blame::Release), "cannot have :80: not permitted"),
@@ -92,7 +94,7 @@ fn each_way_to_fail_blames_the_release_in_its_own_words() {
 
 #[test]
 fn what_is_not_the_releases_fault_holds_nothing_back() {
-    let ways: [(&str, fn(&mut Master)); 6] = [
+    let ways: [(&str, Happening); 6] = [
         ("the address is in use", |master| master.refuse(2, Blame::Nobody)),
         ("a signal that was passed on", |master| {
             master.comes_up(2);
