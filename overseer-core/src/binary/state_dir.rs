@@ -151,7 +151,8 @@ impl StateDir {
             return Err(io::Error::other(format!("{} bytes are more than {RECORD_BYTES_MAX}", bytes.len())));
         }
         let new = self.path.join(RECORD_NEW);
-        let mut file = create(&new)?;
+        // What is there and is no file of ours is in the way of the next attempt too.
+        let mut file = create(&new).inspect_err(|_| drop(fs::remove_file(&new)))?;
         let written = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
         if written.is_err() {
             // On a full disk the beginning of it would only be in the way.
@@ -174,9 +175,10 @@ impl StateDir {
     }
 }
 
-/// Makes or empties a file that only its owner can read. Never through a symlink.
+/// Makes or empties a file that only its owner can read. Never through a symlink, and never waits for the reader of a FIFO.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW).open(path)
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path)
 }
 
 /// Up to one byte more than a record may have.
@@ -231,6 +233,16 @@ mod tests {
             assert!(!path.exists() && state_dir.path().join(RECORD_DAMAGED).exists());
             assert_eq!(state_dir.load(), (Record::default(), None));
         }
+    }
+
+    #[test]
+    fn a_fifo_in_the_way_of_a_record_stops_nobody() {
+        let directory = testing::directory();
+        let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
+        let new = state_dir.path().join(RECORD_NEW);
+        nix::unistd::mkfifo(&new, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        state_dir.save(&Record::default()).expect_err("it is in the way");
+        state_dir.save(&Record::default()).expect("it was removed");
     }
 
     #[test]
