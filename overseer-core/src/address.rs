@@ -4,7 +4,7 @@ use crate::Error;
 use crate::protocol::Wanted;
 use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 /// Where a program listens.
@@ -128,8 +128,16 @@ impl Address {
         self.name.as_deref()
     }
 
-    pub(crate) fn wanted(&self) -> Wanted {
-        Wanted { name: self.name.clone(), text: self.text.clone() }
+    /// How a child asks for it. Looks up the name of a host, which may take as long as the system's resolver likes.
+    pub(crate) fn wanted(&self) -> Result<Wanted, Error> {
+        let resolved = match &self.kind {
+            Kind::Tcp { host, port } if host.parse::<IpAddr>().is_err() => {
+                let found = (host.as_str(), *port).to_socket_addrs();
+                found.map_err(|source| Error::Bind { address: self.to_string(), source })?.collect()
+            }
+            Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Unix { .. } => Vec::new(),
+        };
+        Ok(Wanted { name: self.name.clone(), text: self.text.clone(), resolved })
     }
 }
 

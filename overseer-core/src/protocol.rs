@@ -12,6 +12,7 @@ use crate::fetcher::{FetchError, Known};
 use crate::supervisor::Settings;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The longest frame, without its length.
@@ -88,6 +89,9 @@ pub(crate) struct Wanted {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
     pub(crate) text: String,
+    /// What the host's name stands for, as the child has found out: the master waits for no resolver.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) resolved: Vec<SocketAddr>,
 }
 
 /// Master to child.

@@ -116,7 +116,11 @@ fn is_switched_off() -> Result<bool, Error> {
 }
 
 fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Result<T, Error> {
-    let hello = Hello { protocol: VERSIONS, addresses: addresses.iter().map(Address::wanted).collect(), settings: config.settings.clone() };
+    let hello = Hello {
+        protocol: VERSIONS,
+        addresses: addresses.iter().map(Address::wanted).collect::<Result<_, Error>>()?,
+        settings: config.settings.clone(),
+    };
     let (welcome, sockets) = child::say_hello(&mut link, hello)?;
     if sockets.len() != addresses.len() {
         let why = format!("it sent {} listeners for {} addresses", sockets.len(), addresses.len());

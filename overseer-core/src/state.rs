@@ -72,7 +72,8 @@ impl State {
         let beginning = Beginning { link: None, is_simulated, settings, generation: 1, id: None, path };
         let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
         let listener = |address: &Address| {
-            let socket = sockets::listen(address).map_err(|source| Error::Bind { address: address.to_string(), source })?;
+            let resolved = address.wanted()?.resolved;
+            let socket = sockets::listen(address, &resolved).map_err(|source| Error::Bind { address: address.to_string(), source })?;
             Ok(Listener::new(socket, address.name.clone(), Arc::clone(&shared)))
         };
         let listeners = addresses.iter().map(listener).collect::<Result<_, Error>>()?;

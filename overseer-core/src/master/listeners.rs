@@ -90,7 +90,7 @@ impl Listeners {
         let shown = wanted.name.as_ref().map_or_else(|| wanted.text.clone(), |name| format!("{name}={}", wanted.text));
         let refused = |error, overlaps| Refusal { address: shown.clone(), error, overlaps };
         let address = Address::parse(&shown).map_err(|error| refused(io::Error::other(error), false))?;
-        let socket = sockets::listen(&address).map_err(|error| {
+        let socket = sockets::listen(&address, &wanted.resolved).map_err(|error| {
             let overlaps = error.raw_os_error() == Some(libc::EADDRINUSE) && self.holds_port(&address);
             refused(error, overlaps)
         })?;
@@ -201,7 +201,7 @@ mod tests {
     use std::net::TcpStream;
 
     fn wanted(texts: &[&str]) -> Vec<Wanted> {
-        texts.iter().map(|text| Address::parse(text).expect(text).wanted()).collect()
+        texts.iter().map(|text| Address::parse(text).and_then(|address| address.wanted()).expect(text)).collect()
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! The master's own lines on standard error.
 //!
 //! A logger is the program's code, which the master never runs; and a full pipe must not stop a master. So a line is written
-//! only if standard error takes it at once, and is at most `PIPE_BUF` bytes long, which makes the write whole or none (pipe(7)). A terminal
-//! takes a part of a line and waits with the rest for whoever reads at its other end, so it is opened again, for us alone, not to block.
+//! only if standard error takes it at once, and is at most `PIPE_BUF` bytes long, which makes the write whole or none (pipe(7)). A pipe or
+//! a terminal that others fill between the look and the write would keep us waiting, so it is opened again, for us alone, not to block.
 
 use crate::LogFormat;
 use crate::message::{Level, Message, cut};
-use crate::sys::poll::takes_a_write;
+use crate::sys::poll::{send_now, takes_a_write};
+use nix::sys::stat::{SFlag, fstat};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,8 +25,7 @@ pub(crate) struct Log {
     pub(crate) format: LogFormat,
     pub(crate) debug: bool,
     pub(crate) no_warn: bool,
-    /// Standard error, if it is a terminal.
-    terminal: Option<File>,
+    output: Output,
     lost: u64,
 }
 
@@ -41,7 +41,7 @@ struct Line<'a> {
 
 impl Log {
     pub(crate) fn new(format: LogFormat, debug: bool, no_warn: bool) -> Self {
-        Self { format, debug, no_warn, terminal: terminal(&io::stderr()), lost: 0 }
+        Self { format, debug, no_warn, output: Output::of(&io::stderr()), lost: 0 }
     }
 
     pub(crate) fn write(&mut self, message: &Message) {
@@ -85,19 +85,39 @@ impl Log {
     }
 
     fn put(&self, line: &[u8]) -> bool {
-        if let Some(mut terminal) = self.terminal.as_ref() {
-            return takes_a_write(terminal) && terminal.write(line).is_ok_and(|bytes| bytes == line.len());
+        let stderr = io::stderr();
+        match &self.output {
+            Output::Reopened(file) => takes_a_write(file) && { file }.write(line).is_ok_and(|bytes| bytes == line.len()),
+            Output::Socket => send_now(stderr.as_fd(), line).is_ok_and(|bytes| bytes == line.len()),
+            Output::Other => takes_a_write(&stderr) && { stderr }.write_all(line).is_ok(),
         }
-        let mut stderr = io::stderr();
-        takes_a_write(&stderr) && stderr.write_all(line).is_ok()
     }
 }
 
-/// The terminal behind a descriptor. A flag on the descriptor itself would be one for the program and the shell too.
-fn terminal<D: IsTerminal + AsRawFd>(descriptor: &D) -> Option<File> {
-    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
-    let open = |path| File::options().write(true).custom_flags(flags).open(path).ok();
-    descriptor.is_terminal().then(|| open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))).flatten()
+/// What standard error is, as far as it matters for not blocking.
+#[derive(Debug)]
+enum Output {
+    /// A terminal or a pipe. A flag on the descriptor itself would be one for the program and the shell too.
+    Reopened(File),
+    /// The journal, for example.
+    Socket,
+    /// A file, or what cannot be opened again.
+    Other,
+}
+
+impl Output {
+    fn of<D: IsTerminal + AsFd>(descriptor: &D) -> Self {
+        let kind = fstat(descriptor).map_or(SFlag::empty(), |status| SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT);
+        if kind == SFlag::S_IFSOCK {
+            return Self::Socket;
+        }
+        if kind != SFlag::S_IFIFO && !descriptor.is_terminal() {
+            return Self::Other;
+        }
+        let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+        let path = format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd());
+        File::options().write(true).custom_flags(flags).open(path).map_or(Self::Other, Self::Reopened)
+    }
 }
 
 /// What a release wrote must not look like lines of the master.
@@ -136,8 +156,8 @@ mod tests {
     fn a_terminal_that_nobody_reads_stops_nobody() {
         let pty = nix::pty::openpty(None, None).expect("a terminal");
         let mut log = Log::new(LogFormat::Text, false, false);
-        log.terminal = terminal(&pty.slave);
-        assert!(log.terminal.is_some());
+        log.output = Output::of(&pty.slave);
+        assert!(matches!(log.output, Output::Reopened(_)));
         for _ in 0..10_000 {
             log.write(&message("it is full"));
         }

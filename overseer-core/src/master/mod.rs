@@ -16,7 +16,7 @@ use crate::message::Message;
 use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, ToChild, ToMaster, VERSIONS, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
-use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Started, Supervisor, Time};
+use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
@@ -81,6 +81,8 @@ struct Master {
     staged: Option<(Staged, OwnedFd)>,
     /// `None`: upgrades are off.
     memory: Option<Memory>,
+    /// Whether a generation with a fetcher has been there, so that it is known whether upgrades are possible.
+    has_sought_memory: bool,
     has_unsaved: bool,
     pid_file: Option<PidFile>,
 }
@@ -423,10 +425,7 @@ impl Master {
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let welcome = Welcome { protocol, generation: generation.0, id, path, addresses };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
-                let mut settings = hello.settings;
-                if self.memory.is_none() {
-                    settings.source = None;
-                }
+                let settings = self.with_possible_source(hello.settings);
                 if let Some(child) = self.children.get_mut(&generation) {
                     child.has_listeners = true;
                 }
@@ -443,6 +442,16 @@ impl Master {
                 self.refuse(generation, Some(refusal.address), why, blame);
             }
         }
+    }
+
+    /// The settings of a generation, without a source of releases where upgrades are impossible. The first generation that brings a fetcher finds that out.
+    fn with_possible_source(&mut self, settings: Settings) -> Settings {
+        if settings.source.is_some() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
+            let (memory, record) = start::remember(&self.place, &settings, &mut self.log);
+            self.memory = memory;
+            self.supervisor.adopt(record);
+        }
+        Settings { source: settings.source.filter(|_| self.memory.is_some()), ..settings }
     }
 
     fn refuse(&mut self, generation: Generation, address: Option<String>, why: String, blame: Blame) {

@@ -54,6 +54,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         .custom_flags(nix::libc::O_PATH)
         .open("/proc/self/exe")
         .map_err(Error::system("cannot open the program's own file (/proc/self/exe)"))?;
+    let has_sought_memory = setup.settings.source.is_some();
     let (mut memory, mut record) = remember(&place, &setup.settings, &mut log);
     let is_counted = memory.as_mut().is_some_and(|memory| count_start(memory, &mut record, &own, &place, &original, &mut log));
     // That somebody else has what this master needs says nothing about the release.
@@ -110,6 +111,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         poller: None,
         staged: None,
         memory,
+        has_sought_memory,
         has_unsaved: false,
         pid_file,
     };
@@ -117,7 +119,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
 }
 
 /// What earlier masters have remembered; `None` where upgrades are off.
-fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
+pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
     let nothing = (None, Record::default());
     if settings.source.is_none() && !place.state_dir().exists() {
         return nothing;
@@ -183,7 +185,7 @@ fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Pla
 
 /// Binds all addresses. One that is in use is tried again for 3 s.
 fn bind(addresses: &[Address]) -> Result<Listeners, Error> {
-    let wanted: Vec<Wanted> = addresses.iter().map(Address::wanted).collect();
+    let wanted = addresses.iter().map(Address::wanted).collect::<Result<Vec<Wanted>, Error>>()?;
     let patience = Instant::now() + BIND_PATIENCE;
     let mut listeners = Listeners::default();
     loop {

@@ -58,8 +58,8 @@ fn hello() -> Box<Hello> {
     Box::new(Hello {
         protocol: Versions { min: 1, max: 1 },
         addresses: vec![
-            Wanted { name: None, text: ":3000".to_owned() },
-            Wanted { name: Some("admin".to_owned()), text: "unix:/run/app.sock?mode=0660".to_owned() },
+            Wanted { name: None, text: ":3000".to_owned(), ..Wanted::default() },
+            Wanted { name: Some("admin".to_owned()), text: "unix:/run/app.sock?mode=0660".to_owned(), ..Wanted::default() },
         ],
         settings: Settings {
             restart_signal: Signal::HUP,
@@ -185,7 +185,7 @@ fn unknown_fields_are_ignored_everywhere() {
         "settings":{"warm_up_ms":7,"colour":"red"},"wish":{}}"#;
     let (ToMaster::Hello(hello), 0) = message(&frame(newer)) else { panic!("no hello") };
     assert_eq!(hello.protocol, Versions { min: 1, max: 9 });
-    assert_eq!(hello.addresses, [Wanted { name: None, text: ":1".to_owned() }]);
+    assert_eq!(hello.addresses, [Wanted { name: None, text: ":1".to_owned(), ..Wanted::default() }]);
     assert_eq!(hello.settings, Settings { warm_up: Duration::from_millis(7), ..Settings::default() });
     let newer = r#"{"type":"drain","within_ms":5,"gently":true}"#;
     assert_eq!(message::<ToChild>(&frame(newer)), (ToChild::Drain(Drain { within_ms: 5 }), 0));
@@ -295,7 +295,7 @@ fn messages() -> impl Strategy<Value = ToMaster> {
         Just(ToMaster::Restart),
         Just(ToMaster::Poll),
         proptest::collection::vec((proptest::option::of(".{0,9}"), ".{0,99}"), 0..5).prop_map(|addresses| {
-            let addresses = addresses.into_iter().map(|(name, text)| Wanted { name, text }).collect();
+            let addresses = addresses.into_iter().map(|(name, text)| Wanted { name, text, ..Wanted::default() }).collect();
             ToMaster::Hello(Box::new(Hello { addresses, ..*hello() }))
         }),
     ]

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 /// A descriptor to wait for, and whether room to write is waited for too.
@@ -60,6 +60,12 @@ pub(crate) fn takes_a_write(descriptor: impl AsFd) -> bool {
     let mut descriptors = [PollFd::new(descriptor.as_fd(), PollFlags::POLLOUT)];
     poll(&mut descriptors, PollTimeout::ZERO).is_ok_and(|ready| ready == 1)
         && descriptors[0].revents().is_some_and(|events| events == PollFlags::POLLOUT)
+}
+
+/// Sends what the socket takes now; the number of bytes.
+pub(crate) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    use nix::sys::socket::{MsgFlags, send};
+    Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
 /// Whether the other end of a socket is closed.

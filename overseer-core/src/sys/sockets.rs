@@ -9,7 +9,7 @@ use nix::sys::socket::{
 };
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -18,17 +18,18 @@ use std::time::Duration;
 /// Idle time before the first keep-alive probe of a connection, and between two: 3 min, as the Go original has it.
 const KEEP_ALIVE: Duration = Duration::from_secs(180);
 
-/// Opens, binds and listens. The socket does not block, and its backlog is the system's maximum: it carries clients over a hand-over.
+/// Opens, binds and listens; on the first of the `resolved` addresses that can be had, if it is a host's name. The socket does not block, and its backlog is the system's maximum: it carries clients over a hand-over.
 ///
 /// # Errors
 /// The address cannot be had; nothing is left behind.
-pub(crate) fn listen(address: &Address) -> io::Result<OwnedFd> {
+pub(crate) fn listen(address: &Address, resolved: &[SocketAddr]) -> io::Result<OwnedFd> {
     match &address.kind {
         Kind::TcpAny { port } => listen_any(*port),
         Kind::Tcp { host, port } => {
+            let number = host.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, *port));
             let mut refused = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-            for address in (host.as_str(), *port).to_socket_addrs()? {
-                match listen_tcp(address, true) {
+            for address in number.iter().chain(resolved) {
+                match listen_tcp(*address, true) {
                     Ok(socket) => return Ok(socket),
                     Err(error) => refused = error,
                 }

@@ -91,7 +91,10 @@ fn garbage_and_a_huge_length_are_errors() {
 #[test]
 fn the_longest_frame_comes_in_many_pieces() {
     let text = "x".repeat(60_000);
-    let hello = ToMaster::Hello(Box::new(crate::protocol::Hello { addresses: vec![Wanted { name: None, text }], ..Default::default() }));
+    let hello = ToMaster::Hello(Box::new(crate::protocol::Hello {
+        addresses: vec![Wanted { name: None, text, ..Wanted::default() }],
+        ..Default::default()
+    }));
     let (mut link, mut peer) = pair();
     let frame = frame_of(&hello, 0);
     for piece in frame.chunks(1000) {
