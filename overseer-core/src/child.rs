@@ -26,6 +26,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// A drain that may last longer than the clock can count.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// Within this time, the same request of the program is one.
+const ASK_PAUSE: Duration = Duration::from_millis(10);
 /// How long before the master kills it a drain has to be over; a tenth of the drain at most.
 const DEADLINE_LEAD: Duration = Duration::from_millis(200);
 
@@ -66,6 +68,8 @@ struct Inner {
     wakers: BTreeMap<u64, Waker>,
     /// The last ticket that was given out.
     ticket: u64,
+    /// What the master was asked for, and when.
+    asked: Vec<(ToMaster, Instant)>,
 }
 
 /// What a [`Shared`] is made of.
@@ -101,6 +105,7 @@ impl Shared {
                 may_accept,
                 wakers: BTreeMap::new(),
                 ticket: 0,
+                asked: Vec::new(),
             }),
             changed: Condvar::new(),
         }))
@@ -120,6 +125,19 @@ impl Shared {
         let Some(up) = &self.up else { return false };
         let mut link = up.lock().unwrap_or_else(PoisonError::into_inner);
         link.send(message, &[]).inspect_err(|error| log::warn!(target: "overseer::child", "cannot tell the master: {error}")).is_ok()
+    }
+
+    /// Asks the master for something, which it need not be asked twice at once: it takes a flood of messages for a fault.
+    pub(crate) fn ask(&self, message: &ToMaster) -> bool {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        inner.asked.retain(|(_, at)| now.duration_since(*at) < ASK_PAUSE);
+        if inner.asked.iter().any(|(asked, _)| asked == message) {
+            return true;
+        }
+        inner.asked.push((message.clone(), now));
+        drop(inner);
+        self.tell(message)
     }
 
     pub(crate) fn say_ready(&self) {

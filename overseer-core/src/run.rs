@@ -104,7 +104,7 @@ pub fn sanity_check() {
 #[doc(alias = "Restart")]
 pub fn restart() -> bool {
     let running = RUNNING.get().and_then(Weak::upgrade);
-    running.is_some_and(|shared| shared.tell(&crate::protocol::ToMaster::Restart))
+    running.is_some_and(|shared| shared.ask(&crate::protocol::ToMaster::Restart))
 }
 
 fn is_switched_off() -> Result<bool, Error> {

@@ -157,12 +157,12 @@ impl State {
     /// Asks the master to restart the program, in the way the restart signal does. Answers whether there is a master to ask.
     #[doc(alias = "Restart")]
     pub fn restart(&self) -> bool {
-        self.is_enabled && self.shared.tell(&ToMaster::Restart)
+        self.is_enabled && self.shared.ask(&ToMaster::Restart)
     }
 
     /// Asks the master to look for a release now. Answers whether there is a master to ask.
     pub fn poll_now(&self) -> bool {
-        self.is_enabled && self.shared.tell(&ToMaster::Poll)
+        self.is_enabled && self.shared.ask(&ToMaster::Poll)
     }
 
     /// The way to learn that this generation is to finish and leave. Starts a thread that listens to the master, and takes SIGTERM and SIGINT

@@ -117,6 +117,11 @@ impl Record {
         }
     }
 
+    /// What a second master of the same file needs of it: whether the release at the path is on probation, and what it would go back to.
+    pub(crate) fn for_second_master(self) -> Self {
+        Self { probation: self.probation, previous: self.previous, known_ids: self.known_ids, ..Self::default() }
+    }
+
     /// How often the release has failed.
     pub(crate) fn failures_of(&self, release: &ReleaseName) -> u32 {
         self.verdicts.iter().find(|judged| judged.release.is_same(release)).map_or(0, |judged| judged.failures)

@@ -273,9 +273,12 @@ impl Master {
         // First, since it moves what was waited for while the master was stopped, and not what the other signals begin: process managers
         // send SIGCONT right after SIGTERM, whether somebody was stopped or not.
         if all.iter().any(|arrived| arrived.signal == Signal::CONT) && !std::mem::take(&mut self.has_stopped_itself) {
-            // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
-            let stopped = self.now().saturating_sub(self.slept);
-            self.handle(Event::Continued { stopped });
+            let now = self.now();
+            // Only one that was slept through tells of a stop; anybody can send SIGCONT.
+            if self.supervisor.deadline().is_some_and(|deadline| deadline < now) {
+                // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
+                self.handle(Event::Continued { stopped: now.saturating_sub(self.slept) });
+            }
         }
         for arrived in all {
             match arrived.signal {
@@ -500,6 +503,8 @@ impl Master {
             let there = std::fs::metadata(&path).map(|metadata| Identity::of(&metadata));
             if there.is_ok_and(|there| !there.same_inode(&running)) {
                 self.log.write(&Message::PathChanged { path });
+                // If it is a release on probation, a crash of it takes it back here too.
+                self.supervisor.adopt(memory.directory.load().0.for_second_master());
                 let now = self.now();
                 self.supervisor.handle(now, Event::RestartAsked { asker: Asker::PathChanged });
             }

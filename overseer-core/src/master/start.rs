@@ -134,8 +134,9 @@ pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Op
     });
     match locked {
         Ok((directory, lock)) => {
+            let (record, warning) = directory.load();
             // What another master remembers is its own to change.
-            let (record, warning) = if lock.is_some() { directory.load() } else { (Record::default(), None) };
+            let record = if lock.is_some() { record } else { record.for_second_master() };
             if let Some(why) = warning {
                 log.write(&Message::StateDamaged { why });
             }
@@ -156,6 +157,9 @@ pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Op
 /// Counts the starts of a release that has not lived through its probation: neither a reboot nor a killed master lets it off. At
 /// the third, the previous binary is put back and executed instead; then this does not return. `true` if there is one, and it was counted.
 fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Place, original: &Original, log: &mut Log) -> bool {
+    if memory.lock.is_none() {
+        return false;
+    }
     let identity = own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
     let Some(probation) = record.probation.as_mut().filter(|probation| probation.identity == identity) else { return false };
     probation.starts += 1;

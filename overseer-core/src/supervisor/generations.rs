@@ -417,7 +417,7 @@ impl Supervisor {
         let end = if exit.is_success() || was_asked_to || is_answer { End::Orderly } else { End::Abnormal };
         let ran = self.children.remove(&generation).map(|child| child.identity);
         if self.is_leaving() || end == End::Orderly {
-            self.lived_cleanly(ran, exit);
+            self.lived_cleanly(ran, exit, was_asked_to);
             if !self.is_leaving() {
                 self.note(Message::ProgramEnded { generation, exit });
             }
@@ -485,13 +485,17 @@ impl Supervisor {
     }
 
     /// A release that ended as it should is not one that keeps crashing, so its starts do not add up.
-    fn lived_cleanly(&mut self, ran: Option<Identity>, exit: Exit) {
+    fn lived_cleanly(&mut self, ran: Option<Identity>, exit: Exit, was_asked_to: bool) {
+        let is_asked = was_asked_to || self.is_leaving();
+        let ends_by_itself = self.settings.installation == Installation::WithoutRestart;
         // One that was installed without a restart has not lived at all.
         if let Some(probation) = self.record.probation.as_mut().filter(|probation| Some(probation.identity) == ran) {
-            probation.starts = 0;
-            if exit.is_success() && !self.is_leaving() {
+            if ends_by_itself && exit.is_success() && !is_asked {
                 self.record.probation = None;
+            } else if is_asked || ends_by_itself {
+                probation.starts = 0;
             }
+            // A server that nobody asked to end is no crash, and has proved nothing either.
             self.act(Action::Save);
         }
     }
