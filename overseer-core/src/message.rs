@@ -124,6 +124,8 @@ messages! {
         "{release} ended with {exit} in its probation: the previous binary is back at the program's path and starts as generation {generation}; the release is rejected"
     Error "taken-back-only" TakenBackOnly { release: String, exit: Exit }
         "{release} ended with {exit} in its probation: the previous binary is back at the program's path and runs from the next start on; the release is rejected"
+    Error "taken-back-here" TakenBackHere { release: String, exit: Exit, generation: Generation }
+        "{release} ended with {exit} in its probation: another master has installed it and decides what is at the program's path; this one goes on with the previous binary as generation {generation}"
     Error "take-back-failed" TakeBackFailed { release: String, exit: Exit, why: String }
         "{release} ended with {exit} in its probation, and the previous binary could not be put back: {why}; the master ends"
     Error "start-taken-back" StartTakenBack { release: String, starts: u32 }

@@ -168,7 +168,7 @@ fn two_masters_of_one_file_follow_each_other_and_neither_undoes_the_others_work(
 }
 
 #[test]
-fn a_crash_under_the_second_of_two_masters_changes_nothing_at_the_path() {
+fn a_crash_under_the_second_of_two_masters_goes_back_there_and_changes_nothing_at_the_path() {
     let scene = Scene::with_source("");
     let mut first = scene.start();
     let mut second = scene.start();
@@ -176,9 +176,16 @@ fn a_crash_under_the_second_of_two_masters_changes_nothing_at_the_path() {
     scene.publish("version=2");
     second.line_after("generation 1 is gone");
     let _ = tell(second.address(), "crash");
-    assert!(!second.wait_exit().success());
+    second.line_after("this one goes on with the previous binary as generation 3");
+    second.line_after("generation 3 is ready");
+    assert_eq!(ask(second.address()).version, "1");
     assert_eq!((scene.version_at_path().as_str(), ask(first.address()).version.as_str()), ("2", "2"));
-    assert!(first.terminate().success());
+
+    // What crashed here is not taken up again, and what comes after it is.
+    scene.publish("version=3");
+    second.wait_until("the second follows", |app| ask(app.address()).version == "3");
+    assert!(!second.all_lines().contains("generation 5 started"), "{}", second.all_lines());
+    assert!(first.terminate().success() && second.terminate().success());
 }
 
 #[test]

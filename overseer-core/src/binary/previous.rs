@@ -83,7 +83,7 @@ pub(super) fn demote(next: &Path, state_dir: &Path) {
 }
 
 /// Opens `previous` and looks whether it could be the program: a file of at least one byte that its owner may execute.
-pub(super) fn open(state_dir: &Path) -> io::Result<(File, Identity)> {
+pub(crate) fn open(state_dir: &Path) -> io::Result<(File, Identity)> {
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     let path = path_in(state_dir);
     let file = File::options().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(&path)?;

@@ -59,6 +59,8 @@ struct Memory {
     lock: Option<Lock>,
     saved: Option<Record>,
     has_said_second: bool,
+    /// The file at the path that another master has installed and that has crashed here.
+    shunned: Option<Identity>,
     has_said_unsaved: bool,
 }
 
@@ -171,7 +173,7 @@ impl Master {
             }
             Action::TakeBack { failed } => {
                 return Some(match self.take_back(&failed) {
-                    Ok(()) => Event::TakenBack,
+                    Ok(at_path) => Event::TakenBack { at_path },
                     Err(why) => Event::TakeBackFailed { why },
                 });
             }
@@ -238,6 +240,10 @@ impl Master {
                 let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path)?;
                 if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is not a file", path.display()))) }
             }
+            Program::Previous => match &self.memory {
+                Some(memory) => binary::previous::open(memory.directory.path()).map(|(file, _)| file),
+                None => Err(io::Error::other("there is no state directory")),
+            },
             Program::Staged => match &self.staged {
                 Some((_, file)) => file.try_clone().map(File::from),
                 None => Err(io::Error::other("no release is staged")),
@@ -408,7 +414,8 @@ impl Master {
     fn hello(&mut self, generation: Generation, hello: Hello) {
         if !self.supervisor.is_starting(generation) {
             let why = "it is to leave, or has said hello before".to_owned();
-            return self.tell(generation, &ToChild::Refused(Refused { address: None, why }), &[]);
+            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), &[]);
+            return self.act();
         }
         let Some(protocol) = VERSIONS.common(hello.protocol) else {
             let why = format!(
@@ -473,10 +480,15 @@ impl Master {
         Ok(())
     }
 
-    fn take_back(&mut self, failed: &Identity) -> Result<(), String> {
+    /// Puts the previous binary back; `false` if what is at the path is for another master to decide.
+    fn take_back(&mut self, failed: &Identity) -> Result<bool, String> {
         let path = self.place.resolve().map_err(|error| format!("the program's path cannot be followed: {error}"))?;
-        let Some(memory) = &self.memory else { return Err("there is no state directory".to_owned()) };
-        binary::take_back(&path, memory.directory.path(), failed).map(drop).map_err(|error| FetchError::chain(&error))
+        let Some(memory) = &mut self.memory else { return Err("there is no state directory".to_owned()) };
+        if memory.lock.is_none() {
+            memory.shunned = Some(*failed);
+            return Ok(false);
+        }
+        binary::take_back(&path, memory.directory.path(), failed).map(|_| true).map_err(|error| FetchError::chain(&error))
     }
 
     /// Starts a look at the source; or, where another master looks, sees whether it has installed something.
@@ -501,7 +513,8 @@ impl Master {
                 self.log.write(&Message::SecondMaster { path: path.clone() });
             }
             let there = std::fs::metadata(&path).map(|metadata| Identity::of(&metadata));
-            if there.is_ok_and(|there| !there.same_inode(&running)) {
+            let shunned = memory.shunned;
+            if there.is_ok_and(|there| !there.same_inode(&running) && Some(there) != shunned) {
                 self.log.write(&Message::PathChanged { path });
                 // If it is a release on probation, a crash of it takes it back here too.
                 self.supervisor.adopt(memory.directory.load().0.for_second_master());

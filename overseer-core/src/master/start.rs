@@ -143,7 +143,7 @@ pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Op
             if let Some(lock) = &lock {
                 directory.clean(lock, place);
             }
-            (Some(Memory { directory, lock, saved: None, has_said_second: false, has_said_unsaved: false }), record)
+            (Some(Memory { directory, lock, saved: None, has_said_second: false, shunned: None, has_said_unsaved: false }), record)
         }
         Err(why) => {
             if settings.source.is_some() {

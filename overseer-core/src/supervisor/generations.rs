@@ -508,7 +508,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn taken_back(&mut self) {
+    pub(super) fn taken_back(&mut self, at_path: bool) {
         let exit = self.failed_exit.take().unwrap_or(Exit::Code(1));
         let Some(release) = self.record.probation.as_ref().map(|probation| probation.release.clone()) else { return };
         self.probation_until = None;
@@ -519,16 +519,20 @@ impl Supervisor {
         }
         let now = self.unix_s();
         self.record.taken_back(format!("ended with {exit} in its probation"), now);
-        if self.settings.installation == Installation::WithoutRestart {
+        if self.settings.installation == Installation::WithoutRestart && at_path {
             // What it was called for must not happen twice.
             self.note(Message::TakenBackOnly { release: describe(&release), exit });
             return self.active_ended(exit, End::Abnormal);
         }
         // Of the settings of a bad release, none may keep its predecessor from coming up.
         self.settings.check_timeout = self.settings.check_timeout.max(Settings::default().check_timeout);
-        let generation = self.spawn(Program::AtPath, Origin::Start);
+        let generation = self.spawn(if at_path { Program::AtPath } else { Program::Previous }, Origin::Start);
         self.active = Some(generation);
-        self.note(Message::TakenBack { release: describe(&release), exit, generation });
+        let release = describe(&release);
+        self.note(match at_path {
+            true => Message::TakenBack { release, exit, generation },
+            false => Message::TakenBackHere { release, exit, generation },
+        });
     }
 
     pub(super) fn take_back_failed(&mut self, why: String) {

@@ -60,6 +60,8 @@ pub(crate) enum Program {
     AtPath,
     /// The staged release.
     Staged,
+    /// The predecessor of a release that has crashed, where another master decides what is at the path.
+    Previous,
 }
 
 /// Which file was found when a generation was started.
@@ -152,8 +154,10 @@ pub(crate) enum Event {
     InstallFailed {
         why: String,
     },
-    /// The answer to [`Action::TakeBack`], at once.
-    TakenBack,
+    /// The answer to [`Action::TakeBack`], at once. Not `at_path`: another master has installed the release and decides what is there.
+    TakenBack {
+        at_path: bool,
+    },
     TakeBackFailed {
         why: String,
     },
@@ -403,7 +407,7 @@ impl Supervisor {
             Event::CommitFailed { generation, why } => self.commit_failed(generation, why),
             Event::InstallDone => self.install_done(),
             Event::InstallFailed { why } => self.install_failed(why),
-            Event::TakenBack => self.taken_back(),
+            Event::TakenBack { at_path } => self.taken_back(at_path),
             Event::TakeBackFailed { why } => self.take_back_failed(why),
             Event::Signal { signal, to_the_group } => self.signal(signal, to_the_group),
             Event::Continued { stopped } => self.continued(stopped),

@@ -448,6 +448,7 @@ impl Master {
         let identity = match program {
             Program::Own => Some(self.own),
             Program::AtPath => Some(self.path),
+            Program::Previous => self.previous,
             Program::Staged => self.staged.as_ref().map(|(release, identity, _)| {
                 let verdict = self.rules.record.verdicts.iter().find(|judged| judged.release.is_same(release));
                 let is_rejected = verdict.is_some_and(|judged| judged.until_unix_s.is_none()) || self.rejected.contains(&release.id);
@@ -508,7 +509,7 @@ impl Master {
                 self.previous = None;
                 self.path = previous;
                 self.rejected.insert(release(failed.inode).id);
-                Event::TakenBack
+                Event::TakenBack { at_path: true }
             }
             None => Event::TakeBackFailed { why: "there is no previous binary".to_owned() },
         }

@@ -363,3 +363,14 @@ fn a_release_installed_without_a_restart_is_on_probation_from_its_first_start() 
     assert_eq!((next.path, next.active(), next.left), (file(1), None, Some(CRASH)), "what it was called for does not happen twice");
     assert!(next.rules.record().verdicts.iter().any(|judged| judged.release.is_same(&release(2)) && judged.until_unix_s.is_none()));
 }
+
+#[test]
+fn what_another_master_has_installed_stays_at_the_path_and_its_predecessor_serves_here() {
+    let mut rules = Master::upgraded(settings()).rules;
+    while rules.poll_action().is_some() {}
+    let now = rules.now;
+    rules.handle(now, Event::Exited { generation: super::generation(2), exit: CRASH, why: None });
+    rules.handle(now, Event::TakenBack { at_path: false });
+    let actions: Vec<super::Action> = std::iter::from_fn(|| rules.poll_action()).collect();
+    assert!(actions.contains(&super::spawn(3, super::Program::Previous)), "{actions:?}");
+}
