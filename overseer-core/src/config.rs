@@ -196,7 +196,8 @@ impl<T> Config<T> {
     }
 
     /// Installs a release after proof and check without starting it: for a program that ends by itself, such as a command-line
-    /// tool. The restart signal then means a graceful shutdown.
+    /// tool. The restart signal then means a graceful shutdown. In the probation only an end by a signal counts as abnormal, since the exit code of such a
+    /// program is an answer; the previous binary is put back then and not started.
     #[doc(alias = "NoRestart")]
     pub fn no_restart(mut self) -> Self {
         self.settings.installation = Installation::WithoutRestart;
