@@ -259,6 +259,8 @@ impl World {
         next.saved = next.rules.record.clone();
         self.master = next;
         self.masters += 1;
+        // Its time begins anew, and with it the count.
+        self.deadlines = (Time::ZERO, 0);
         self.coming.clear();
         self.after(30.0, Happening::Outside);
         self.react();
