@@ -151,7 +151,13 @@ impl Record {
     /// The release on probation is not at the program's path any more: it is rejected, and its predecessor is the installed one.
     pub(crate) fn taken_back(&mut self, reason: String, at_unix_s: u64) {
         if let Some(probation) = self.probation.take() {
-            self.installed = self.previous.take().map(|release| Installed { release, at_unix_s });
+            // The same release twice: an operator's file lay between, and nobody knows what that is called.
+            let previous = self.previous.take().filter(|previous| !previous.is_same(&probation.release));
+            self.installed = previous.map(|release| Installed { release, at_unix_s });
+            if let Some(installed) = &self.installed {
+                // It serves, whatever its source has said of it since.
+                self.verdicts.retain(|judged| !judged.release.is_same(&installed.release));
+            }
             self.judge(probation.release, None, reason, at_unix_s);
         }
     }

@@ -216,6 +216,10 @@ impl Supervisor {
                 let why = "its result is of a kind that this master does not know; start the service anew to run the newer one";
                 self.look_failed(&FetchError::passing(why));
             }
+            Outcome::Refused { release, why, .. } if self.is_installed(&release) => {
+                // It was proved before it was installed; now its source is broken, or the disk.
+                self.looked(format!("the installed release, refused: {why}"));
+            }
             Outcome::Refused { release, verdict, why } => {
                 self.looked(format!("refused: {why}"));
                 match verdict {
@@ -339,6 +343,10 @@ impl Supervisor {
     /// The release is not tried again.
     pub(super) fn reject(&mut self, release: ReleaseName, why: String) {
         self.judge(release, None, why);
+    }
+
+    fn is_installed(&self, release: &ReleaseName) -> bool {
+        self.record.installed.as_ref().is_some_and(|installed| installed.release.is_same(release))
     }
 
     /// Whether the release is rejected, or held back and its time has not come.
