@@ -1,7 +1,8 @@
 //! Years of a master in seconds: a made-up machine whose processes behave in all ways, with operators, signals, stops, reboots and a source
 //! that publishes good and bad releases. [`Master`] checks after every event what must always hold.
 //!
-//! The seed is printed. `OVERSEER_SIM_SEED` repeats a run, `OVERSEER_SIM_STEPS` makes it longer.
+//! The seed is printed, and is the same in each run of the tests, so that what has passed passes again. `OVERSEER_SIM_SEED` tries another one,
+//! `OVERSEER_SIM_STEPS` makes a run longer.
 
 use super::testing::{Master, file, generation, release, report, seconds, settings};
 use super::{Action, Asker, Blame, Event, Generation, Installation, Program, Settings, Time};
@@ -383,9 +384,12 @@ fn number_from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
 }
 
+/// One that has found something.
+const SEED: u64 = 153;
+
 #[test]
 fn a_master_keeps_its_promises_through_years_of_faults() {
-    let seed = number_from_environment("OVERSEER_SIM_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = number_from_environment("OVERSEER_SIM_SEED").unwrap_or(SEED);
     let steps = number_from_environment("OVERSEER_SIM_STEPS").map_or(STEPS, |steps| usize::try_from(steps).unwrap_or(usize::MAX));
     println!("OVERSEER_SIM_SEED={seed} OVERSEER_SIM_STEPS={steps}");
     let mut world = World::new(seed);
