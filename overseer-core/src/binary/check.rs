@@ -8,15 +8,14 @@ use crate::protocol::{CheckOrder, Checked, VERSIONS};
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::sys::files::process_descriptor;
+use crate::sys::last_words::LastWords;
 use crate::sys::link::{Link, LinkError, Received};
 use crate::sys::process::{self, Exit};
 use crate::sys::signals::Original;
 use crate::sys::spawn::Spawn;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Pid, pipe2, read};
-use std::collections::VecDeque;
+use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,8 +23,6 @@ use std::path::Path;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
-/// How much of the end of its standard error becomes part of the reason.
-const STDERR_BYTES_MAX: usize = 4096;
 /// How long one wait may take on a kernel that has no descriptors for processes (before Linux 5.3).
 const WAIT_WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(10);
 
@@ -89,23 +86,19 @@ enum End {
 struct Attempt {
     pid: Pid,
     link: Link,
-    stderr: OwnedFd,
+    last_words: LastWords,
     process: Option<OwnedFd>,
     token: String,
     said: Option<(Checked, Option<Pid>)>,
     nonsense: Option<LinkError>,
     exec_error: Option<Errno>,
     link_ended: bool,
-    stderr_ended: bool,
-    stderr_tail: VecDeque<u8>,
 }
 
 impl Attempt {
     fn start(file: &File, original: &Original) -> io::Result<Self> {
         let token = token()?;
-        let (stderr, their_stderr) = pipe2(OFlag::O_CLOEXEC)?;
-        // Only our end: the flag belongs to the pipe's end, and programs do not expect it on theirs.
-        fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let (last_words, their_stderr) = LastWords::pipe()?;
         let spawn = Spawn {
             program: file.as_fd(),
             role: RoleName::Check,
@@ -121,15 +114,13 @@ impl Attempt {
         Ok(Self {
             pid,
             link,
-            stderr,
+            last_words,
             process: process_descriptor(pid).ok(),
             token,
             said: None,
             nonsense,
             exec_error: None,
             link_ended: false,
-            stderr_ended: false,
-            stderr_tail: VecDeque::new(),
         })
     }
 
@@ -144,7 +135,7 @@ impl Attempt {
             // First, so that all it said before it exited is read below.
             let exited = process::has_ended(self.pid);
             self.read_link();
-            self.read_stderr();
+            self.last_words.read();
             if exited {
                 return End::Exited;
             }
@@ -165,9 +156,7 @@ impl Attempt {
         if !self.link_ended {
             waiting.push(PollFd::new(self.link.as_fd(), PollFlags::POLLIN));
         }
-        if !self.stderr_ended {
-            waiting.push(PollFd::new(self.stderr.as_fd(), PollFlags::POLLIN));
-        }
+        waiting.extend(self.last_words.descriptor().map(|stderr| PollFd::new(stderr, PollFlags::POLLIN)));
         match poll(&mut waiting, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(true),
             Err(errno) => Err(errno.into()),
@@ -189,25 +178,6 @@ impl Attempt {
         }
     }
 
-    fn read_stderr(&mut self) {
-        let mut buffer = [0; 4096];
-        // Bounded, so that a process that writes without end does not keep us from the deadline.
-        for _ in 0..64 {
-            match read(&self.stderr, &mut buffer) {
-                Ok(0) => self.stderr_ended = true,
-                Ok(bytes) => {
-                    self.stderr_tail.extend(&buffer[..bytes]);
-                    let excess = self.stderr_tail.len().saturating_sub(STDERR_BYTES_MAX);
-                    self.stderr_tail.drain(..excess);
-                    continue;
-                }
-                Err(Errno::EINTR) => continue,
-                Err(_) => {}
-            }
-            return;
-        }
-    }
-
     /// Kills what is left of the process and its group, and reaps it. `None` if somebody else did.
     fn end(&mut self) -> Option<Exit> {
         // Before it is reaped: until then nobody else can have its number.
@@ -216,7 +186,7 @@ impl Attempt {
     }
 
     fn judge(&self, end: End, exit: Option<Exit>, timeout: Duration) -> Result<(), Refusal> {
-        let hold_back = |what: String| Err(Refusal::hold_back(format!("{what}{}", self.last_words())));
+        let hold_back = |what: String| Err(Refusal::hold_back(format!("{what}{}", self.last_words)));
         match end {
             End::Failed(error) => return Err(Refusal::blameless(format!("could not be watched in its self-check: {error}"))),
             End::TimedOut if self.said.is_some() => {
@@ -256,13 +226,6 @@ impl Attempt {
                 "ended its self-check in a way that nobody knows: something else reaps the children of this process",
             )),
         }
-    }
-
-    fn last_words(&self) -> String {
-        let words: Vec<u8> = self.stderr_tail.iter().copied().collect();
-        let words = String::from_utf8_lossy(&words);
-        let words = words.trim();
-        if words.is_empty() { String::new() } else { format!("; its standard error ends with: {words}") }
     }
 }
 
@@ -319,7 +282,7 @@ mod tests {
     fn its_standard_error_is_cut_to_the_last_4_kib() {
         let why = held_back(Part::Talks);
         assert!(why.ends_with("the last line"), "{why}");
-        assert!(why.len() < STDERR_BYTES_MAX + 200, "{} bytes", why.len());
+        assert!(why.len() < crate::sys::last_words::LAST_WORDS_BYTES_MAX + 200, "{} bytes", why.len());
     }
 
     /// Checks with ever more time, until the machine was fast enough for the program to get as far as `word` says.

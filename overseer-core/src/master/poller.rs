@@ -5,22 +5,16 @@ use crate::binary::Identity;
 use crate::protocol::{FromPoll, Order, Outcome, Report, Staged};
 use crate::role::RoleName;
 use crate::signal::Signal;
+use crate::sys::last_words::LastWords;
 use crate::sys::link::{Link, LinkError, Received};
 use crate::sys::poll::Interest;
 use crate::sys::process::{Exit, has_ended, kill_group, reap};
 use crate::sys::signals::Original;
 use crate::sys::spawn::Spawn;
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::unistd::{Pid, pipe2, read};
+use nix::unistd::Pid;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-/// How much of the end of its standard error belongs to the reported reason.
-const STDERR_BYTES_MAX: usize = 4096;
-/// How often its standard error is read in one turn: enough for all that a full pipe holds, as when it has ended.
-const STDERR_READS_MAX: usize = 32;
 
 /// A running poll process.
 #[derive(Debug)]
@@ -28,8 +22,7 @@ pub(crate) struct Poller {
     pid: Pid,
     /// `None` once it has closed its end, or cannot be understood.
     link: Option<Link>,
-    stderr: Option<OwnedFd>,
-    stderr_tail: Vec<u8>,
+    last_words: LastWords,
     report: Option<(Report, Option<OwnedFd>)>,
     fault: Option<String>,
     is_overdue: bool,
@@ -41,8 +34,7 @@ pub(crate) type Ended = (Report, Option<(Staged, OwnedFd)>);
 impl Poller {
     /// Starts a look, by the program that serves.
     pub(crate) fn start(program: BorrowedFd<'_>, order: &Order, original: &Original) -> io::Result<Self> {
-        let (stderr, writer) = pipe2(OFlag::O_CLOEXEC)?;
-        nix::fcntl::fcntl(&stderr, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let (last_words, writer) = LastWords::pipe()?;
         let spawn = Spawn {
             program,
             role: RoleName::Poll,
@@ -54,8 +46,7 @@ impl Poller {
         };
         let (pid, mut link) = spawn.start()?;
         let sent = link.send(order, &[]);
-        let mut this =
-            Self { pid, link: Some(link), stderr: Some(stderr), stderr_tail: Vec::new(), report: None, fault: None, is_overdue: false };
+        let mut this = Self { pid, link: Some(link), last_words, report: None, fault: None, is_overdue: false };
         if let Err(error) = sent {
             this.misbehaved(&error);
         }
@@ -69,7 +60,7 @@ impl Poller {
     /// What to wait for: its link and its standard error.
     pub(crate) fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
         let link = self.link.as_ref().map(|link| Interest { descriptor: link.as_fd(), write: link.wants_write() });
-        let stderr = self.stderr.as_ref().map(|stderr| Interest { descriptor: stderr.as_fd(), write: false });
+        let stderr = self.last_words.descriptor().map(|descriptor| Interest { descriptor, write: false });
         link.into_iter().chain(stderr)
     }
 
@@ -81,7 +72,7 @@ impl Poller {
 
     /// Takes in what has come. `true` if it has moved.
     pub(crate) fn read(&mut self) -> bool {
-        self.read_stderr();
+        self.last_words.read();
         let mut has_moved = false;
         while let Some(link) = &mut self.link {
             match link.flush().and_then(|()| link.receive()) {
@@ -108,27 +99,6 @@ impl Poller {
         kill_group(self.pid);
     }
 
-    fn read_stderr(&mut self) {
-        let mut buffer = [0; 4096];
-        // Bounded, so that a process that writes without end does not keep the master from everything else.
-        for _ in 0..STDERR_READS_MAX {
-            let Some(stderr) = &self.stderr else { return };
-            match read(stderr, &mut buffer) {
-                Ok(0) => self.stderr = None,
-                Ok(bytes) => {
-                    self.stderr_tail.extend_from_slice(&buffer[..bytes]);
-                    let excess = self.stderr_tail.len().saturating_sub(STDERR_BYTES_MAX);
-                    self.stderr_tail.drain(..excess);
-                    if bytes < buffer.len() {
-                        return;
-                    }
-                }
-                Err(Errno::EINTR) => {}
-                Err(_) => return,
-            }
-        }
-    }
-
     /// What came of the look, if the process has ended. What it started and left behind ends here too.
     pub(crate) fn take_end(&mut self) -> Option<Ended> {
         if !has_ended(self.pid) {
@@ -147,7 +117,7 @@ impl Poller {
             (_, _, Some(fault)) => fault,
             (None, false, None) => format!("the poll process ended without a report ({exit})"),
         };
-        let outcome = Outcome::Failed { error: FetchError::passing(format!("{why}{}", self.last_words())) };
+        let outcome = Outcome::Failed { error: FetchError::passing(format!("{why}{}", self.last_words)) };
         (Report { outcome, memo: None, running_id: None }, None)
     }
 
@@ -170,29 +140,23 @@ impl Poller {
             }
         }
     }
-
-    fn last_words(&self) -> String {
-        let words = String::from_utf8_lossy(&self.stderr_tail);
-        let words = words.trim();
-        if words.is_empty() { String::new() } else { format!("; its standard error ends with: {words}") }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::last_words::LAST_WORDS_BYTES_MAX;
 
     #[test]
     fn a_poll_process_that_writes_errors_without_end_does_not_hold_the_master_up() {
-        let (stderr, writer) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        nix::fcntl::fcntl(&stderr, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("set");
+        let (last_words, writer) = LastWords::pipe().expect("a pipe");
         // Ends with an error when the pipe is closed.
         let writing = std::thread::spawn(move || while nix::unistd::write(&writer, &[b'x'; 65536]).is_ok() {});
-        let (stderr_tail, pid) = (Vec::new(), Pid::from_raw(i32::MAX));
-        let mut poller = Poller { pid, link: None, stderr: Some(stderr), stderr_tail, report: None, fault: None, is_overdue: false };
+        let pid = Pid::from_raw(i32::MAX);
+        let mut poller = Poller { pid, link: None, last_words, report: None, fault: None, is_overdue: false };
         crate::binary::testing::until("its last words are there", || {
             poller.read();
-            poller.stderr_tail.len() == STDERR_BYTES_MAX
+            poller.last_words.tail_bytes() == LAST_WORDS_BYTES_MAX
         });
         drop(poller);
         writing.join().expect("it ends");
