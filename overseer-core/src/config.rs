@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::address::Address;
+use crate::binary::Demands;
 use crate::fetcher::Fetcher;
 use crate::protocol::ADDRESSES_MAX;
 use crate::signal::Signal;
@@ -54,7 +55,7 @@ pub struct Config<T> {
     pub(crate) addresses: Vec<String>,
     pub(crate) fetcher: Option<Box<dyn Fetcher>>,
     pub(crate) settings: Settings,
-    pub(crate) size_bytes_max: u64,
+    pub(crate) demands: Demands,
     pub(crate) pre_upgrade: Option<PreUpgrade>,
     pub(crate) required: bool,
     pub(crate) debug: bool,
@@ -78,7 +79,7 @@ impl<T> Config<T> {
             addresses: Vec::new(),
             fetcher: None,
             settings: Settings::default(),
-            size_bytes_max: 1 << 30,
+            demands: Demands::default(),
             pre_upgrade: None,
             required: false,
             debug: false,
@@ -183,7 +184,7 @@ impl<T> Config<T> {
 
     /// The largest release in bytes, before and after unpacking; 1 GiB unless set.
     pub fn size_bytes_max(mut self, bytes: u64) -> Self {
-        self.size_bytes_max = bytes;
+        self.demands.size_bytes_max = bytes;
         self
     }
 
@@ -279,7 +280,7 @@ impl<T> Config<T> {
                 return Err(Error::setting("stop_signals", signal, "it is the restart_signal too"));
             }
         }
-        if self.size_bytes_max == 0 {
+        if self.demands.size_bytes_max == 0 {
             return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
         }
         for (name, path) in [("pid_file", &self.pid_file), ("state_dir", &self.state_dir)] {
@@ -336,7 +337,7 @@ mod tests {
         assert_eq!(seconds.map(|time| time.as_secs()), [30, 1, 300, 5, 600]);
         assert_eq!((settings.ready_timeout, settings.min_fetch_interval), (None, Duration::from_secs(1)));
         assert!(settings.accept_in_warm_up);
-        assert_eq!(config.size_bytes_max, 1 << 30);
+        assert_eq!(config.demands.size_bytes_max, 1 << 30);
         assert_eq!(config.wait_for_ready().settings.ready_timeout, Some(Duration::from_secs(60)));
     }
 

@@ -52,6 +52,7 @@
 //! # Features
 //!
 //! - `unpack` (default): releases published as `.gz` are unpacked. Without it they are rejected.
+//! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
 
 mod address;
 mod binary;
@@ -74,6 +75,8 @@ pub use address::Address;
 pub use child::Guard;
 pub use config::{Config, LogFormat};
 pub use error::Error;
+#[cfg(feature = "tokio")]
+pub use fetcher::AsyncFetcher;
 pub use fetcher::{
     DEFAULT_INTERVAL, Digest, DigestAlgorithm, FetchError, FetchErrorKind, Fetcher, FetcherFn, File, Known, Look, MEMO_BYTES_MAX, Partial,
     Release, fetcher_fn,

@@ -60,8 +60,8 @@ pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
             let Some(fetcher) = config.fetcher else {
                 return Err(Error::setting("fetcher", "none", "the master asks for a look, and there is nothing to look with"));
             };
-            let (size_bytes_max, check_timeout, pre_upgrade) = (config.size_bytes_max, config.settings.check_timeout, config.pre_upgrade);
-            poll::run(link, Poll { fetcher, size_bytes_max, check_timeout, pre_upgrade })
+            let (demands, check_timeout, pre_upgrade) = (config.demands, config.settings.check_timeout, config.pre_upgrade);
+            poll::run(link, Poll { fetcher, demands, check_timeout, pre_upgrade })
         }
         Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
         Role::Master => {

@@ -34,20 +34,6 @@ pub(crate) fn in_headers(headers: &HeaderMap) -> Result<Vec<Digest>, String> {
     Ok(digests)
 }
 
-/// Reads a file as `sha256sum` writes it: `HEX`, `HEX  name`, `HEX *name`. Of several lines the one that names the release counts.
-pub(crate) fn in_file(content: &str, file_name: &str) -> Option<Digest> {
-    let lines = || content.lines().map(|line| line.trim().trim_start_matches('\u{feff}')).filter(|line| !line.is_empty());
-    let named = |line: &str| line.split_once(char::is_whitespace).is_some_and(|(_, name)| base_name(name) == file_name);
-    let only = || lines().next().filter(|_| lines().count() == 1);
-    let line = lines().find(|line| named(line)).or_else(only)?;
-    Digest::from_hex(DigestAlgorithm::Sha256, line.split_whitespace().next()?)
-}
-
-fn base_name(name: &str) -> &str {
-    let name = name.trim().trim_start_matches('*');
-    name.rsplit('/').next().unwrap_or(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,26 +61,5 @@ mod tests {
     fn a_damaged_digest_header_is_an_error_that_shows_it() {
         let error = in_headers(&headers(REPR_DIGEST, "sha-256=:47DE:")).expect_err("too short");
         assert!(error.contains("repr-digest") && error.contains("47DE"), "{error}");
-    }
-
-    #[test]
-    fn each_form_of_a_digest_file_is_read() {
-        for content in
-            [HEX.to_owned(), format!("{HEX}\n"), format!("{HEX}  app\n"), format!("{HEX} *app\r\n"), format!("{HEX}  dist/app\n")]
-        {
-            assert_eq!(in_file(&content, "app").map(|digest| digest.to_hex()).as_deref(), Some(HEX), "{content:?}");
-        }
-        assert_eq!(in_file(&HEX.to_uppercase(), "app").map(|digest| digest.to_hex()).as_deref(), Some(HEX));
-        assert!(in_file(&format!("{HEX}  other-name\n"), "app").is_some(), "a lone line needs no name");
-    }
-
-    #[test]
-    fn of_several_lines_the_one_that_names_the_release_counts() {
-        let other = "0".repeat(64);
-        let content = format!("{other}  app-arm\n{HEX}  app\n");
-        assert_eq!(in_file(&content, "app").map(|digest| digest.to_hex()).as_deref(), Some(HEX));
-        assert_eq!(in_file(&content, "elsewhere"), None);
-        assert_eq!(in_file("<html>", "app"), None);
-        assert_eq!(in_file("", "app"), None);
     }
 }

@@ -226,7 +226,7 @@ fn digest_beside(connection: &Connection) -> Result<Beside, FetchError> {
     let mut content = Vec::new();
     let unreadable = |error| FetchError::passing(format!("{shown} cannot be read: {}", unwrapped(error)));
     answer.take(DIGEST_FILE_BYTES_MAX).read_to_end(&mut content).map_err(unreadable)?;
-    let digest = digest::in_file(&String::from_utf8_lossy(&content), file_name(url));
+    let digest = Digest::in_checksum_file(&String::from_utf8_lossy(&content), file_name(url));
     let digest = digest.ok_or_else(|| FetchError::passing(format!("{shown} has no SHA-256 of {} in it", file_name(url))))?;
     Ok(Beside::Digest(Some(digest)))
 }

@@ -12,6 +12,21 @@ use sha2::{Digest as _, Sha256, Sha512};
 use std::fs::File;
 use std::io;
 
+/// What a release has to show before it is installed, as the program's settings have it.
+#[derive(Debug, Clone)]
+pub(crate) struct Demands {
+    /// Before and after unpacking.
+    pub(crate) size_bytes_max: u64,
+    /// Keys as minisign writes them (`RW...`). With any, a release must be signed with one of them.
+    pub(crate) trusted_keys: Vec<String>,
+}
+
+impl Default for Demands {
+    fn default() -> Self {
+        Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new() }
+    }
+}
+
 /// Why a release is not to be started, and what is to become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {

@@ -16,6 +16,9 @@ pub struct Known {
     pub(crate) path: PathBuf,
     pub(crate) memo: Option<String>,
     pub(crate) partial: Option<Partial>,
+    /// Said by the poll process, whose settings are those of the running version.
+    #[serde(skip)]
+    pub(crate) wants_signature: bool,
 }
 
 /// The beginning of a release whose download broke off. Core keeps its bytes; see [`Release::resumed_at`](crate::Release::resumed_at).
@@ -54,6 +57,13 @@ impl Known {
         self
     }
 
+    /// The same, for a program that trusts only signed releases. For the tests of a fetcher.
+    #[must_use]
+    pub fn with_wanted_signature(mut self) -> Self {
+        self.wants_signature = true;
+        self
+    }
+
     /// Whether nothing is to be done about the release with this tag: it is installed, or was rejected, or is held back and
     /// its time has not come.
     pub fn is_settled(&self, tag: &str) -> bool {
@@ -78,6 +88,13 @@ impl Known {
     /// What this fetcher asked to remember in its last successful look at the same source.
     pub fn memo(&self) -> Option<&str> {
         self.memo.as_deref()
+    }
+
+    /// Whether the program has trusted keys, so that a release without a signature is of no use to it. A fetcher then gets the
+    /// `.minisig` file beside the release for [`Release::signature`](crate::Release::signature), and answers
+    /// [`Look::incomplete`](crate::Look::incomplete) while that is not there yet.
+    pub fn wants_signature(&self) -> bool {
+        self.wants_signature
     }
 
     /// The beginning of a release whose download broke off in an earlier look. Only of use to a fetcher that can ask its

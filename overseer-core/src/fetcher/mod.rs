@@ -8,6 +8,8 @@
 //! `fetch_timeout`, the process is killed and the look counts as failed. A fetcher that panics, leaks or hangs hurts
 //! nobody but itself.
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod download;
 mod file;
 mod known;
@@ -15,6 +17,8 @@ pub(crate) mod poll;
 
 mod release;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::AsyncFetcher;
 pub use file::File;
 pub use known::{Known, MEMO_BYTES_MAX, Partial};
 pub use release::{Digest, DigestAlgorithm, Look, Release};

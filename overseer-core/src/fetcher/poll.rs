@@ -7,7 +7,7 @@ use super::download::{Download, DownloadError, Whole, local};
 use super::release::Found;
 use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Release};
 use crate::binary::staging::{self, AttributeError, Staging};
-use crate::binary::{Identity, Packing, Refusal, UnpackError, check, id_of, previous, prove_contents, unpack};
+use crate::binary::{Demands, Identity, Packing, Refusal, UnpackError, check, id_of, previous, prove_contents, unpack};
 use crate::config::PreUpgrade;
 use crate::message::cut;
 use crate::protocol::{FromPoll, Order, Outcome, ReleaseName, Report, Staged, Verdict};
@@ -37,7 +37,7 @@ const VERSION_BYTES_MAX: usize = 128;
 /// What the program's settings say about a look.
 pub(crate) struct Poll {
     pub(crate) fetcher: Box<dyn Fetcher>,
-    pub(crate) size_bytes_max: u64,
+    pub(crate) demands: Demands,
     pub(crate) check_timeout: Duration,
     pub(crate) pre_upgrade: Option<PreUpgrade>,
 }
@@ -166,10 +166,11 @@ impl Poll {
             report.running_id.clone_from(&known.id);
         }
         let source = caught(|| self.fetcher.source())?;
-        let download = Download { state_dir: &state_dir, source: &source, size_bytes_max: self.size_bytes_max };
+        let download = Download { state_dir: &state_dir, source: &source, size_bytes_max: self.demands.size_bytes_max };
         known.path.clone_from(&path);
         known.size_bytes = metadata.len();
         known.partial = download.beginning();
+        known.wants_signature = !self.demands.trusted_keys.is_empty();
         let Look { found, memo } = caught(|| self.fetcher.fetch(&known))??;
         // Cut so that it fits a frame and is still too long, which the master says.
         let memo = memo.map(|memo| cut(&memo, 2 * MEMO_BYTES_MAX).to_owned());
@@ -258,7 +259,7 @@ impl Upgrade<'_> {
         staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
         let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
-        let staging = self.unpack(packing, &whole, poll.size_bytes_max, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        let staging = self.unpack(packing, &whole, poll.demands.size_bytes_max, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
         name.id = id_of_file(staging.path())?;
         if self.known.id.as_ref() == Some(&name.id) {
             return Err(Stop::Same);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 
 /// The outcome of one look that worked.
 #[derive(Debug)]
@@ -78,8 +78,27 @@ pub struct Release {
     pub(crate) size_bytes: Option<u64>,
     pub(crate) digests: Vec<Digest>,
     pub(crate) digests_beside: Vec<Digest>,
+    pub(crate) signature: Option<String>,
     pub(crate) resumed_at: u64,
-    pub(crate) body: Box<dyn Read + Send>,
+    pub(crate) body: Body,
+}
+
+/// Where the bytes of a published file come from.
+pub(crate) enum Body {
+    Blocking(Box<dyn Read + Send>),
+    /// Needs the runtime that its fetcher ran on.
+    #[cfg(feature = "tokio")]
+    Async(std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>),
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Blocking(body) => body.read(buffer),
+            #[cfg(feature = "tokio")]
+            Self::Async(_) => Err(io::Error::other("a body made by Release::streamed can only be read for an AsyncFetcher")),
+        }
+    }
 }
 
 impl Release {
@@ -89,15 +108,26 @@ impl Release {
     /// To tell core that a *passing* error is not one, a reader may wrap a [`FetchError`](crate::FetchError) with [`std::io::Error::other`]: kind, text
     /// and pause are then taken from it.
     pub fn new(tag: impl Into<String>, file_name: impl Into<String>, body: impl Read + Send + 'static) -> Self {
+        Self::with_body(tag.into(), file_name.into(), Body::Blocking(Box::new(body)))
+    }
+
+    /// The same, for an [`AsyncFetcher`](crate::AsyncFetcher): a body that is read on the runtime that the fetcher runs on.
+    #[cfg(feature = "tokio")]
+    pub fn streamed(tag: impl Into<String>, file_name: impl Into<String>, body: impl tokio::io::AsyncRead + Send + 'static) -> Self {
+        Self::with_body(tag.into(), file_name.into(), Body::Async(Box::pin(body)))
+    }
+
+    fn with_body(tag: String, file_name: String, body: Body) -> Self {
         Self {
-            tag: tag.into(),
-            file_name: file_name.into(),
+            tag,
+            file_name,
             version: None,
             size_bytes: None,
             digests: Vec::new(),
             digests_beside: Vec::new(),
+            signature: None,
             resumed_at: 0,
-            body: Box::new(body),
+            body,
         }
     }
 
@@ -132,6 +162,14 @@ impl Release {
         self
     }
 
+    /// The minisign signature of the whole published file, before unpacking: the text of its `.minisig` file. Asked for when
+    /// [`Known::wants_signature`](crate::Known::wants_signature) says so; core checks it against the trusted keys of the program.
+    #[must_use]
+    pub fn signature(mut self, minisig: impl Into<String>) -> Self {
+        self.signature = Some(minisig.into());
+        self
+    }
+
     /// The body starts at this byte of the published file; what lies before it are the bytes of [`Known::partial`](crate::Known::partial). Core refuses any
     /// other number than 0 or the size of that.
     #[must_use]
@@ -155,6 +193,21 @@ impl Release {
         self.digests.iter().chain(&self.digests_beside)
     }
 
+    /// The text of the signature. For the tests of a fetcher.
+    pub fn minisig(&self) -> Option<&str> {
+        self.signature.as_deref()
+    }
+
+    /// What people call it, if the source says. For the tests of a fetcher.
+    pub fn version_name(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// The name of the published file. For the tests of a fetcher.
+    pub fn file_name(&self) -> &str {
+        &self.file_name
+    }
+
     /// The byte of the published file that the body starts at. For the tests of a fetcher.
     pub fn starts_at(&self) -> u64 {
         self.resumed_at
@@ -170,6 +223,7 @@ impl fmt::Debug for Release {
             .field("size_bytes", &self.size_bytes)
             .field("digests", &self.digests)
             .field("digests_beside", &self.digests_beside)
+            .field("is_signed", &self.signature.is_some())
             .field("resumed_at", &self.resumed_at)
             .finish_non_exhaustive()
     }
@@ -223,6 +277,16 @@ impl Digest {
         Self::new(algorithm, bytes)
     }
 
+    /// Finds the SHA-256 of a release in a file as `sha256sum` writes it, `NAME.sha256` or `SHA256SUMS`: lines of `HEX`, `HEX  name` or
+    /// `HEX *name`. Of several lines the one that names the release counts; a lone line needs no name. `None` if there is none.
+    pub fn in_checksum_file(text: &str, file_name: &str) -> Option<Self> {
+        let lines = || text.lines().map(|line| line.trim().trim_start_matches('\u{feff}')).filter(|line| !line.is_empty());
+        let named = |line: &str| line.split_once(char::is_whitespace).is_some_and(|(_, name)| base_name(name) == file_name);
+        let only = || lines().next().filter(|_| lines().count() == 1);
+        let line = lines().find(|line| named(line)).or_else(only)?;
+        Self::from_hex(DigestAlgorithm::Sha256, line.split_whitespace().next()?)
+    }
+
     /// The hash function.
     pub fn algorithm(&self) -> DigestAlgorithm {
         self.algorithm
@@ -234,9 +298,40 @@ impl Digest {
     }
 }
 
+fn base_name(name: &str) -> &str {
+    let name = name.trim().trim_start_matches('*');
+    name.rsplit('/').next().unwrap_or(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // The digest of nothing.
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn found(text: &str, file_name: &str) -> Option<String> {
+        Digest::in_checksum_file(text, file_name).map(|digest| digest.to_hex())
+    }
+
+    #[test]
+    fn each_form_of_a_checksum_file_is_read() {
+        for text in [HEX.to_owned(), format!("{HEX}\n"), format!("{HEX}  app\n"), format!("{HEX} *app\r\n"), format!("{HEX}  dist/app\n")] {
+            assert_eq!(found(&text, "app").as_deref(), Some(HEX), "{text:?}");
+        }
+        assert_eq!(found(&HEX.to_uppercase(), "app").as_deref(), Some(HEX));
+        assert!(found(&format!("{HEX}  other-name\n"), "app").is_some(), "a lone line needs no name");
+    }
+
+    #[test]
+    fn of_several_lines_the_one_that_names_the_release_counts() {
+        let other = "0".repeat(64);
+        let text = format!("{other}  app-arm\n{HEX}  app\n");
+        assert_eq!(found(&text, "app").as_deref(), Some(HEX));
+        assert_eq!(found(&text, "elsewhere"), None);
+        assert_eq!(found("<html>", "app"), None);
+        assert_eq!(found("", "app"), None);
+    }
 
     #[test]
     fn a_digest_is_read_from_hex_and_only_from_hex_of_its_length() {

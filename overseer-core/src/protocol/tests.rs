@@ -131,6 +131,7 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
         path: "/srv/app".into(),
         memo: Some("etag".to_owned()),
         partial: None,
+        wants_signature: false,
     };
     let order =
         Order { known, path: "/srv/app".into(), state_dir: "/srv/.app.overseer".into(), running: file(11), judged: vec!["00".repeat(20)] };

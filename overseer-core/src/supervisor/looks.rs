@@ -39,6 +39,7 @@ impl Supervisor {
             path: self.path.clone(),
             memo: self.record.memo.as_ref().filter(|memo| memo.source == source).map(|memo| memo.text.clone()),
             partial: None,
+            wants_signature: false,
         };
         (known, ids)
     }

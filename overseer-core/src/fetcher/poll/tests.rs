@@ -3,7 +3,7 @@
 use super::super::{Digest, DigestAlgorithm, FetchErrorKind, fetcher_fn};
 use super::*;
 use crate::binary::testing::{self, PATIENCE, Part};
-use crate::binary::{StateDir, commit};
+use crate::binary::{Demands, StateDir, commit};
 use crate::role::RoleName;
 use crate::sys::process;
 use crate::sys::spawn::Spawn;
@@ -44,7 +44,7 @@ impl Scene {
     }
 
     fn look_with(&self, fetcher: impl Fetcher, change: impl FnOnce(&mut Poll)) -> (Report, Option<File>) {
-        let mut poll = Poll { fetcher: Box::new(fetcher), size_bytes_max: 1 << 30, check_timeout: PATIENCE, pre_upgrade: None };
+        let mut poll = Poll { fetcher: Box::new(fetcher), demands: Demands::default(), check_timeout: PATIENCE, pre_upgrade: None };
         change(&mut poll);
         poll.look(self.order(Known::nothing()), &Original::capture().expect("signals"), &mut |_| ())
     }
@@ -135,7 +135,7 @@ fn a_packed_release_is_unpacked() {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     packer.write_all(&bytes).expect("packed");
     let packed = packer.finish().expect("packed");
-    let limit = |poll: &mut Poll| poll.size_bytes_max = bytes.len() as u64 - 1;
+    let limit = |poll: &mut Poll| poll.demands.size_bytes_max = bytes.len() as u64 - 1;
     let (_, verdict, why) = refused(scene.look_with(offer("app.gz", packed.clone()), limit));
     assert!(verdict == Verdict::Reject && why.contains("when unpacked"), "{why}");
     scene.has_only_the_program();
@@ -206,7 +206,12 @@ impl Read for Unread {
 fn a_settled_tag_is_not_read_even_if_the_fetcher_does_not_ask() {
     let scene = Scene::new();
     let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app", Unread))));
-    let poll = Poll { fetcher: Box::new(fetcher), size_bytes_max: 1, check_timeout: PATIENCE, pre_upgrade: None };
+    let poll = Poll {
+        fetcher: Box::new(fetcher),
+        demands: Demands { size_bytes_max: 1, ..Demands::default() },
+        check_timeout: PATIENCE,
+        pre_upgrade: None,
+    };
     let order = scene.order(Known::nothing().with_settled("one"));
     let (report, _) = poll.look(order, &Original::capture().expect("signals"), &mut |_| ());
     assert!(matches!(report.outcome, Outcome::Unchanged), "{report:?}");
@@ -263,7 +268,12 @@ fn nothing_is_fetched_for_another_file_than_the_running_one() {
         if !is_there {
             fs::remove_file(&scene.path).expect("removed");
         }
-        let poll = Poll { fetcher: Box::new(unasked()), size_bytes_max: 1, check_timeout: PATIENCE, pre_upgrade: None };
+        let poll = Poll {
+            fetcher: Box::new(unasked()),
+            demands: Demands { size_bytes_max: 1, ..Demands::default() },
+            check_timeout: PATIENCE,
+            pre_upgrade: None,
+        };
         let (report, _) = poll.look(order.clone(), &Original::capture().expect("signals"), &mut |_| ());
         assert!(matches!(&report.outcome, Outcome::Incomplete { why } if why.contains(word)), "{report:?}");
     }
@@ -403,7 +413,7 @@ pub(crate) fn play_poll(link: Link) -> ! {
         let more = Later(beside.join("more"), None);
         Ok(Look::release(Release::new("one", "app", file.chain(more)).resumed_at(start)))
     });
-    run(link, Poll { fetcher: Box::new(fetcher), size_bytes_max: 1 << 30, check_timeout: PATIENCE, pre_upgrade: None })
+    run(link, Poll { fetcher: Box::new(fetcher), demands: Demands::default(), check_timeout: PATIENCE, pre_upgrade: None })
 }
 
 /// A pipe that is opened when it is read.
