@@ -56,7 +56,13 @@ impl Fetcher for File {
     }
 
     fn fetch(&mut self, known: &Known) -> Result<Look, FetchError> {
-        let unreadable = |error: io::Error| FetchError::passing(format!("cannot read the release {}: {error}", self.path.display()));
+        let unreadable = |error: io::Error| {
+            let text = format!("cannot read the release {}: {error}", self.path.display());
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => FetchError::settings(text),
+                _ => FetchError::passing(text),
+            }
+        };
         let file = open(&self.path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
