@@ -53,11 +53,14 @@
 //!
 //! - `unpack` (default): releases published as `.gz` are unpacked. Without it they are rejected.
 //! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
+//! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
 mod address;
 mod binary;
 mod child;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod fetcher;
 mod listener;
