@@ -195,7 +195,7 @@ impl<T> Config<T> {
     /// signed, signed with another key, changed, or signed under another file name is held back; so is one that was signed before the installed one, see
     /// [`Config::allow_downgrade`]. It is tried again after 10 min and then every hour, since the signature can be mended.
     ///
-    /// The keys of the version that runs decide, so a new key must be in a release that is signed with an old one. They are not asked about a file
+    /// A release that is held back already waits for its time, also after a start with other keys. The keys of the version that runs decide, so a new key must be in a release that is signed with an old one. They are not asked about a file
     /// that an operator puts at the program's path.
     pub fn trusted_key(mut self, key: impl Into<String>) -> Self {
         self.demands.trusted_keys.push(key.into());

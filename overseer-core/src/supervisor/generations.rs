@@ -232,7 +232,9 @@ impl Supervisor {
     pub(super) fn installed(&mut self, release: ReleaseName, identity: Identity) {
         let at_unix_s = self.unix_s();
         self.record.previous = self.record.installed.take().map(|installed| installed.release);
-        self.record.verdicts.retain(|judged| judged.release.id != release.id);
+        // It was nameless while its signature was not accepted.
+        let nameless = ReleaseName { id: String::new(), ..release.clone() };
+        self.record.verdicts.retain(|judged| !judged.release.is_same(&release) && !judged.release.is_same(&nameless));
         self.record.remember_id(identity, &release.id);
         self.probation_until = None;
         self.looking.setbacks = 0;
