@@ -20,6 +20,34 @@ use tokio::runtime::Runtime;
 /// `fetch` runs on a current-thread tokio runtime with time and I/O enabled. The body of its answer, made by
 /// [`Release::streamed`](crate::Release::streamed), is read on the same runtime, and the tasks that `fetch` has spawned run meanwhile. The
 /// runtime ends when that body is dropped, and at the end of `fetch` if there is none; nothing waits for `spawn_blocking` work then.
+///
+/// ```
+/// use overseer_core::{AsyncFetcher, FetchError, Known, Look, Release};
+/// use tokio::io::{AsyncBufReadExt, BufReader};
+/// use tokio::net::TcpStream;
+///
+/// /// A server that says a line with the tag, and then the release.
+/// struct Teller {
+///     address: String,
+/// }
+///
+/// impl AsyncFetcher for Teller {
+///     fn source(&self) -> String {
+///         format!("tcp://{}", self.address)
+///     }
+///
+///     async fn fetch(&mut self, known: &Known) -> Result<Look, FetchError> {
+///         let failed = |error: std::io::Error| FetchError::passing(format!("cannot read from {}: {error}", self.address));
+///         let mut stream = BufReader::new(TcpStream::connect(&self.address).await.map_err(failed)?);
+///         let mut tag = String::new();
+///         stream.read_line(&mut tag).await.map_err(failed)?;
+///         if known.is_settled(&tag) {
+///             return Ok(Look::unchanged());
+///         }
+///         Ok(Look::release(Release::streamed(tag, "app", stream)))
+///     }
+/// }
+/// ```
 pub trait AsyncFetcher: Send + 'static {
     /// See [`Fetcher::source`].
     fn source(&self) -> String;
