@@ -31,7 +31,7 @@ impl Place {
     /// # Errors
     /// The system does not say what this process runs, or the directory of the file is gone.
     pub(crate) fn find(state_dir: Option<&Path>) -> io::Result<Self> {
-        let running = Identity::of(&fs::metadata(RUNNING)?);
+        let running = Self::running()?;
         let called = std::env::args_os().next().unwrap_or_default();
         let search_path = std::env::var_os("PATH").unwrap_or_default();
         let invoked = match called_path(&called, &search_path, &running) {
@@ -39,6 +39,14 @@ impl Place {
             None => without_deleted(fs::read_link(RUNNING)?),
         };
         Self::at(&invoked, state_dir)
+    }
+
+    /// The file that this process runs.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub(crate) fn running() -> io::Result<Identity> {
+        fs::metadata(RUNNING).map(|metadata| Identity::of(&metadata))
     }
 
     /// The place of the file at `invoked`, which may be a symlink to it.

@@ -15,12 +15,14 @@ mod file;
 mod known;
 pub(crate) mod poll;
 
+mod progress;
 mod release;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncFetcher;
 pub use file::File;
 pub use known::{Known, MEMO_BYTES_MAX, Partial};
+pub use progress::Progress;
 pub use release::{Digest, DigestAlgorithm, Look, Release};
 
 use serde::{Deserialize, Serialize};
