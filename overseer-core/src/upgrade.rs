@@ -146,7 +146,7 @@ pub enum UpgradeError {
     #[expect(missing_docs, reason = "the message says it")]
     Busy { lock: PathBuf, holder: Option<u32> },
     /// Somebody has replaced the program's file since this process was started, with another upgrade perhaps. The next start takes it.
-    #[error("{} holds another file than the running one", path.display())]
+    #[error("{} is not the running file any more", path.display())]
     #[expect(missing_docs, reason = "the message says it")]
     Replaced { path: PathBuf },
     /// The source could not be looked at, or the release not be fetched. What came of it is kept; [`FetchError::kind`] says what can be done, and
@@ -398,6 +398,10 @@ impl Ground {
     /// Finds the file, sees whether it could be replaced, and takes the lock.
     fn take(state_dir: Option<&Path>, source: String) -> Result<Self, UpgradeError> {
         let unable = |error: &(dyn std::error::Error + 'static)| UpgradeError::unavailable(FetchError::chain(error));
+        // Before anything is looked for beside a file that is not there any more.
+        if let Some(path) = Place::replaced() {
+            return Err(UpgradeError::Replaced { path });
+        }
         let place = Place::find(state_dir).map_err(|error| unable(&error))?;
         if let Some(why) = place.obstacle() {
             return Err(UpgradeError::unavailable(why));
@@ -553,4 +557,77 @@ fn at_unix_s(seconds: u64) -> SystemTime {
 /// The time of this machine's clock, in seconds since 1970.
 fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Known, Look, fetcher_fn};
+
+    struct Wrong;
+
+    impl Fetcher for Wrong {
+        fn source(&self) -> String {
+            "nowhere".to_owned()
+        }
+
+        fn check(&self) -> Result<(), FetchError> {
+            Err(FetchError::settings("the bucket has no name"))
+        }
+
+        fn fetch(&mut self, _known: &Known) -> Result<Look, FetchError> {
+            Ok(Look::unchanged())
+        }
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_before_anything_is_done() {
+        let upgrade = || Upgrade::new(fetcher_fn("here", |_| panic!("nothing is done")));
+        for (upgrade, begins) in [
+            (upgrade().check_timeout(Duration::ZERO), "setting check_timeout is \"0ns\": "),
+            (upgrade().fetch_timeout(Duration::MAX), "setting fetch_timeout is "),
+            (upgrade().size_bytes_max(0), "setting size_bytes_max is \"0\": "),
+            (upgrade().state_dir(""), "setting state_dir is \"\": "),
+            (Upgrade::new(Wrong), "the fetcher's settings cannot be used: the bucket has no name"),
+        ] {
+            let error = upgrade.run().expect_err("a setting is wrong");
+            assert!(matches!(error, UpgradeError::Settings(_)), "{error:?}");
+            assert!(error.chain().starts_with(begins), "{}\nis not\n{begins}", error.chain());
+        }
+    }
+
+    #[test]
+    fn how_long_the_source_is_to_be_left_alone_is_said() {
+        let source = FetchError::passing("429 Too Many Requests").retry_after(Duration::from_secs(600));
+        let error = UpgradeError::Look { at: "https://host/app".to_owned(), source };
+        assert_eq!(error.chain(), "the look at https://host/app failed (and is not to be repeated for 10 min): 429 Too Many Requests");
+    }
+
+    #[test]
+    fn what_was_done_is_a_line() {
+        let release = |id: &str, version: Option<&str>| ReleaseName {
+            id: id.repeat(40),
+            version: version.map(str::to_owned),
+            ..ReleaseName::default()
+        };
+        let (from, to) = (release("a", None), release("b", Some("v2")));
+        let declined = Declined { release: to.clone(), why: "is empty".to_owned(), until: None };
+        let later = Declined { until: Some(SystemTime::now() + Duration::from_secs(3600)), ..declined.clone() };
+        let upgraded = Upgraded { from: from.clone(), to, path: "/app".into(), previous: "/previous".into() };
+        for (outcome, text) in [
+            (UpgradeOutcome::UpToDate { running: from.clone(), declined: None }, "release aaaaaaaaaaaa is up to date"),
+            (
+                UpgradeOutcome::Upgraded(upgraded),
+                "release v2 (bbbbbbbbbbbb) is installed at /app and runs from the next start on; release aaaaaaaaaaaa is kept as /previous",
+            ),
+            (UpgradeOutcome::Incomplete { why: "half of it".to_owned() }, "no release to take yet: half of it"),
+            (UpgradeOutcome::Declined(later), "release v2 (bbbbbbbbbbbb) is empty; it can be tried again in 1 h"),
+            (
+                UpgradeOutcome::UpToDate { running: from, declined: Some(declined) },
+                "nothing new is offered; release aaaaaaaaaaaa stays; before, release v2 (bbbbbbbbbbbb) is empty; this release is rejected and not tried again",
+            ),
+        ] {
+            assert_eq!(outcome.to_string(), text);
+        }
+    }
 }

@@ -10,4 +10,6 @@ mod manners;
 mod protocol;
 mod restart;
 mod signals;
+mod source;
+mod tool;
 mod upgrade;
