@@ -54,11 +54,14 @@
 //!
 //! - `unpack` (default): releases published as `.gz` are unpacked. Without it they are rejected.
 //! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
+//! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
 mod address;
 mod binary;
 mod child;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod fetcher;
 mod listener;
@@ -81,7 +84,7 @@ pub use error::Error;
 pub use fetcher::AsyncFetcher;
 pub use fetcher::{
     DEFAULT_INTERVAL, Digest, DigestAlgorithm, FetchError, FetchErrorKind, Fetcher, FetcherFn, File, Known, Look, MEMO_BYTES_MAX, Partial,
-    Progress, Release, fetcher_fn,
+    Progress, Release, SIGNATURE_BYTES_MAX, fetcher_fn,
 };
 pub use listener::{Connection, Incoming, Listener};
 pub use protocol::ReleaseName;

@@ -226,9 +226,23 @@ impl Upgrade {
         }
     }
 
-    /// Takes only releases that are signed with this minisign key (`RW..`), or with another one that is given so.
+    /// Trusts a minisign key; may be called several times. With a key, a release is installed only if it is signed with one of them; see
+    /// [`Config::trusted_key`](crate::Config::trusted_key), which means the same.
     pub fn trusted_key(mut self, key: impl Into<String>) -> Self {
         self.demands.trusted_keys.push(key.into());
+        self
+    }
+
+    /// Trusts several minisign keys.
+    pub fn trusted_keys<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
+        self.demands.trusted_keys.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether a release may be installed that was signed before the installed one; not unless set. See
+    /// [`Config::allow_downgrade`](crate::Config::allow_downgrade), which means the same.
+    pub fn allow_downgrade(mut self, allow: bool) -> Self {
+        self.demands.allow_downgrade = allow;
         self
     }
 
@@ -428,7 +442,7 @@ impl Ground {
     fn order(&self) -> Order {
         let (known, judged) = self.record.known(&self.source, &self.running, &self.path, None, self.now);
         let (path, state_dir) = (self.path.clone(), self.directory.path().to_owned());
-        Order { known, path, state_dir, running: self.running, judged }
+        Order { known, path, state_dir, running: self.running, judged, installed_signed_unix_s: self.record.installed_signed_unix_s() }
     }
 
     /// Remembers what came of the look, and installs what is staged.
@@ -516,6 +530,7 @@ impl Ground {
             Verdict::Blameless => return Err(UpgradeError::NotInstalled { release: Box::new(release), why, path: self.path.clone() }),
             Verdict::Reject => None,
             Verdict::HoldBack => self.record.hold_back_of(&release),
+            Verdict::Mendable => Some(self.record.hold_back_until_mended(&release)),
         };
         let until = pause.map(|pause| self.now + pause.as_secs());
         self.record.judge(release.clone(), until, why.clone(), self.now);

@@ -10,6 +10,7 @@ mod manners;
 mod protocol;
 mod restart;
 mod signals;
+mod signed;
 mod source;
 mod tool;
 mod upgrade;

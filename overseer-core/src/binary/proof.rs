@@ -1,9 +1,10 @@
 //! What a release has to prove before it is started, and why it did not.
 //!
-//! In this order: its size and its digests (while it is downloaded), unpacking, the header of an executable for this machine, the marker
+//! In this order: what its signature says; its size and its digests (while it is downloaded), its signature, unpacking, the header of an executable for this machine, the marker
 //! that core puts into every program, the self-check. A file that fails one is not looked at any further, and one
 //! without the marker is never executed.
 
+use super::signature::check_key;
 use super::{header, marker};
 use crate::Error;
 use crate::fetcher::{Digest, DigestAlgorithm};
@@ -20,11 +21,13 @@ pub(crate) struct Demands {
     pub(crate) size_bytes_max: u64,
     /// Keys as minisign writes them (`RW...`). With any, a release must be signed with one of them.
     pub(crate) trusted_keys: Vec<String>,
+    /// Whether a release may have been signed before the installed one.
+    pub(crate) allow_downgrade: bool,
 }
 
 impl Default for Demands {
     fn default() -> Self {
-        Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new() }
+        Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new(), allow_downgrade: false }
     }
 }
 
@@ -33,6 +36,9 @@ impl Demands {
     pub(crate) fn validate(&self) -> Result<(), Error> {
         if self.size_bytes_max == 0 {
             return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
+        }
+        for key in &self.trusted_keys {
+            check_key(key).map_err(|(shown, why)| Error::setting("trusted_key", shown, why))?;
         }
         Ok(())
     }
@@ -49,6 +55,11 @@ impl Refusal {
     /// It is not tried again.
     pub(crate) fn reject(why: impl Into<String>) -> Self {
         Self { verdict: Verdict::Reject, why: why.into() }
+    }
+
+    /// It is tried again later, however often it fails: what is wrong can be mended without another release.
+    pub(crate) fn mendable(why: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Mendable, why: why.into() }
     }
 
     /// It is tried again later.

@@ -206,7 +206,7 @@ impl Download<'_> {
     fn open(&self, release: &Release, partial: Option<&Partial>, hashes: &mut [Hashes]) -> Result<File, DownloadError> {
         let path = self.path();
         if release.resumed_at == 0 {
-            return self.begin(release).map_err(|error| local("write", &path, &error).into());
+            return self.begin(&release.tag).map_err(|error| local("write", &path, &error).into());
         }
         let there = partial.filter(|partial| partial.tag == release.tag).map_or(0, |partial| partial.size_bytes);
         if release.resumed_at != there {
@@ -227,10 +227,10 @@ impl Download<'_> {
     }
 
     /// Empties the file and notes what it will be the beginning of; in an order in which no note ever speaks of another file's bytes.
-    fn begin(&self, release: &Release) -> io::Result<File> {
+    fn begin(&self, tag: &str) -> io::Result<File> {
         self.forget();
         let file = File::options().write(true).create_new(true).mode(0o600).open(self.path())?;
-        self.write_note(&release.tag, false)?;
+        self.write_note(tag, false)?;
         Ok(file)
     }
 
@@ -271,6 +271,13 @@ fn hash_from(file: &mut File, bytes: u64, hashes: &mut [Hashes]) -> io::Result<(
         left -= piece.len() as u64;
     }
     Ok(())
+}
+
+/// Leaves the bytes as those of a download of the release that broke off.
+#[cfg(feature = "conformance")]
+pub(crate) fn leave_beginning(state_dir: &Path, source: &str, tag: &str, bytes: &[u8]) {
+    let mut file = Download { state_dir, source, size_bytes_max: u64::MAX }.begin(tag).expect("a file in the state directory");
+    file.write_all(bytes).expect("room for a release");
 }
 
 /// What an unsuccessful download leaves for later looks.

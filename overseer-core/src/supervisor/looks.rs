@@ -19,6 +19,11 @@ impl Supervisor {
         self.record.known(source, &self.running(), &self.path, self.waiting.as_ref(), self.unix_s())
     }
 
+    /// When the installed release was signed, in seconds since 1970; no older one is taken.
+    pub(crate) fn installed_signed_unix_s(&self) -> Option<u64> {
+        self.record.installed_signed_unix_s()
+    }
+
     /// The file that the active generation runs.
     pub(crate) fn running(&self) -> Identity {
         self.active.and_then(|active| self.children.get(&active)).map(|child| child.identity).unwrap_or_default()
@@ -212,6 +217,7 @@ impl Supervisor {
                 match verdict {
                     Verdict::Reject => self.release_rejected(release, why),
                     Verdict::HoldBack => self.release_failed(release, why, Blame::Release),
+                    Verdict::Mendable => self.release_waits_to_be_mended(release, why),
                     Verdict::Blameless => self.release_failed(release, why, Blame::Nobody),
                 }
             }
@@ -303,6 +309,18 @@ impl Supervisor {
             return self.note(Message::TriedAgain { release: name, why, active });
         }
         let Some(pause) = self.record.hold_back_of(&release) else { return self.release_rejected(release, why) };
+        self.hold_back(release, why, active, pause);
+    }
+
+    /// The signature of the release was not accepted. Another one may be published for the same release, or other settings, so it is tried again until it is.
+    fn release_waits_to_be_mended(&mut self, release: ReleaseName, why: String) {
+        let Some(active) = self.active else { return };
+        let pause = self.record.hold_back_until_mended(&release);
+        self.hold_back(release, why, active, pause);
+    }
+
+    fn hold_back(&mut self, release: ReleaseName, why: String, active: super::Generation, pause: Duration) {
+        let name = describe(&release);
         let until = self.unix_s() + pause.as_secs();
         self.judge(release, Some(until), why.clone());
         self.note(Message::HeldBack { release: name, why, active, again: Seconds(pause) });

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Failing looks are never further apart than this, unless the interval is.
 const BACK_OFF_MAX: Duration = Duration::from_secs(60 * 60);
-/// For how long a release is held back after its first and second failure; the third rejects it.
+/// For how long a release is held back after its first and second failure; the third rejects it, unless it can be mended.
 const HOLD_BACKS: [Duration; 2] = [Duration::from_secs(10 * 60), Duration::from_secs(60 * 60)];
 
 /// The pause after so many failures in a row and one more, where it is `pause` between looks that work.
@@ -84,6 +84,16 @@ impl Record {
         HOLD_BACKS.get(self.failures_of(release) as usize).copied()
     }
 
+    /// For how long the release is to be held back where it can be mended without another release, however often it fails.
+    pub(crate) fn hold_back_until_mended(&self, release: &ReleaseName) -> Duration {
+        HOLD_BACKS[(self.failures_of(release) as usize).min(HOLD_BACKS.len() - 1)]
+    }
+
+    /// When the installed release was signed; no older one is taken.
+    pub(crate) fn installed_signed_unix_s(&self) -> Option<u64> {
+        self.installed.as_ref()?.release.signed_unix_s
+    }
+
     /// Whether the release is rejected, or held back and its time has not come.
     pub(crate) fn is_unwanted(&self, release: &ReleaseName, now_unix_s: u64) -> bool {
         self.judged(now_unix_s).any(|judged| judged.release.is_same(release))
@@ -94,8 +104,11 @@ impl Record {
         self.installed.as_ref().is_some_and(|installed| installed.release.is_same(release))
     }
 
-    /// The source calls what runs by this name.
-    pub(crate) fn runs(&mut self, release: ReleaseName, now_unix_s: u64) {
+    /// The source offers what is installed, perhaps under another tag. A program without trusted keys does not look at the signature, which does
+    /// not unmake what was proved before.
+    pub(crate) fn runs(&mut self, mut release: ReleaseName, now_unix_s: u64) {
+        let before = self.installed.as_ref().map(|installed| &installed.release).filter(|before| before.is_same(&release));
+        release.signed_unix_s = release.signed_unix_s.or(before.and_then(|before| before.signed_unix_s));
         self.installed = Some(Installed { release, at_unix_s: now_unix_s });
     }
 
