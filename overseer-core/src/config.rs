@@ -182,9 +182,36 @@ impl<T> Config<T> {
         self
     }
 
-    /// The largest release in bytes, before and after unpacking; 1 GiB unless set.
+    /// The largest release in bytes, before and after unpacking; 1 GiB unless set. For a `.tar` in any packing, it holds for everything in the archive together.
     pub fn size_bytes_max(mut self, bytes: u64) -> Self {
         self.demands.size_bytes_max = bytes;
+        self
+    }
+
+    /// Which entry of an archive (`.tar.gz`, `.zip`, ...) is the program: the end of its path, such as `app` or `bin/app`. Whatever lies before that, such as a
+    /// directory with a version in its name, may be anything.
+    ///
+    /// Unless set, it is the entry named like the program's file; of several, the one that is an executable; if there is none, the only executable in the archive.
+    /// An executable is known by its first bytes: modes in an archive do not count. If that does not find one, the release is rejected, with
+    /// what is inside.
+    pub fn archive_entry(mut self, path: impl Into<String>) -> Self {
+        self.demands.archive_entry = Some(path.into());
+        self
+    }
+
+    /// Whether a release may be a script (`#!`), which ends with the `exec` of a program built with overseer; no unless set.
+    ///
+    /// The file of the script takes the place of the file at the program's path, and is executed, by the interpreter that it names, for each generation from then on. Of the
+    /// program that it starts nothing is proved but that it answers the self-check, from the process that was started. A script whose `exec` starts the very file that
+    /// it would replace is rejected. Things to know:
+    ///
+    /// - The interpreter reads it from a descriptor: `$0` is `/dev/fd/N`, not a path, so it must name by its whole path what it starts. That program inherits the descriptor.
+    /// - The next start of the *service* runs what the process manager was told to: if that is the script, the master's path is that of the program which the
+    ///   script starts, and so are the place and the memory of its upgrades. So scripts suit services that are started by another path than the program's, and
+    ///   [`Config::state_dir`] does not change that.
+    /// - What the kernel does not execute is never handed to a shell, with this setting or without.
+    pub fn allow_scripts(mut self, allow: bool) -> Self {
+        self.demands.allow_scripts = allow;
         self
     }
 
@@ -283,6 +310,11 @@ impl<T> Config<T> {
         if self.demands.size_bytes_max == 0 {
             return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
         }
+        if let Some(entry) =
+            self.demands.archive_entry.as_ref().filter(|entry| entry.trim_start_matches("./").is_empty() || entry.ends_with('/'))
+        {
+            return Err(Error::setting("archive_entry", entry, "it must end with the name of a file"));
+        }
         for (name, path) in [("pid_file", &self.pid_file), ("state_dir", &self.state_dir)] {
             if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
                 return Err(Error::setting(name, "", "the path is empty"));
@@ -337,7 +369,7 @@ mod tests {
         assert_eq!(seconds.map(|time| time.as_secs()), [30, 1, 300, 5, 600]);
         assert_eq!((settings.ready_timeout, settings.min_fetch_interval), (None, Duration::from_secs(1)));
         assert!(settings.accept_in_warm_up);
-        assert_eq!(config.demands.size_bytes_max, 1 << 30);
+        assert_eq!((config.demands.size_bytes_max, config.demands.allow_scripts, &config.demands.archive_entry), (1 << 30, false, &None));
         assert_eq!(config.wait_for_ready().settings.ready_timeout, Some(Duration::from_secs(60)));
     }
 
@@ -356,6 +388,8 @@ mod tests {
             (config().restart_signal(Signal::TERM), "setting stop_signals is \"SIGTERM\": it is the restart_signal too"),
             (config().stop_signals([Signal::CHLD]), "setting stop_signals is \"SIGCHLD\": "),
             (config().size_bytes_max(0), "setting size_bytes_max is \"0\": "),
+            (config().archive_entry(""), "setting archive_entry is \"\": "),
+            (config().archive_entry("bin/"), "setting archive_entry is \"bin/\": it must end with the name of a file"),
             (config().pid_file(""), "setting pid_file is \"\": "),
             (config().state_dir(""), "setting state_dir is \"\": "),
             (config().address("nowhere"), "setting address is \"nowhere\": there is no port"),

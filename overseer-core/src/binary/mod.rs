@@ -2,7 +2,7 @@
 
 pub(crate) mod check;
 mod commit;
-mod header;
+pub(crate) mod header;
 mod identity;
 mod marker;
 mod place;
@@ -22,7 +22,7 @@ pub(crate) use place::Place;
 pub(crate) use proof::{Demands, Hashes, Refusal, prove_contents};
 pub(crate) use record::{Installed, Looks, Memo, Probation, Record};
 pub(crate) use state_dir::{Lock, StateDir};
-pub(crate) use unpack::{Packing, UnpackError, unpack};
+pub(crate) use unpack::{Packing, UnpackError, Wanted, unpack};
 
 /// The bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
