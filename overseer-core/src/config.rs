@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::address::Address;
-use crate::binary::Demands;
+use crate::binary::{self, Demands};
 use crate::fetcher::Fetcher;
 use crate::protocol::ADDRESSES_MAX;
 use crate::signal::Signal;
@@ -188,6 +188,34 @@ impl<T> Config<T> {
         self
     }
 
+    /// Trusts a minisign key: the letters `RW...` that `minisign -G` shows, or the text of its `.pub` file. May be called several times, so that
+    /// a key can be replaced by another: a release signed with any of them is taken. No key unless set, and then releases need no signature.
+    ///
+    /// With a key, a release is installed only with its `.minisig` file, made by minisign 0.11 or later over the file as it is published. One that is not
+    /// signed, signed with another key, changed, or signed under another file name is held back; so is one that was signed before the installed one, see
+    /// [`Config::allow_downgrade`]. It is tried again after 10 min and then every hour, since the signature can be mended.
+    ///
+    /// The keys of the version that runs decide, so a new key must be in a release that is signed with an old one. They are not asked about a file
+    /// that an operator puts at the program's path.
+    pub fn trusted_key(mut self, key: impl Into<String>) -> Self {
+        self.demands.trusted_keys.push(key.into());
+        self
+    }
+
+    /// Trusts several minisign keys; see [`Config::trusted_key`].
+    pub fn trusted_keys<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
+        self.demands.trusted_keys.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether a release may be installed whose signed `timestamp:` is older than that of the installed one, or missing where that has one. Not unless
+    /// set, so that who controls the source cannot bring back an old release with a known fault. What was signed more than a day ahead of this
+    /// machine's clock waits too, since once installed it would keep out its successors. Matters only with a [`Config::trusted_key`].
+    pub fn allow_downgrade(mut self, allow: bool) -> Self {
+        self.demands.allow_downgrade = allow;
+        self
+    }
+
     /// Which entry of an archive (`.tar.gz`, `.zip`, ...) is the program: the end of its path, such as `app` or `bin/app`. Whatever lies before that, such as a
     /// directory with a version in its name, may be anything.
     ///
@@ -199,16 +227,17 @@ impl<T> Config<T> {
         self
     }
 
-    /// Whether a release may be a script (`#!`), which ends with the `exec` of a program built with overseer; no unless set.
+    /// Whether a release may be a script (`#!`) that ends in the `exec` of a program built with overseer; not unless set.
     ///
-    /// The file of the script takes the place of the file at the program's path, and is executed, by the interpreter that it names, for each generation from then on. Of the
-    /// program that it starts nothing is proved but that it answers the self-check, from the process that was started. A script whose `exec` starts the very file that
-    /// it would replace is rejected. Things to know:
+    /// The script takes the place of the file at the program's path, and for each generation from then on the kernel starts it with the interpreter that it
+    /// names. Of what it starts nothing is proved but that it answers the self-check, in the process that was started: not its signature, and not that
+    /// it is the same tomorrow. What this does and does not do:
     ///
-    /// - The interpreter reads it from a descriptor: `$0` is `/dev/fd/N`, not a path, so it must name by its whole path what it starts. That program inherits the descriptor.
-    /// - The next start of the *service* runs what the process manager was told to: if that is the script, the master's path is that of the program which the
-    ///   script starts, and so are the place and the memory of its upgrades. So scripts suit services that are started by another path than the program's, and
-    ///   [`Config::state_dir`] does not change that.
+    /// - The interpreter reads the script from a descriptor: `$0` is `/dev/fd/N`, so the script must name what it starts by its whole path. The program that it
+    ///   becomes inherits that descriptor.
+    /// - A script that starts the program at the program's path is rejected: installed there, it would start itself for ever.
+    /// - A service that is *started* by the script's path has the program that the script becomes as its master, and the master takes its path from that. Upgrades then
+    ///   replace that program, with a memory of their own beside it, and not the script; this script is rejected there by the rule above.
     /// - What the kernel does not execute is never handed to a shell, with this setting or without.
     pub fn allow_scripts(mut self, allow: bool) -> Self {
         self.demands.allow_scripts = allow;
@@ -310,6 +339,9 @@ impl<T> Config<T> {
         if self.demands.size_bytes_max == 0 {
             return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
         }
+        for key in &self.demands.trusted_keys {
+            binary::check_key(key).map_err(|(shown, why)| Error::setting("trusted_key", shown, why))?;
+        }
         if let Some(entry) =
             self.demands.archive_entry.as_ref().filter(|entry| entry.trim_start_matches("./").is_empty() || entry.ends_with('/'))
         {
@@ -351,6 +383,8 @@ mod tests {
     use super::*;
     use crate::fetcher::{FetchError, File, Known, Look};
 
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+
     fn config() -> Config<()> {
         Config::new(|_state| ())
     }
@@ -390,6 +424,8 @@ mod tests {
             (config().size_bytes_max(0), "setting size_bytes_max is \"0\": "),
             (config().archive_entry(""), "setting archive_entry is \"\": "),
             (config().archive_entry("bin/"), "setting archive_entry is \"bin/\": it must end with the name of a file"),
+            (config().trusted_key("RW"), "setting trusted_key is \"RW\": it is not a public key of minisign"),
+            (config().trusted_keys([KEY, "RWRTY0Iy".repeat(26).as_str()]), "setting trusted_key is \"RWRTY0Iy...\": it is longer"),
             (config().pid_file(""), "setting pid_file is \"\": "),
             (config().state_dir(""), "setting state_dir is \"\": "),
             (config().address("nowhere"), "setting address is \"nowhere\": there is no port"),
@@ -399,6 +435,14 @@ mod tests {
             let text = wrong(config);
             assert!(text.starts_with(begins), "{text}\nis not\n{begins}");
         }
+    }
+
+    #[test]
+    fn keys_add_up_and_a_downgrade_is_not_allowed_unless_asked_for() {
+        let mut config = config().trusted_key(KEY).trusted_keys([format!("untrusted comment: a file\n{KEY}\n")]);
+        config.validate().expect("both are keys");
+        assert_eq!((config.demands.trusted_keys.len(), config.demands.allow_downgrade), (2, false));
+        assert!(config.allow_downgrade(true).demands.allow_downgrade);
     }
 
     #[test]
