@@ -4,7 +4,7 @@ pub(crate) mod check;
 mod commit;
 pub(crate) mod header;
 mod identity;
-mod marker;
+pub(crate) mod marker;
 mod place;
 pub(crate) mod previous;
 mod proof;

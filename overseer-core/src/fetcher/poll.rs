@@ -263,11 +263,28 @@ impl Upgrade<'_> {
         let model = self.model()?;
         staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
+        let staging = self.prove(packing, signed, &poll.demands, download, release, name, progress)?;
+        self.try_out(poll, &staging)?;
+        self.make_ready(staging, &model, name)
+    }
+
+    /// Downloads and unpacks the release, and proves of it what can be proved without executing it.
+    #[expect(clippy::too_many_arguments, reason = "they are the release and what is wanted of it, which nothing else holds together")]
+    fn prove(
+        &self,
+        packing: Packing,
+        signed: Option<Signed>,
+        demands: &Demands,
+        download: &Download<'_>,
+        release: Release,
+        name: &mut ReleaseName,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Staging, Stop> {
         let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
         if let Some(signed) = signed {
             name.signed_unix_s = prove_signature(&signed, &whole).map_err(|stop| blame(stop, &whole, &name.tag))?;
         }
-        let staging = self.unpack(packing, &whole, &poll.demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        let staging = self.unpack(packing, &whole, demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
         name.id = id_of_file(staging.path())?;
         if self.known.id.as_ref() == Some(&name.id) {
             return Err(Stop::Same);
@@ -275,10 +292,8 @@ impl Upgrade<'_> {
         if self.judged.contains(&name.id) {
             return Err(Stop::Judged);
         }
-        prove_contents(staging.file(), poll.demands.allow_scripts).map_err(|refusal| whole.blame(refusal, &name.tag))?;
-        drop(whole);
-        self.try_out(poll, &staging)?;
-        self.make_ready(staging, &model, name)
+        prove_contents(staging.file(), demands.allow_scripts).map_err(|refusal| whole.blame(refusal, &name.tag))?;
+        Ok(staging)
     }
 
     /// The running binary, whose attributes the release gets. If it cannot be read, nobody need download anything.
@@ -419,5 +434,7 @@ fn printable_error(error: FetchError) -> FetchError {
     FetchError { text: printable(&error.text, TEXT_BYTES_MAX), ..error }
 }
 
+#[cfg(all(test, feature = "unpack"))]
+mod mutants;
 #[cfg(test)]
 pub(crate) mod tests;
