@@ -127,7 +127,7 @@ impl From<AttributeError> for Stop {
 
 impl Poll {
     /// Looks once, and answers the report and the descriptor that goes with it: a staged release, opened for reading and flocked.
-    pub(super) fn look(mut self, order: Order, original: &Original, progress: &mut dyn FnMut(u64)) -> (Report, Option<File>) {
+    pub(crate) fn look(mut self, order: Order, original: &Original, progress: &mut dyn FnMut(u64)) -> (Report, Option<File>) {
         let mut report = Report { outcome: Outcome::Unchanged, memo: None, running_id: None };
         match self.look_into(order, original, progress, &mut report) {
             Ok(file) => (report, file),
@@ -416,7 +416,7 @@ fn caught<T>(call: impl FnOnce() -> T) -> Result<T, FetchError> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| FetchError::passing(format!("the fetcher panicked: {}", panic_text(&*panic))))
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
 }

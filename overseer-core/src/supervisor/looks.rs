@@ -13,8 +13,6 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60 * 60);
 /// The longest pause that a source can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most bytes of settled tags that a fetcher is told of, so that they fit into one frame.
-const SETTLED_BYTES_MAX: usize = 32 * 1024;
 /// For how long a release is held back after its first and second failure; the third rejects it, unless it can be mended.
 const HOLD_BACKS: [Duration; 2] = [Duration::from_secs(10 * 60), Duration::from_secs(60 * 60)];
 
@@ -23,25 +21,18 @@ impl Supervisor {
     pub(crate) fn known(&self) -> (Known, Vec<String>) {
         let source = self.settings.source.as_deref().unwrap_or_default();
         let now = self.unix_s();
-        let judged = self.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none_or(|until| until > now));
-        let ids = judged.clone().map(|judged| judged.release.id.clone()).filter(|id| !id.is_empty()).collect();
-        let installed = self.record.installed.iter().map(|installed| &installed.release);
-        let newest_first = installed.chain(&self.waiting).chain(judged.rev().map(|judged| &judged.release));
-        let tags = newest_first.filter(|release| release.source == source && !release.tag.is_empty()).map(|release| &release.tag);
-        let mut room = SETTLED_BYTES_MAX;
-        let settled = tags.take_while(|tag| room.checked_sub(escaped_bytes(tag)).map(|rest| room = rest).is_some());
         let active = self.active.and_then(|active| self.children.get(&active));
         let identity = active.map(|child| child.identity).unwrap_or_default();
         let known = Known {
-            settled: settled.cloned().collect(),
+            settled: self.record.settled(source, self.waiting.as_ref(), now),
             id: self.record.id_of(&identity).map(str::to_owned),
             size_bytes: identity.size_bytes,
             path: self.path.clone(),
-            memo: self.record.memo.as_ref().filter(|memo| memo.source == source).map(|memo| memo.text.clone()),
+            memo: self.record.memo_of(source).map(str::to_owned),
             partial: None,
             wants_signature: false,
         };
-        (known, ids)
+        (known, self.record.judged_ids(now))
     }
 
     /// When the installed release was signed, in seconds since 1970; no older one is taken.
@@ -390,9 +381,4 @@ impl Supervisor {
         self.record.judge(release, until, reason, now);
         self.act(Action::Save);
     }
-}
-
-/// How long the text is in a frame.
-fn escaped_bytes(text: &str) -> usize {
-    serde_json::to_string(text).map_or(usize::MAX, |escaped| escaped.len())
 }
