@@ -198,9 +198,10 @@ impl fmt::Display for Declined {
         match self.until {
             None => f.write_str("this release is rejected and not tried again"),
             Some(until) => {
-                let rest = until.duration_since(SystemTime::now()).unwrap_or_default();
-                // Shown as it was set, not a millisecond less.
-                write!(f, "it can be tried again in {}", Seconds(Duration::from_secs(rest.as_secs_f64().round() as u64)))
+                let seconds = until.duration_since(SystemTime::now()).unwrap_or_default().as_secs() + 1;
+                // Just after it was set, it is shown as it was set.
+                let seconds = if seconds < 120 { seconds } else { (seconds + 30) / 60 * 60 };
+                write!(f, "it can be tried again in {}", Seconds(Duration::from_secs(seconds)))
             }
         }
     }
