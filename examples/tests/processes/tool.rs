@@ -375,6 +375,25 @@ fn a_tool_whose_runs_are_shorter_than_the_download_is_upgraded_all_the_same() {
 }
 
 #[test]
+fn a_tool_does_its_work_once_whatever_another_run_of_it_installs() {
+    let tool = Tool::with_file(TOOL);
+    let mut runs = [tool.start("", &["60"]), tool.start("", &["60"])];
+    runs.iter_mut().for_each(|run| drop(run.line_after("version 1: 60")));
+    tool.publish("version=2");
+    let installed = |tool: &Tool| tool.scene.version_at_path() == "2";
+    runs[0].wait_until("one of them has installed it", |_| installed(&tool));
+    // The other one looks at the path every second.
+    for run in &mut runs {
+        let before = run.count_lines("version 1: ");
+        run.wait_until("it goes on", |run| run.count_lines("version 1: ") >= before + 3);
+        assert_eq!((run.count_lines("version 1: 60"), run.count_lines("generation 2")), (1, 0), "{}", run.all_lines());
+        run.signal(Signal::SIGTERM);
+        run.wait_exit();
+    }
+    tool.is_tidy("2");
+}
+
+#[test]
 fn while_another_process_upgrades_the_program_nothing_is_done_and_that_one_is_named() {
     let tool = Tool::with_file(UPGRADER);
     tool.publish("version=2");
