@@ -115,7 +115,9 @@ impl Record {
     /// The release is at the program's path, and what was there before is `previous`.
     pub(crate) fn was_installed(&mut self, release: ReleaseName, identity: Identity, now_unix_s: u64) {
         self.previous = self.installed.take().map(|installed| installed.release);
-        self.verdicts.retain(|judged| judged.release.id != release.id);
+        // It was nameless while its signature was not accepted.
+        let nameless = ReleaseName { id: String::new(), ..release.clone() };
+        self.verdicts.retain(|judged| !judged.release.is_same(&release) && !judged.release.is_same(&nameless));
         self.remember_id(identity, &release.id);
         self.installed = Some(Installed { release, at_unix_s: now_unix_s });
     }
