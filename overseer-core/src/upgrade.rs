@@ -259,6 +259,19 @@ impl Upgrade {
         self
     }
 
+    /// The program in an archive, in place of the entry that is named like the program's file. See
+    /// [`Config::archive_entry`](crate::Config::archive_entry), which means the same.
+    pub fn archive_entry(mut self, path: impl Into<String>) -> Self {
+        self.demands.archive_entry = Some(path.into());
+        self
+    }
+
+    /// Whether a release may be a script; not unless set. See [`Config::allow_scripts`](crate::Config::allow_scripts), which means the same.
+    pub fn allow_scripts(mut self, allow: bool) -> Self {
+        self.demands.allow_scripts = allow;
+        self
+    }
+
     /// How long the self-check of a release may take; 5 s unless set. Then it is held back.
     pub fn check_timeout(mut self, time: Duration) -> Self {
         self.check_timeout = time;
