@@ -12,4 +12,6 @@ mod protocol;
 mod restart;
 mod signals;
 mod signed;
+mod source;
+mod tool;
 mod upgrade;

@@ -6,6 +6,8 @@
 
 use super::header::{self, Executable};
 use super::marker;
+use super::signature::check_key;
+use crate::Error;
 use crate::fetcher::{Digest, DigestAlgorithm};
 use crate::protocol::Verdict;
 use sha1::Sha1;
@@ -31,6 +33,23 @@ pub(crate) struct Demands {
 impl Default for Demands {
     fn default() -> Self {
         Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new(), allow_downgrade: false, archive_entry: None, allow_scripts: false }
+    }
+}
+
+impl Demands {
+    /// Finds what no release could fulfil.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.size_bytes_max == 0 {
+            return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
+        }
+        for key in &self.trusted_keys {
+            check_key(key).map_err(|(shown, why)| Error::setting("trusted_key", shown, why))?;
+        }
+        let names_no_file = |entry: &&String| entry.trim_start_matches("./").is_empty() || entry.ends_with('/');
+        if let Some(entry) = self.archive_entry.as_ref().filter(names_no_file) {
+            return Err(Error::setting("archive_entry", entry, "it must end with the name of a file"));
+        }
+        Ok(())
     }
 }
 
@@ -75,7 +94,7 @@ pub(crate) fn prove_contents(file: &File, allow_scripts: bool) -> Result<(), Ref
     if marker::is_in(file).map_err(unreadable)? {
         return Ok(());
     }
-    Err(Refusal::reject("is an executable, but not an overseer program: it does not call run, or a packer has changed it"))
+    Err(Refusal::reject("is an executable, but not an overseer program: it calls neither run nor Upgrade, or a packer has changed it"))
 }
 
 /// Hashes a published file while it comes in, once for each digest that its source names.
