@@ -692,12 +692,6 @@ impl Scene {
     }
 }
 
-fn peak_kib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("read");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 fn from_environment(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
@@ -733,7 +727,7 @@ fn no_mutant_is_accepted_panics_writes_elsewhere_or_takes_long() {
     }
     let mut random = Rng::with_seed(seed);
     let untouched = scene.listing();
-    let before_kib = peak_kib();
+    let before_kib = testing::peak_kib();
     let (mut reach, mut ends) = (BTreeMap::<Stage, usize>::new(), BTreeMap::<Stage, usize>::new());
     let (mut slowest, mut identical, mut others) = (Duration::ZERO, 0, 0);
     let started = Instant::now();
@@ -782,7 +776,7 @@ fn no_mutant_is_accepted_panics_writes_elsewhere_or_takes_long() {
         }
         assert_eq!(scene.listing(), untouched, "{} wrote something", told());
     }
-    let grown_kib = peak_kib() - before_kib;
+    let grown_kib = testing::peak_kib() - before_kib;
     println!("{:?} in all, {slowest:?} for the slowest, {grown_kib} KiB of memory", started.elapsed());
     println!("accepted: {identical} with the very program, {others} with another whole program");
     reach.remove(&Stage::Unpack("app"));
