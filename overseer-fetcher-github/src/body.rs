@@ -89,6 +89,11 @@ impl Body {
                 self.answer = answer;
                 Ok(())
             }
+            // Nothing had come yet, so no part was asked for.
+            StatusCode::OK if self.at == 0 => {
+                self.answer = answer;
+                Ok(())
+            }
             StatusCode::PARTIAL_CONTENT => {
                 let range = text(&answer.headers, &CONTENT_RANGE).unwrap_or_else(|| "no Content-Range".to_owned());
                 Err(FetchError::passing(format!("{what}; the server answered another part: {range}")))

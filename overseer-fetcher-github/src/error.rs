@@ -226,13 +226,17 @@ fn message(told: &Told, settings: &Settings) -> Option<String> {
         message: String,
     }
     let body: Body = serde_json::from_slice(&told.body).ok()?;
-    let mut message = body.message;
-    if let Some(token) = &settings.token {
-        message = message.replace(&token.token, "...");
-    }
+    let message = without_token(&body.message, settings);
     let line: String = message.lines().next()?.chars().filter(|letter| !letter.is_control()).take(MESSAGE_CHARACTERS_MAX).collect();
     let line = line.trim();
-    (!line.is_empty()).then(|| line.to_owned())
+    // Most often it says no more than the status.
+    let is_new = !line.is_empty() && told.status.canonical_reason() != Some(line);
+    is_new.then(|| line.to_owned())
+}
+
+/// A text that a server made, without our token.
+pub(crate) fn without_token(text: &str, settings: &Settings) -> String {
+    settings.token.as_ref().map_or_else(|| text.to_owned(), |token| text.replace(&token.token, "..."))
 }
 
 /// The value of a header.

@@ -35,7 +35,7 @@ pub(crate) async fn look(settings: Settings, known: &Known) -> Result<Look, Fetc
         StatusCode::NOT_MODIFIED if is_asked => return Ok(Look::unchanged()),
         _ => return Err(error::refusal(&api.settings, &told)),
     }
-    let Some(published) = published(&api.settings.which, &told)? else {
+    let Some(published) = published(&api.settings, &told)? else {
         let (at, name) = (shown(&told.asked), api.settings.name());
         return match is_list_of_drafts(&told) {
             true => Ok(Look::incomplete(format!("the {RELEASES_LISTED} newest releases of {name} are drafts"))),
@@ -72,12 +72,12 @@ fn condition(which: &Which, memo: &Memo) -> HeaderMap {
 }
 
 /// The release that an answer tells of; of several the newest that is no draft.
-fn published(which: &Which, told: &Told) -> Result<Option<Published>, FetchError> {
+fn published(settings: &Settings, told: &Told) -> Result<Option<Published>, FetchError> {
     let unreadable = |error: serde_json::Error| {
-        // Its text has no more of the answer in it than a word.
-        FetchError::passing(format!("the answer of {} tells of no release: {error}", shown(&told.asked)))
+        let why = error::without_token(&error.to_string(), settings);
+        FetchError::passing(format!("the answer of {} tells of no release: {why}", shown(&told.asked)))
     };
-    if *which != Which::Newest {
+    if settings.which != Which::Newest {
         return serde_json::from_slice(&told.body).map(Some).map_err(unreadable);
     }
     let all: Vec<Published> = serde_json::from_slice(&told.body).map_err(unreadable)?;
