@@ -53,11 +53,14 @@
 //!
 //! - `unpack` (default): releases published as `.gz` are unpacked. Without it they are rejected.
 //! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
+//! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
 mod address;
 mod binary;
 mod child;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod fetcher;
 mod listener;
@@ -79,7 +82,7 @@ pub use error::Error;
 pub use fetcher::AsyncFetcher;
 pub use fetcher::{
     DEFAULT_INTERVAL, Digest, DigestAlgorithm, FetchError, FetchErrorKind, Fetcher, FetcherFn, File, Known, Look, MEMO_BYTES_MAX, Partial,
-    Release, fetcher_fn,
+    Release, SIGNATURE_BYTES_MAX, fetcher_fn,
 };
 pub use listener::{Connection, Incoming, Listener};
 pub use run::{is_supported, restart, run, sanity_check, try_run};

@@ -174,7 +174,7 @@ impl Download<'_> {
     fn open(&self, release: &Release, partial: Option<&Partial>, hashes: &mut [Hashes]) -> Result<File, DownloadError> {
         let path = self.path();
         if release.resumed_at == 0 {
-            return self.begin(release).map_err(|error| local("write", &path, &error).into());
+            return self.begin(&release.tag).map_err(|error| local("write", &path, &error).into());
         }
         let there = partial.filter(|partial| partial.tag == release.tag).map_or(0, |partial| partial.size_bytes);
         if release.resumed_at != there {
@@ -203,10 +203,10 @@ impl Download<'_> {
     }
 
     /// Empties the file and notes what it will be the beginning of; in an order in which no note ever speaks of another file's bytes.
-    fn begin(&self, release: &Release) -> io::Result<File> {
+    fn begin(&self, tag: &str) -> io::Result<File> {
         self.forget();
         let file = File::options().write(true).create_new(true).mode(0o600).open(self.path())?;
-        let note = Beginning { source: self.source.to_owned(), tag: release.tag.clone() };
+        let note = Beginning { source: self.source.to_owned(), tag: tag.to_owned() };
         let path = self.state_dir.join(BEGINNING);
         File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(&serde_json::to_vec(&note)?)?;
         Ok(file)
@@ -222,6 +222,13 @@ impl Whole {
         let text = format!("{tag}, fetched in two parts (the second from byte {}), {}; it is fetched anew", self.resumed_at, refusal.why);
         DownloadError::Failed(FetchError::passing(text))
     }
+}
+
+/// Leaves the bytes as those of a download of the release that broke off.
+#[cfg(feature = "conformance")]
+pub(crate) fn leave_beginning(state_dir: &Path, source: &str, tag: &str, bytes: &[u8]) {
+    let mut file = Download { state_dir, source, size_bytes_max: u64::MAX }.begin(tag).expect("a file in the state directory");
+    file.write_all(bytes).expect("room for a release");
 }
 
 /// What an unsuccessful download leaves for later looks.

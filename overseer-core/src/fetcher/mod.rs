@@ -19,9 +19,11 @@ mod release;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncFetcher;
+#[cfg(feature = "conformance")]
+pub(crate) use download::leave_beginning;
 pub use file::File;
 pub use known::{Known, MEMO_BYTES_MAX, Partial};
-pub use release::{Digest, DigestAlgorithm, Look, Release};
+pub use release::{Digest, DigestAlgorithm, Look, Release, SIGNATURE_BYTES_MAX};
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

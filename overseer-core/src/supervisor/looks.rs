@@ -13,9 +13,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60 * 60);
 /// The longest pause that a source can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most bytes of settled tags that a fetcher is told of, so that they fit into one frame.
-const SETTLED_BYTES_MAX: usize = 32 * 1024;
-/// For how long a release is held back after its first and second failure; the third rejects it.
+/// For how long a release is held back after its first and second failure; the third rejects it, unless it can be mended.
 const HOLD_BACKS: [Duration; 2] = [Duration::from_secs(10 * 60), Duration::from_secs(60 * 60)];
 
 impl Supervisor {
@@ -23,25 +21,23 @@ impl Supervisor {
     pub(crate) fn known(&self) -> (Known, Vec<String>) {
         let source = self.settings.source.as_deref().unwrap_or_default();
         let now = self.unix_s();
-        let judged = self.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none_or(|until| until > now));
-        let ids = judged.clone().map(|judged| judged.release.id.clone()).filter(|id| !id.is_empty()).collect();
-        let installed = self.record.installed.iter().map(|installed| &installed.release);
-        let newest_first = installed.chain(&self.waiting).chain(judged.rev().map(|judged| &judged.release));
-        let tags = newest_first.filter(|release| release.source == source && !release.tag.is_empty()).map(|release| &release.tag);
-        let mut room = SETTLED_BYTES_MAX;
-        let settled = tags.take_while(|tag| room.checked_sub(escaped_bytes(tag)).map(|rest| room = rest).is_some());
         let active = self.active.and_then(|active| self.children.get(&active));
         let identity = active.map(|child| child.identity).unwrap_or_default();
         let known = Known {
-            settled: settled.cloned().collect(),
+            settled: self.record.settled(source, self.waiting.as_ref(), now),
             id: self.record.id_of(&identity).map(str::to_owned),
             size_bytes: identity.size_bytes,
             path: self.path.clone(),
-            memo: self.record.memo.as_ref().filter(|memo| memo.source == source).map(|memo| memo.text.clone()),
+            memo: self.record.memo_of(source).map(str::to_owned),
             partial: None,
             wants_signature: false,
         };
-        (known, ids)
+        (known, self.record.judged_ids(now))
+    }
+
+    /// When the installed release was signed, in seconds since 1970; no older one is taken.
+    pub(crate) fn installed_signed_unix_s(&self) -> Option<u64> {
+        self.record.installed.as_ref()?.release.signed_unix_s
     }
 
     /// The file that the active generation runs.
@@ -192,8 +188,7 @@ impl Supervisor {
                 self.looked("the running release".to_owned());
                 // One that was taken back while the look went on does not run any more.
                 if !self.is_unwanted(&release) {
-                    let at_unix_s = self.unix_s();
-                    self.record.installed = Some(Installed { release, at_unix_s });
+                    self.found_installed(release);
                 }
             }
             Outcome::Judged { release } => {
@@ -226,6 +221,7 @@ impl Supervisor {
                 match verdict {
                     Verdict::Reject => self.release_rejected(release, why),
                     Verdict::HoldBack => self.release_failed(release, why, Blame::Release),
+                    Verdict::Mendable => self.release_waits_to_be_mended(release, why),
                     Verdict::Blameless => self.release_failed(release, why, Blame::Nobody),
                 }
             }
@@ -235,6 +231,14 @@ impl Supervisor {
             }
         }
         self.act(Action::Save);
+    }
+
+    /// The source offers what is installed, perhaps under another tag. A program without trusted keys does not look at the signature, which does
+    /// not unmake what was proved before.
+    fn found_installed(&mut self, mut release: ReleaseName) {
+        let before = self.record.installed.as_ref().map(|installed| &installed.release).filter(|before| before.is_same(&release));
+        release.signed_unix_s = release.signed_unix_s.or(before.and_then(|before| before.signed_unix_s));
+        self.record.installed = Some(Installed { release, at_unix_s: self.unix_s() });
     }
 
     fn remember_memo(&mut self, memo: Option<String>) {
@@ -328,9 +332,22 @@ impl Supervisor {
         }
         let failures_before = self.record.failures_of(&release);
         let Some(pause) = HOLD_BACKS.get(failures_before as usize) else { return self.release_rejected(release, why) };
+        self.hold_back(release, why, active, *pause);
+    }
+
+    /// The signature of the release was not accepted. Another one may be published for the same release, or other settings, so it is tried again until it is.
+    fn release_waits_to_be_mended(&mut self, release: ReleaseName, why: String) {
+        let Some(active) = self.active else { return };
+        let failures_before = self.record.failures_of(&release) as usize;
+        let pause = HOLD_BACKS[failures_before.min(HOLD_BACKS.len() - 1)];
+        self.hold_back(release, why, active, pause);
+    }
+
+    fn hold_back(&mut self, release: ReleaseName, why: String, active: super::Generation, pause: Duration) {
+        let name = describe(&release);
         let until = self.unix_s() + pause.as_secs();
         self.judge(release, Some(until), why.clone());
-        self.note(Message::HeldBack { release: name, why, active, again: Seconds(*pause) });
+        self.note(Message::HeldBack { release: name, why, active, again: Seconds(pause) });
     }
 
     fn release_rejected(&mut self, release: ReleaseName, why: String) {
@@ -364,9 +381,4 @@ impl Supervisor {
         self.record.judge(release, until, reason, now);
         self.act(Action::Save);
     }
-}
-
-/// How long the text is in a frame.
-fn escaped_bytes(text: &str) -> usize {
-    serde_json::to_string(text).map_or(usize::MAX, |escaped| escaped.len())
 }
