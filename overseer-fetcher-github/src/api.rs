@@ -30,7 +30,14 @@ const FILE: &str = "application/octet-stream";
 /// A page of ten releases with a thousand files each is below this.
 const JSON_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A checksum file of a thousand files is below this, and so is what explains a refusal.
-const TEXT_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const TEXT_BYTES_MAX: usize = 256 * 1024;
+
+/// What becomes of a body with more bytes than are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Longer {
+    Refused,
+    Cut,
+}
 
 /// A client that knows its settings. Lives for one look.
 pub(crate) struct Api {
@@ -96,7 +103,7 @@ impl Api {
     /// Asks the API. Answers with whatever status comes in the end.
     pub(crate) async fn ask(&self, url: &Url, headers: HeaderMap) -> Result<Told, FetchError> {
         let limit = self.settings.api_timeout;
-        let asking = async { self.read(self.send(url, JSON, &headers, limit).await?, JSON_BYTES_MAX).await };
+        let asking = async { self.read(self.send(url, JSON, &headers, limit).await?, JSON_BYTES_MAX, Longer::Refused).await };
         timeout(limit, asking).await.unwrap_or_else(|_| Err(self.asked(url).silent(limit)))
     }
 
@@ -110,11 +117,11 @@ impl Api {
         self.send(&self.about(&["releases", "assets", &asset.to_string()]), FILE, &headers, self.settings.get_timeout).await
     }
 
-    /// The text of a small file of a release.
-    pub(crate) async fn small_file(&self, asset: u64) -> Result<String, FetchError> {
+    /// The text of a small file of a release; of a longer one its beginning.
+    pub(crate) async fn small_file(&self, asset: u64, bytes_max: usize) -> Result<String, FetchError> {
         let limit = self.settings.api_timeout;
         let url = self.about(&["releases", "assets", &asset.to_string()]);
-        let asking = async { self.read(self.send(&url, FILE, &HeaderMap::new(), limit).await?, TEXT_BYTES_MAX).await };
+        let asking = async { self.read(self.send(&url, FILE, &HeaderMap::new(), limit).await?, bytes_max, Longer::Cut).await };
         let told = timeout(limit, asking).await.unwrap_or_else(|_| Err(self.asked(&url).silent(limit)))?;
         match told.status {
             StatusCode::OK => Ok(String::from_utf8_lossy(&told.body).into_owned()),
@@ -127,7 +134,7 @@ impl Api {
         let (limit, url) = (self.settings.api_timeout, answer.asked.clone());
         let Answer { asked, url: answered, status, headers, .. } = &answer;
         let bare = Told { asked: asked.clone(), url: answered.clone(), status: *status, headers: headers.clone(), body: Vec::new() };
-        match timeout(limit, self.read(answer, TEXT_BYTES_MAX)).await {
+        match timeout(limit, self.read(answer, TEXT_BYTES_MAX, Longer::Cut)).await {
             Ok(Ok(told)) => error::refusal(&self.settings, &told),
             // The status says more than that its explanation did not come.
             Ok(Err(_)) | Err(_) => {
@@ -196,36 +203,37 @@ impl Api {
         Ok(Answer { asked: start.clone(), url: url.clone(), status: parts.status, headers: parts.headers, body })
     }
 
-    /// Reads a body to its end, unpacks it if it is compressed, and refuses it if it is larger than `bytes_max`.
-    async fn read(&self, answer: Answer, bytes_max: usize) -> Result<Told, FetchError> {
+    /// Reads at most `bytes_max` of a body, before and after it is unpacked if it is compressed.
+    async fn read(&self, answer: Answer, bytes_max: usize, longer: Longer) -> Result<Told, FetchError> {
         let Answer { asked, url, status, headers, mut body } = answer;
         let at = shown(&url);
-        let too_large = || FetchError::passing(format!("the answer of {at} has more than {bytes_max} bytes"));
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|error| FetchError::passing(format!("the answer of {at} broke off: {}", error::first_cause(&error))))?;
             let Ok(piece) = frame.into_data() else { continue };
-            if bytes.len() + piece.len() > bytes_max {
-                return Err(too_large());
-            }
             bytes.extend_from_slice(&piece);
+            if bytes.len() > bytes_max {
+                break;
+            }
         }
+        let is_too_long = bytes.len() > bytes_max;
         match text(&headers, &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase()).as_deref() {
             None | Some("identity") => {}
             Some("gzip" | "x-gzip") => {
                 let mut unpacked = Vec::new();
                 let unpacking = MultiGzDecoder::new(bytes.as_slice()).take(bytes_max as u64 + 1).read_to_end(&mut unpacked);
                 unpacking.map_err(|error| FetchError::passing(format!("the answer of {at} cannot be unpacked: {error}")))?;
-                if unpacked.len() > bytes_max {
-                    return Err(too_large());
-                }
                 bytes = unpacked;
             }
             Some(other) => {
                 return Err(FetchError::passing(format!("the answer of {at} has the Content-Encoding {other}, and none was asked for")));
             }
         }
+        if (is_too_long || bytes.len() > bytes_max) && longer == Longer::Refused {
+            return Err(FetchError::passing(format!("the answer of {at} has more than {bytes_max} bytes")));
+        }
+        bytes.truncate(bytes_max);
         Ok(Told { asked, url, status, headers, body: bytes })
     }
 }

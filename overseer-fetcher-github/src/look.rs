@@ -1,6 +1,6 @@
 //! One look: ask whether anything changed, choose a file, see whether it is whole, open it.
 
-use crate::api::{Api, Told};
+use crate::api::{Api, TEXT_BYTES_MAX, Told};
 use crate::asset::{Asset, Published, SETTLING_MINUTES, ToldDigest};
 use crate::body::{Body, Part};
 use crate::choose::{Unclear, list};
@@ -10,7 +10,7 @@ use crate::memo::{Memo, seconds};
 use crate::settings::Settings;
 use crate::system::System;
 use crate::url::shown;
-use overseer_core::{Digest, FetchError, Known, Look, Release};
+use overseer_core::{Digest, FetchError, Known, Look, Release, SIGNATURE_BYTES_MAX};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use reqwest::{StatusCode, Url};
 use std::sync::Arc;
@@ -106,7 +106,7 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
         Ok(asset) => asset,
         Err(unclear) => return without_asset(api, published, unclear, is_young),
     };
-    let tag = asset.tag();
+    let tag = tag(known, published, asset);
     let memo = Memo {
         tag: tag.clone(),
         release: published.id,
@@ -141,6 +141,18 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
         release = release.digest(digest);
     }
     Ok(remembering(Look::release(release), &memo))
+}
+
+/// The tag of a file, and of its signature where one is wanted: a release that is signed anew is another one.
+fn tag(known: &Known, published: &Published, asset: &Asset) -> String {
+    match signature_file(published, asset).filter(|_| known.wants_signature()) {
+        Some(signature) => format!("{}, signature {}", asset.tag(), signature.tag()),
+        None => asset.tag(),
+    }
+}
+
+fn signature_file<'a>(published: &'a Published, asset: &Asset) -> Option<&'a Asset> {
+    published.asset(&format!("{}.minisig", asset.name)).filter(|file| file.is_uploaded())
 }
 
 /// `v1.2 of owner/repository`.
@@ -204,11 +216,12 @@ async fn beside(api: &Api, known: &Known, published: &Published, asset: &Asset) 
     let name = release_name(api, published);
     let mut signature = None;
     if known.wants_signature() {
-        let wanted = format!("{}.minisig", asset.name);
-        let Some(file) = published.asset(&wanted).filter(|file| file.is_uploaded()) else {
-            return Ok(Beside::Missing(format!("{name} has no {wanted}; a release is taken only with its .minisig file")));
+        let Some(file) = signature_file(published, asset) else {
+            let missing = format!("{name} has no {}.minisig; a release is taken only with its .minisig file", asset.name);
+            return Ok(Beside::Missing(missing));
         };
-        signature = Some(api.small_file(file.id).await?);
+        // One byte more is enough for core to refuse it.
+        signature = Some(api.small_file(file.id, SIGNATURE_BYTES_MAX + 1).await?);
     }
     let required = api.settings.sha256_file;
     if !required && matches!(asset.digest, ToldDigest::Is(_)) {
@@ -220,7 +233,7 @@ async fn beside(api: &Api, known: &Known, published: &Published, asset: &Asset) 
         };
         return Ok(if required { Beside::Missing(missing()) } else { Beside::There { signature, digest: None } });
     };
-    let digest = Digest::in_checksum_file(&api.small_file(file.id).await?, &asset.name);
+    let digest = Digest::in_checksum_file(&api.small_file(file.id, TEXT_BYTES_MAX).await?, &asset.name);
     match digest {
         None if required => Err(FetchError::passing(format!("{} of {name} has no SHA-256 of {} in it", file.name, asset.name))),
         digest => Ok(Beside::There { signature, digest }),

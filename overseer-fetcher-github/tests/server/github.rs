@@ -119,11 +119,11 @@ impl GitHub {
         change(&mut self.state.lock().expect("no panic"))
     }
 
-    /// A day ago, an hour after the one before.
+    /// A day ago, a minute after the one before.
     pub(crate) fn publish(&self, tag: &str, files: &[(&str, &[u8])]) -> u64 {
         self.change(|state| {
             let count = i32::try_from(state.releases.len()).expect("a small number");
-            let published = state.now - TimeDelta::days(1) + TimeDelta::hours(1) * count;
+            let published = state.now - TimeDelta::days(1) + TimeDelta::minutes(1) * count;
             let id = state.id();
             let files = files.iter().map(|(name, body)| state.file(name, body, published)).collect();
             let (created, updated) = (published - TimeDelta::hours(3), published);
