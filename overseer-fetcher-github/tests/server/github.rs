@@ -203,7 +203,7 @@ impl State {
         };
         if let Some(id) = path.strip_prefix("/assets/") {
             assert_eq!(request.header("Accept"), Some("application/octet-stream"));
-            return self.to_storage(id);
+            return self.redirect_to_storage(id);
         }
         assert_eq!(request.header("Accept"), Some("application/vnd.github+json"));
         if path.is_empty() {
@@ -261,7 +261,7 @@ impl State {
     }
 
     /// Counts the download.
-    fn to_storage(&mut self, id: &str) -> Answer {
+    fn redirect_to_storage(&mut self, id: &str) -> Answer {
         let storage = self.storage.clone();
         let files = self.releases.iter_mut().flat_map(|release| &mut release.files);
         let Some(file) = files.into_iter().find(|file| file.id.to_string() == id) else { return self.told("404 Not Found", "Not Found") };

@@ -132,8 +132,9 @@ impl Answer {
         stream.write_all(b"\r\n")?;
         if !is_head {
             for piece in self.body.chunks(64 * 1024) {
-                stream.write_all(piece)?;
+                // Before the client can have it, so that a test that has seen it finds it counted.
                 sent_bytes.fetch_add(piece.len(), Ordering::SeqCst);
+                stream.write_all(piece)?;
             }
             let zeros = [0; 64 * 1024];
             let mut left = self.zeros;
