@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use overseer_core::{Digest, DigestAlgorithm};
 use serde::{Deserialize, Deserializer};
 
-/// For so long after it was published, a release may still be getting its files.
+/// For so long after it was published, a release may still be getting its files, and a file its digest.
 pub(crate) const SETTLING_MINUTES: i64 = 15;
 
 /// A release.
@@ -25,10 +25,9 @@ pub(crate) struct Published {
 }
 
 impl Published {
-    /// Whether it was published less than 15 minutes before `now`. One from the future is young.
+    /// Whether it was published less than 15 minutes before `now`.
     pub(crate) fn is_young(&self, now: DateTime<Utc>) -> bool {
-        let published = self.published_at.as_deref().or(self.created_at.as_deref()).and_then(time);
-        published.is_some_and(|published| now - published < TimeDelta::minutes(SETTLING_MINUTES))
+        is_young(self.published_at.as_ref().or(self.created_at.as_ref()), now)
     }
 
     /// When it was last published or edited.
@@ -83,6 +82,11 @@ impl Asset {
         self.size
     }
 
+    /// Whether it was put into its release, which may be an old one, less than 15 minutes before `now`.
+    pub(crate) fn is_young(&self, now: DateTime<Utc>) -> bool {
+        is_young(self.updated_at.as_ref(), now)
+    }
+
     pub(crate) fn is_uploaded(&self) -> bool {
         self.state == UPLOADED
     }
@@ -133,6 +137,11 @@ impl<'de> Deserialize<'de> for ToldDigest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Option::<String>::deserialize(deserializer)?.map_or(Self::NotYet, Self::Is))
     }
+}
+
+/// What is from the future is young.
+fn is_young(date: Option<&String>, now: DateTime<Utc>) -> bool {
+    date.and_then(|date| time(date)).is_some_and(|date| now - date < TimeDelta::minutes(SETTLING_MINUTES))
 }
 
 fn time(text: &str) -> Option<DateTime<Utc>> {

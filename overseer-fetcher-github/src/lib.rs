@@ -61,8 +61,8 @@
 //!
 //! - **A look with nothing new is one GET that is answered 304**, without a body. For the latest release it asks by `If-Modified-Since`, as its
 //!   ETag changes with every download of one of its files. That time is the one of the last edit of the release; another file in it need not move it. So
-//!   every six hours the whole answer is asked for, and a file that was replaced in the latest release is found by then, or with the next look after somebody
-//!   has edited the release. A release of its own for each version is better.
+//!   every six hours the whole answer is asked for, and a file or signature that was replaced in the latest release is found by then, or with the next look
+//!   after somebody has edited the release, or when the release is to be tried again. A release of its own for each version is better.
 //! - **A [`tag`](GitHubFetcher::tag) and [`pre_releases`](GitHubFetcher::pre_releases) ask by ETag**: a list has nothing else, and a tag that is
 //!   followed is one whose files change. This is exact, but while files of the release are downloaded, each look gets the whole answer, which
 //!   counts against the rate limit.
@@ -70,8 +70,8 @@
 //!   of the upload and the size; with the same of the signature where one is wanted. Another file under the same name is another release.
 //! - **The newest** with pre-releases is the one with the newest commit, as for GitHub's own latest one, so a fix of an older branch does not come
 //!   after it. Ten releases are looked at.
-//! - **Half-published releases are waited for**, without a download and without an error: a draft; a file that is not uploaded; for 15 minutes from the
-//!   publication (by the clock of the server) also a file or a digest that is not there. A wanted signature (`NAME.minisig`) and a required checksum file are waited
+//! - **Half-published releases are waited for**, without a download and without an error: a draft; for 15 minutes from the publication of the
+//!   release (by the clock of the server) a file that is not there, and from its own upload one that is not whole or has no digest. A wanted signature (`NAME.minisig`) and a required checksum file are waited
 //!   for however long it takes.
 //! - **A yanked release** is stayed with: if the release that is installed is gone and the one that is offered in its place was neither published nor edited
 //!   after it, that one is not taken, which a warning says. To go back, edit the older release or set it as the latest.
@@ -106,7 +106,7 @@
 //! | `the answer of .. tells of no release: expected value at line 1 column 1` | passing |
 //! | `v1.2 of example/app has no file that names this system (linux, x86_64/amd64/x64, x86_64-unknown-linux-gnu); it has app-darwin-arm64` | settings |
 //! | `v1.2 of example/app has several files for this program: a, b; choose one with asset, asset_pattern or asset_by` | settings |
-//! | `app-linux of v1.2 of example/app is not uploaded yet (its state is open), 15 min after the release; its upload has failed` | bad release |
+//! | `app-linux of v1.2 of example/app is not uploaded yet (its state is open), 15 min after it began; its upload has failed` | bad release |
 //! | `the transfer of app-linux of v1.2 from https://release-assets.githubusercontent.com/.. ended after 5 of 13 bytes; 4 attempts to go on were not enough` | passing |
 //! | `.. was silent: no answer within 30s`; `cannot connect to .. within 10s`; `nothing listens at ..`; `the host of .. cannot be found: ..` | passing |
 //! | `the certificate of .. is not trusted: invalid peer certificate: UnknownIssuer` | passing |

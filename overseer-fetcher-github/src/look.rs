@@ -101,7 +101,8 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
         );
         return Ok(Look::unchanged());
     }
-    let is_young = published.is_young(error::now(&told.headers));
+    let now = error::now(&told.headers);
+    let is_young = published.is_young(now);
     let asset = match api.settings.choice.of(published, &System::this()) {
         Ok(asset) => asset,
         Err(unclear) => return without_asset(api, published, unclear, is_young),
@@ -123,9 +124,12 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
         let (name, to) = (api.settings.name(), published.html_url.as_deref().unwrap_or_default());
         log::warn!(target: "overseer::poll", "{name} was renamed, and GitHub redirects to {}: {to}; somebody else may take the old name", shown(&told.url));
     }
-    if let Some(look) = unfinished(asset, &name, is_young)? {
+    if let Some(look) = unfinished(asset, &name, is_young || asset.is_young(now))? {
         return Ok(look);
     }
+    let digest = asset
+        .digest()
+        .map_err(|digest| FetchError::passing(format!("{} of {name} has the digest \"{digest}\", which is none", asset.name)))?;
     let mut release = match beside(api, known, published, asset).await? {
         Beside::Missing(why) => return Ok(Look::incomplete(why)),
         Beside::There { signature, digest } => {
@@ -134,9 +138,6 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
             digest.into_iter().fold(release, Release::digest_beside)
         }
     };
-    let digest = asset
-        .digest()
-        .map_err(|digest| FetchError::passing(format!("{} of {name} has the digest \"{digest}\", which is none", asset.name)))?;
     if let Some(digest) = digest {
         release = release.digest(digest);
     }
@@ -193,11 +194,11 @@ fn unfinished(asset: &Asset, release: &str, is_young: bool) -> Result<Option<Loo
         let text = format!("{file} is not uploaded yet (its state is {})", asset.state);
         return match is_young {
             true => Ok(Some(Look::incomplete(text))),
-            false => Err(FetchError::bad_release(format!("{text}, {SETTLING_MINUTES} min after the release; its upload has failed"))),
+            false => Err(FetchError::bad_release(format!("{text}, {SETTLING_MINUTES} min after it began; its upload has failed"))),
         };
     }
     if asset.digest == ToldDigest::NotYet && is_young {
-        let text = format!("{file} has no digest yet, and the release is younger than {SETTLING_MINUTES} min");
+        let text = format!("{file} has no digest yet, and is younger than {SETTLING_MINUTES} min");
         return Ok(Some(Look::incomplete(text)));
     }
     if asset.size == 0 {
