@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::address::Address;
-use crate::binary::{self, Demands};
+use crate::binary::Demands;
 use crate::fetcher::Fetcher;
 use crate::protocol::ADDRESSES_MAX;
 use crate::signal::Signal;
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// The longest duration that a setting may have: 365 days.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The shortest interval between two looks that can be asked for.
-const INTERVAL_MIN: Duration = Duration::from_millis(1);
+pub(crate) const DURATION_MIN: Duration = Duration::from_millis(1);
 
 /// How the master writes its own lines to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -195,7 +195,7 @@ impl<T> Config<T> {
     /// signed, signed with another key, changed, or signed under another file name is held back; so is one that was signed before the installed one, see
     /// [`Config::allow_downgrade`]. It is tried again after 10 min and then every hour, since the signature can be mended.
     ///
-    /// The keys of the version that runs decide, so a new key must be in a release that is signed with an old one. They are not asked about a file
+    /// A release that is held back already waits for its time, also after a start with other keys. The keys of the version that runs decide, so a new key must be in a release that is signed with an old one. They are not asked about a file
     /// that an operator puts at the program's path.
     pub fn trusted_key(mut self, key: impl Into<String>) -> Self {
         self.demands.trusted_keys.push(key.into());
@@ -287,15 +287,12 @@ impl<T> Config<T> {
             ("terminate_timeout", Some(settings.terminate_timeout), Duration::ZERO),
             ("warm_up", Some(settings.warm_up), Duration::ZERO),
             ("probation", Some(settings.probation), Duration::ZERO),
-            ("ready_timeout", settings.ready_timeout, INTERVAL_MIN),
-            ("check_timeout", Some(settings.check_timeout), INTERVAL_MIN),
-            ("fetch_timeout", Some(settings.fetch_timeout), INTERVAL_MIN),
-            ("min_fetch_interval", Some(settings.min_fetch_interval), INTERVAL_MIN),
+            ("ready_timeout", settings.ready_timeout, DURATION_MIN),
+            ("check_timeout", Some(settings.check_timeout), DURATION_MIN),
+            ("fetch_timeout", Some(settings.fetch_timeout), DURATION_MIN),
+            ("min_fetch_interval", Some(settings.min_fetch_interval), DURATION_MIN),
         ] {
-            let Some(value) = value else { continue };
-            if value < min || value > DURATION_MAX {
-                return Err(Error::setting(name, format!("{value:?}"), format!("must be between {min:?} and 365 days")));
-            }
+            value.map_or(Ok(()), |value| check_duration(name, value, min))?;
         }
         if !settings.restart_signal.can_be_caught() {
             return Err(Error::setting("restart_signal", settings.restart_signal, "this signal cannot be caught or has another use"));
@@ -308,12 +305,7 @@ impl<T> Config<T> {
                 return Err(Error::setting("stop_signals", signal, "it is the restart_signal too"));
             }
         }
-        if self.demands.size_bytes_max == 0 {
-            return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
-        }
-        for key in &self.demands.trusted_keys {
-            binary::check_key(key).map_err(|(shown, why)| Error::setting("trusted_key", shown, why))?;
-        }
+        self.demands.validate()?;
         for (name, path) in [("pid_file", &self.pid_file), ("state_dir", &self.state_dir)] {
             if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
                 return Err(Error::setting(name, "", "the path is empty"));
@@ -327,12 +319,18 @@ impl<T> Config<T> {
             fetcher.check().map_err(|source| Error::Fetcher { source })?;
             self.settings.source = Some(fetcher.source());
             self.settings.interval = fetcher.interval();
-            if self.settings.interval < INTERVAL_MIN || self.settings.interval > DURATION_MAX {
-                return Err(Error::setting("interval", format!("{:?}", self.settings.interval), "must be between 1ms and 365 days"));
-            }
+            check_duration("interval", self.settings.interval, DURATION_MIN)?;
         }
         Ok(addresses)
     }
+}
+
+/// Whether a duration can be counted with.
+pub(crate) fn check_duration(name: &'static str, value: Duration, min: Duration) -> Result<(), Error> {
+    if value >= min && value <= DURATION_MAX {
+        return Ok(());
+    }
+    Err(Error::setting(name, format!("{value:?}"), format!("must be between {min:?} and 365 days")))
 }
 
 impl<T> fmt::Debug for Config<T> {

@@ -33,6 +33,7 @@
 //!   asynchronous runtime, a framework) takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
 //! - [`State::simulated`]: a program in a unit test, without a master.
 //! - [`Fetcher`]: where releases come from. [`File`] and [`fetcher_fn`] are here; `overseer-fetcher-http` is a crate of its own.
+//! - [`Upgrade`]: one look, proof and installation in the calling process, without a master: for command-line tools.
 //! - [`Error`]: what keeps [`run`](run()) from running the program.
 //!
 //! # What a program should know
@@ -73,6 +74,7 @@ mod signal;
 mod state;
 mod supervisor;
 mod sys;
+mod upgrade;
 
 pub use address::Address;
 pub use child::Guard;
@@ -82,12 +84,14 @@ pub use error::Error;
 pub use fetcher::AsyncFetcher;
 pub use fetcher::{
     DEFAULT_INTERVAL, Digest, DigestAlgorithm, FetchError, FetchErrorKind, Fetcher, FetcherFn, File, Known, Look, MEMO_BYTES_MAX, Partial,
-    Release, SIGNATURE_BYTES_MAX, fetcher_fn,
+    Progress, Release, SIGNATURE_BYTES_MAX, fetcher_fn,
 };
 pub use listener::{Connection, Incoming, Listener};
+pub use protocol::ReleaseName;
 pub use run::{is_supported, restart, run, sanity_check, try_run};
 pub use signal::Signal;
 pub use state::{Draining, Simulation, State};
+pub use upgrade::{Declined, Upgrade, UpgradeError, UpgradeOutcome, Upgraded};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

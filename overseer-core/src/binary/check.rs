@@ -11,7 +11,7 @@ use crate::sys::files::process_descriptor;
 use crate::sys::last_words::LastWords;
 use crate::sys::link::{Link, LinkError, Received};
 use crate::sys::process::{self, Exit};
-use crate::sys::signals::Original;
+use crate::sys::signals::{ChildrenStay, Original};
 use crate::sys::spawn::Spawn;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,6 +46,7 @@ pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
 /// # Errors
 /// It failed (held back), or could not be tried (nobody is blamed).
 pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Original) -> Result<(), Refusal> {
+    let _children_stay = ChildrenStay::begin();
     let busy_until = Instant::now() + timeout;
     loop {
         let mut attempt = Attempt::start(file, original).map_err(|error| blameless(path, &error))?;
@@ -180,8 +181,10 @@ impl Attempt {
 
     /// Kills what is left of the process and its group, and reaps it. `None` if somebody else did.
     fn end(&mut self) -> Option<Exit> {
-        // Before it is reaped: until then nobody else can have its number.
-        process::kill_group(self.pid);
+        // Before it is reaped: until then nobody else can have its number. If somebody in this process has reaped it, it is too late.
+        if process::is_child(self.pid) {
+            process::kill_group(self.pid);
+        }
         process::reap_at_its_end(self.pid)
     }
 

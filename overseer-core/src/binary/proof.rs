@@ -4,7 +4,9 @@
 //! that core puts into every program, the self-check. A file that fails one is not looked at any further, and one
 //! without the marker is never executed.
 
+use super::signature::check_key;
 use super::{header, marker};
+use crate::Error;
 use crate::fetcher::{Digest, DigestAlgorithm};
 use crate::protocol::Verdict;
 use sha1::Sha1;
@@ -26,6 +28,19 @@ pub(crate) struct Demands {
 impl Default for Demands {
     fn default() -> Self {
         Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new(), allow_downgrade: false }
+    }
+}
+
+impl Demands {
+    /// Finds what no release could fulfil.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.size_bytes_max == 0 {
+            return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
+        }
+        for key in &self.trusted_keys {
+            check_key(key).map_err(|(shown, why)| Error::setting("trusted_key", shown, why))?;
+        }
+        Ok(())
     }
 }
 
@@ -68,7 +83,7 @@ pub(crate) fn prove_contents(file: &File) -> Result<(), Refusal> {
     if marker::is_in(file).map_err(unreadable)? {
         return Ok(());
     }
-    Err(Refusal::reject("is an executable, but not an overseer program: it does not call run, or a packer has changed it"))
+    Err(Refusal::reject("is an executable, but not an overseer program: it calls neither run nor Upgrade, or a packer has changed it"))
 }
 
 /// Hashes a published file while it comes in, once for each digest that its source names.

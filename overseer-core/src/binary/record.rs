@@ -124,7 +124,8 @@ impl Record {
         self.memo.as_ref().filter(|memo| memo.source == source).map(|memo| memo.text.as_str())
     }
 
-    fn judged(&self, now_unix_s: u64) -> impl DoubleEndedIterator<Item = &Judged> {
+    /// The verdicts that hold, the oldest first.
+    pub(crate) fn judged(&self, now_unix_s: u64) -> impl DoubleEndedIterator<Item = &Judged> {
         self.verdicts.iter().filter(move |judged| judged.until_unix_s.is_none_or(|until| until > now_unix_s))
     }
 

@@ -15,6 +15,7 @@ mod file;
 mod known;
 pub(crate) mod poll;
 
+mod progress;
 mod release;
 
 #[cfg(feature = "tokio")]
@@ -23,6 +24,7 @@ pub use asynchronous::AsyncFetcher;
 pub(crate) use download::leave_beginning;
 pub use file::File;
 pub use known::{Known, MEMO_BYTES_MAX, Partial};
+pub use progress::Progress;
 pub use release::{Digest, DigestAlgorithm, Look, Release, SIGNATURE_BYTES_MAX};
 
 use serde::{Deserialize, Serialize};

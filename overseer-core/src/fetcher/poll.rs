@@ -5,7 +5,7 @@
 
 use super::download::{Download, DownloadError, Whole, local};
 use super::release::Found;
-use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Release};
+use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Progress, Release};
 use crate::binary::staging::{self, AttributeError, Staging};
 use crate::binary::{Demands, Identity, Packing, Refusal, Signed, UnpackError, check, id_of, previous, prove_contents, unpack};
 use crate::config::PreUpgrade;
@@ -57,9 +57,12 @@ pub(crate) fn run(mut link: Link, poll: Poll) -> ! {
     };
     // Inherited as ignored, it would keep us from learning how the self-check ended.
     reset_to_default(Signal::CHLD);
-    let mut last = None::<Instant>;
-    let mut progress = |bytes| {
-        if last.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
+    let (mut last, mut there) = (None::<Instant>, None);
+    let mut progress = |progress: Progress| {
+        let Some(bytes) = progress.bytes() else { return };
+        // The first number may be that of an earlier look.
+        let has_grown = there.replace(bytes).is_some_and(|before| before != bytes);
+        if has_grown && last.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
             last = Some(Instant::now());
             // That nobody listens shows at the report.
             let _ = link.send(&FromPoll::Progress { bytes }, &[]);
@@ -126,7 +129,7 @@ impl From<AttributeError> for Stop {
 
 impl Poll {
     /// Looks once, and answers the report and the descriptor that goes with it: a staged release, opened for reading and flocked.
-    pub(crate) fn look(mut self, order: Order, original: &Original, progress: &mut dyn FnMut(u64)) -> (Report, Option<File>) {
+    pub(crate) fn look(mut self, order: Order, original: &Original, progress: &mut dyn FnMut(Progress)) -> (Report, Option<File>) {
         let mut report = Report { outcome: Outcome::Unchanged, memo: None, running_id: None };
         match self.look_into(order, original, progress, &mut report) {
             Ok(file) => (report, file),
@@ -141,7 +144,7 @@ impl Poll {
         &mut self,
         order: Order,
         original: &Original,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
         report: &mut Report,
     ) -> Result<Option<File>, FetchError> {
         let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s } = order;
@@ -254,7 +257,7 @@ impl Upgrade<'_> {
         download: &Download<'_>,
         release: Release,
         name: &mut ReleaseName,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<(Staged, File), Stop> {
         let packing = Packing::of(&release.file_name)?;
         let minisig = release.signature.as_deref();
@@ -274,8 +277,8 @@ impl Upgrade<'_> {
         if self.judged.contains(&name.id) {
             return Err(Stop::Judged);
         }
+        progress(Progress::Checking);
         prove_contents(staging.file()).map_err(|refusal| whole.blame(refusal, &name.tag))?;
-        drop(whole);
         self.try_out(poll, &staging)?;
         self.make_ready(staging, &model, name)
     }
@@ -285,7 +288,7 @@ impl Upgrade<'_> {
         File::open(self.path).map_err(|error| local("read", self.path, &error))
     }
 
-    fn unpack(&self, packing: Packing, whole: &Whole, size_bytes_max: u64, progress: &mut dyn FnMut(u64)) -> Result<Staging, Stop> {
+    fn unpack(&self, packing: Packing, whole: &Whole, size_bytes_max: u64, progress: &mut dyn FnMut(Progress)) -> Result<Staging, Stop> {
         let in_directory = |error: &io::Error| local("make a file in", self.directory(), error);
         if packing == Packing::Plain
             && let Some(staging) = Staging::adopt(self.directory(), self.name(), whole.path()).map_err(|error| in_directory(&error))?
@@ -294,12 +297,14 @@ impl Upgrade<'_> {
         }
         let (staging, mut writer) = Staging::create(self.directory(), self.name()).map_err(|error| in_directory(&error))?;
         let from = File::open(whole.path()).map_err(|error| local("open", whole.path(), &error))?;
-        unpack(packing, &from, &mut writer, size_bytes_max, progress).map_err(|error| match error {
-            UnpackError::Refused(refusal) => Stop::Refused(refusal),
-            UnpackError::Read(error) => Stop::Failed(local("read", whole.path(), &error)),
-            UnpackError::Write(error, written) => {
-                let what = format!("write more than {written} bytes to");
-                Stop::Failed(local(&what, staging.path(), &error))
+        unpack(packing, &from, &mut writer, size_bytes_max, &mut |bytes| progress(Progress::Unpacking { bytes })).map_err(|error| {
+            match error {
+                UnpackError::Refused(refusal) => Stop::Refused(refusal),
+                UnpackError::Read(error) => Stop::Failed(local("read", whole.path(), &error)),
+                UnpackError::Write(error, written) => {
+                    let what = format!("write more than {written} bytes to");
+                    Stop::Failed(local(&what, staging.path(), &error))
+                }
             }
         })?;
         Ok(staging)

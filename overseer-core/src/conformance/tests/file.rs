@@ -34,12 +34,16 @@ impl Copies {
         self.directory.with_extension("elsewhere")
     }
 
-    fn put(&self, bytes: &[u8], age: Duration) {
+    fn signature(&self) -> PathBuf {
+        self.path().with_extension("minisig")
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8], age: Duration) {
         let beside = self.directory.join("being-copied");
         fs::write(&beside, bytes).expect("written");
         let file = fs::File::options().write(true).open(&beside).expect("opened");
         file.set_modified(SystemTime::now() - age).expect("time set");
-        fs::rename(beside, self.path()).expect("renamed");
+        fs::rename(beside, path).expect("renamed");
     }
 }
 
@@ -51,14 +55,15 @@ impl Source for Copies {
     }
 
     fn publish(&mut self, release: &[u8]) {
-        self.put(release, 2 * SETTLE);
+        let _ = fs::remove_file(self.signature());
+        self.put(&self.path(), release, 2 * SETTLE);
         self.release = release.to_vec();
     }
 
     fn suffer(&mut self, trouble: Trouble) -> Result<(), String> {
         match trouble {
             // The copy is not finished.
-            Trouble::Truncated { after_bytes } => self.put(&self.release[..after_bytes as usize], Duration::ZERO),
+            Trouble::Truncated { after_bytes } => self.put(&self.path(), &self.release[..after_bytes as usize], Duration::ZERO),
             Trouble::Stalled { .. } => return Err("a file does not stand still".to_owned()),
             Trouble::Gone => fs::rename(self.path(), self.elsewhere()).expect("renamed"),
             Trouble::Denied if geteuid().is_root() => return Err("root may read every file".to_owned()),
@@ -73,7 +78,7 @@ impl Source for Copies {
     fn recover(&mut self) {
         match self.trouble.take() {
             None | Some(Trouble::Stalled { .. }) => {}
-            Some(Trouble::Truncated { .. }) => self.put(&self.release, 2 * SETTLE),
+            Some(Trouble::Truncated { .. }) => self.put(&self.path(), &self.release, 2 * SETTLE),
             Some(Trouble::Gone) => fs::rename(self.elsewhere(), self.path()).expect("renamed"),
             Some(Trouble::Denied) => fs::set_permissions(self.path(), Permissions::from_mode(0o644)).expect("mode set"),
             Some(Trouble::Down) => fs::rename(self.elsewhere(), &self.directory).expect("renamed"),
@@ -82,6 +87,11 @@ impl Source for Copies {
 
     fn secrets(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn sign(&mut self, minisig: &str) -> Result<(), String> {
+        self.put(&self.signature(), minisig.as_bytes(), 2 * SETTLE);
+        Ok(())
     }
 
     fn denial(&self) -> String {

@@ -47,6 +47,7 @@ fn what_can_be_mended_is_held_back_again_and_again_and_never_rejected() {
     // Mended, it is a release like any other.
     install(&mut master, 2, signed(2, 5), 2);
     assert_eq!(master.rules.installed_signed_unix_s(), Some(5));
+    assert_eq!(master.rules.record().verdicts, []);
 }
 
 #[test]
