@@ -15,10 +15,10 @@ pub(crate) struct Published {
     pub(crate) tag_name: String,
     #[serde(default)]
     pub(crate) draft: bool,
-    /// The date of the commit; GitHub's `latest` is the newest by this.
-    pub(crate) created_at: Option<String>,
-    pub(crate) published_at: Option<String>,
-    pub(crate) updated_at: Option<String>,
+    /// That of the commit; GitHub's `latest` is the newest by this.
+    created_at: Option<String>,
+    published_at: Option<String>,
+    updated_at: Option<String>,
     pub(crate) html_url: Option<String>,
     #[serde(default)]
     pub(crate) assets: Vec<Asset>,
@@ -30,6 +30,11 @@ impl Published {
         is_young(self.published_at.as_ref().or(self.created_at.as_ref()), now)
     }
 
+    /// The date of its commit.
+    pub(crate) fn created_at(&self) -> Option<DateTime<Utc>> {
+        self.created_at.as_deref().and_then(time)
+    }
+
     /// When it was last published or edited.
     pub(crate) fn changed_at(&self) -> Option<DateTime<Utc>> {
         self.updated_at.as_deref().or(self.published_at.as_deref()).and_then(time)
@@ -37,8 +42,7 @@ impl Published {
 
     /// What orders releases: the newest has the greatest.
     pub(crate) fn place(&self) -> impl Ord + use<> {
-        let when = |text: &Option<String>| text.as_deref().and_then(time);
-        (when(&self.created_at), when(&self.published_at), self.id)
+        (self.created_at(), self.published_at.as_deref().and_then(time), self.id)
     }
 
     pub(crate) fn asset(&self, name: &str) -> Option<&Asset> {
@@ -58,7 +62,7 @@ pub struct Asset {
     pub(crate) size: u64,
     #[serde(default)]
     pub(crate) digest: ToldDigest,
-    pub(crate) updated_at: Option<String>,
+    updated_at: Option<String>,
 }
 
 impl Asset {

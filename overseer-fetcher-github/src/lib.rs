@@ -73,8 +73,8 @@
 //! - **Half-published releases are waited for**, without a download and without an error: a draft; for 15 minutes from the publication of the
 //!   release (by the clock of the server) a file that is not there, and from its own upload one that is not whole or has no digest. A wanted signature (`NAME.minisig`) and a required checksum file are waited
 //!   for however long it takes.
-//! - **A yanked release** is stayed with: if the release that is installed is gone and the one that is offered in its place was neither published nor edited
-//!   after it, that one is not taken, which a warning says. To go back, edit the older release or set it as the latest.
+//! - **A yanked release** is stayed with: if the release that is installed is gone and the one that is offered in its place is older, and was neither published
+//!   nor edited after it, that one is not taken, which a warning says. To go back, edit the older release or set it as the latest.
 //! - **The token goes to the API and to nobody else**: to addresses with the scheme, the host, the port and the path of `base_url`. Storage hosts, to which GitHub
 //!   redirects for a file, do not get it, and once a chain of redirects has left the API nobody does. `https` never leads to `http`. A repository that was
 //!   renamed is found through GitHub's redirect, with a warning, since somebody else may take the old name.

@@ -93,14 +93,6 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
     if published.draft {
         return Ok(Look::incomplete(format!("{name} is a draft")));
     }
-    let changed = published.changed_at().or_else(|| error::date(&told.headers, &LAST_MODIFIED)).map(|time| time.timestamp());
-    if let Some(memo) = memo.filter(|memo| memo.release != published.id && memo.changed.zip(changed).is_some_and(|(was, is)| is <= was)) {
-        log::warn!(
-            target: "overseer::poll",
-            "{} is gone from {}, and {name} is older, so it is not taken; publish a release, or edit that one, to go back to it", memo.name, api.settings.name()
-        );
-        return Ok(Look::unchanged());
-    }
     let now = error::now(&told.headers);
     let is_young = published.is_young(now);
     let asset = match api.settings.choice.of(published, &System::this()) {
@@ -108,17 +100,27 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
         Err(unclear) => return without_asset(api, published, unclear, is_young),
     };
     let tag = tag(known, published, asset);
-    let memo = Memo {
+    let changed = published.changed_at().or_else(|| error::date(&told.headers, &LAST_MODIFIED));
+    let offered = Memo {
         tag: tag.clone(),
         release: published.id,
         name: published.tag_name.clone(),
         last_modified: text(&told.headers, &LAST_MODIFIED),
         etag: text(&told.headers, &ETAG),
-        changed,
+        created: published.created_at().map(|time| time.timestamp()),
+        changed: changed.map(|time| time.timestamp()),
         asked: seconds(SystemTime::now()),
     };
+    if let Some(installed) = memo.filter(|memo| memo.is_of_a_yanked_one(&offered)) {
+        let (gone, repository) = (installed.name, api.settings.name());
+        log::warn!(
+            target: "overseer::poll",
+            "{gone} is gone from {repository}, and {name} is older, so it is not taken; publish a release, or edit that one, to go back to it"
+        );
+        return Ok(Look::unchanged());
+    }
     if known.is_settled(&tag) {
-        return Ok(remembering(Look::unchanged(), &memo));
+        return Ok(remembering(Look::unchanged(), &offered));
     }
     if told.url != told.asked {
         let (name, to) = (api.settings.name(), published.html_url.as_deref().unwrap_or_default());
@@ -141,7 +143,7 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
     if let Some(digest) = digest {
         release = release.digest(digest);
     }
-    Ok(remembering(Look::release(release), &memo))
+    Ok(remembering(Look::release(release), &offered))
 }
 
 /// The tag of a file, and of its signature where one is wanted: a release that is signed anew is another one.

@@ -212,6 +212,23 @@ fn the_release_before_a_yanked_one_is_taken_only_once_somebody_has_edited_it() {
 }
 
 #[test]
+fn a_pre_release_that_becomes_the_latest_release_is_found_at_the_latest_after_six_hours() {
+    let github = GitHub::start();
+    github.publish("v2", &[(&own_name(), b"second")]);
+    github.change_last(|release| {
+        release.pre_release = true;
+        release.created += TimeDelta::hours(1);
+    });
+    github.publish("v1", &[(&own_name(), b"first")]);
+    let known = latest(&github);
+    github.change(|state| state.releases[0].pre_release = false);
+    let mut old: serde_json::Value = serde_json::from_str(known.memo().expect("a memo")).expect("JSON");
+    old["asked"] = json!(0);
+    let found = look(&mut github.fetcher(), &known.with_memo(old.to_string())).into_release().expect("a release");
+    assert_eq!(found.version_name(), Some("v2"));
+}
+
+#[test]
 fn a_renamed_repository_is_found_through_the_redirect_and_gets_the_token() {
     let github = GitHub::with_release("v1", b"first");
     github.change(|state| state.token = Some("t0ken".to_owned()));
