@@ -52,7 +52,8 @@
 //!
 //! # Features
 //!
-//! - `unpack` (default): releases published as `.gz` are unpacked. Without it they are rejected.
+//! - `unpack` (default): releases published as `.gz`, `.zst`, `.tar`, `.tar.gz` (`.tgz`), `.tar.zst` or `.zip` are unpacked, in a few MiB of memory whatever their
+//!   size. Without it they are rejected.
 //! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
 //! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 

@@ -314,6 +314,9 @@ pub(crate) struct Checked {
     /// What is wrong with the settings on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
+    /// The file that the check process executes: another one than the staged file, if that is a script.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) executable: Option<Identity>,
 }
 
 /// Why the other side is no longer listened to.
