@@ -5,13 +5,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 11] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/ARCHITECTURE.md",
     "docs/FROM_GO.md",
     "docs/MESSAGES.md",
+    "docs/RELEASING.md",
     "overseer-core/README.md",
     "overseer-fetcher-http/README.md",
     "overseer-fetcher-s3/README.md",
