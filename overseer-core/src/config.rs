@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::address::Address;
-use crate::binary::Demands;
+use crate::binary::{self, Demands};
 use crate::fetcher::Fetcher;
 use crate::protocol::ADDRESSES_MAX;
 use crate::signal::Signal;
@@ -188,6 +188,34 @@ impl<T> Config<T> {
         self
     }
 
+    /// Trusts a minisign key: the letters `RW...` that `minisign -G` shows, or the text of its `.pub` file. May be called several times, so that
+    /// a key can be replaced by another: a release signed with any of them is taken. No key unless set, and then releases need no signature.
+    ///
+    /// With a key, a release is installed only with its `.minisig` file, made by minisign 0.11 or later over the file as it is published. One that is not
+    /// signed, signed with another key, changed, or signed under another file name is held back; so is one that was signed before the installed one, see
+    /// [`Config::allow_downgrade`]. It is tried again after 10 min and then every hour, since the signature can be mended.
+    ///
+    /// The keys of the version that runs decide, so a new key must be in a release that is signed with an old one. They are not asked about a file
+    /// that an operator puts at the program's path.
+    pub fn trusted_key(mut self, key: impl Into<String>) -> Self {
+        self.demands.trusted_keys.push(key.into());
+        self
+    }
+
+    /// Trusts several minisign keys; see [`Config::trusted_key`].
+    pub fn trusted_keys<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
+        self.demands.trusted_keys.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether a release may be installed whose signed `timestamp:` is older than that of the installed one, or missing where that has one. Not unless
+    /// set, so that who controls the source cannot bring back an old release with a known fault. What was signed more than a day ahead of this
+    /// machine's clock waits too, since once installed it would keep out its successors. Matters only with a [`Config::trusted_key`].
+    pub fn allow_downgrade(mut self, allow: bool) -> Self {
+        self.demands.allow_downgrade = allow;
+        self
+    }
+
     /// Has the last word on a release that is proved and not yet started, with the path of its file. It runs in the poll process; an
     /// error or a panic holds the release back and is the reason in the log. It must be done within `fetch_timeout`, for which it counts as no progress.
     #[doc(alias = "PreUpgrade")]
@@ -283,6 +311,9 @@ impl<T> Config<T> {
         if self.demands.size_bytes_max == 0 {
             return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
         }
+        for key in &self.demands.trusted_keys {
+            binary::check_key(key).map_err(|(shown, why)| Error::setting("trusted_key", shown, why))?;
+        }
         for (name, path) in [("pid_file", &self.pid_file), ("state_dir", &self.state_dir)] {
             if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
                 return Err(Error::setting(name, "", "the path is empty"));
@@ -318,6 +349,8 @@ impl<T> fmt::Debug for Config<T> {
 mod tests {
     use super::*;
     use crate::fetcher::{FetchError, File, Known, Look};
+
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
 
     fn config() -> Config<()> {
         Config::new(|_state| ())
@@ -356,6 +389,8 @@ mod tests {
             (config().restart_signal(Signal::TERM), "setting stop_signals is \"SIGTERM\": it is the restart_signal too"),
             (config().stop_signals([Signal::CHLD]), "setting stop_signals is \"SIGCHLD\": "),
             (config().size_bytes_max(0), "setting size_bytes_max is \"0\": "),
+            (config().trusted_key("RW"), "setting trusted_key is \"RW\": it is not a public key of minisign"),
+            (config().trusted_keys([KEY, "RWRTY0Iy".repeat(26).as_str()]), "setting trusted_key is \"RWRTY0Iy...\": it is longer"),
             (config().pid_file(""), "setting pid_file is \"\": "),
             (config().state_dir(""), "setting state_dir is \"\": "),
             (config().address("nowhere"), "setting address is \"nowhere\": there is no port"),
@@ -365,6 +400,14 @@ mod tests {
             let text = wrong(config);
             assert!(text.starts_with(begins), "{text}\nis not\n{begins}");
         }
+    }
+
+    #[test]
+    fn keys_add_up_and_a_downgrade_is_not_allowed_unless_asked_for() {
+        let mut config = config().trusted_key(KEY).trusted_keys([format!("untrusted comment: a file\n{KEY}\n")]);
+        config.validate().expect("both are keys");
+        assert_eq!((config.demands.trusted_keys.len(), config.demands.allow_downgrade), (2, false));
+        assert!(config.allow_downgrade(true).demands.allow_downgrade);
     }
 
     #[test]

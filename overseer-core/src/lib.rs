@@ -79,7 +79,7 @@ pub use error::Error;
 pub use fetcher::AsyncFetcher;
 pub use fetcher::{
     DEFAULT_INTERVAL, Digest, DigestAlgorithm, FetchError, FetchErrorKind, Fetcher, FetcherFn, File, Known, Look, MEMO_BYTES_MAX, Partial,
-    Release, fetcher_fn,
+    Release, SIGNATURE_BYTES_MAX, fetcher_fn,
 };
 pub use listener::{Connection, Incoming, Listener};
 pub use run::{is_supported, restart, run, sanity_check, try_run};

@@ -172,6 +172,9 @@ pub(crate) struct Order {
     pub(crate) running: Identity,
     /// Releases that are rejected or held back, by ID: they are not staged under another tag either.
     pub(crate) judged: Vec<String>,
+    /// When the installed release was signed, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) installed_signed_unix_s: Option<u64>,
 }
 
 /// How a look ended.
@@ -223,6 +226,8 @@ pub(crate) enum Verdict {
     Reject,
     /// The system is to blame (disk full, no right): the next look tries again.
     Blameless,
+    /// Held back, and never rejected: its signature or the settings can be mended, and the release stays the same.
+    Mendable,
     /// Also what a newer build says that is unknown here.
     #[serde(other)]
     HoldBack,
@@ -237,6 +242,9 @@ pub(crate) struct ReleaseName {
     pub(crate) tag: String,
     pub(crate) source: String,
     pub(crate) version: Option<String>,
+    /// When it was signed, in seconds since 1970; none if that was not proved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signed_unix_s: Option<u64>,
 }
 
 impl ReleaseName {

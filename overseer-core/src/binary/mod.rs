@@ -9,6 +9,7 @@ mod place;
 pub(crate) mod previous;
 mod proof;
 mod record;
+mod signature;
 pub(crate) mod staging;
 mod state_dir;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub(crate) use marker::keep as keep_marker;
 pub(crate) use place::Place;
 pub(crate) use proof::{Demands, Hashes, Refusal, prove_contents};
 pub(crate) use record::{Installed, Looks, Memo, Probation, Record};
+pub(crate) use signature::{Signed, check_key};
 pub(crate) use state_dir::{Lock, StateDir};
 pub(crate) use unpack::{Packing, UnpackError, unpack};
 

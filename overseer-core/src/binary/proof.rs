@@ -1,6 +1,6 @@
 //! What a release has to prove before it is started, and why it did not.
 //!
-//! In this order: its size and its digests (while it is downloaded), unpacking, the header of an executable for this machine, the marker
+//! In this order: what its signature says; its size and its digests (while it is downloaded), its signature, unpacking, the header of an executable for this machine, the marker
 //! that core puts into every program, the self-check. A file that fails one is not looked at any further, and one
 //! without the marker is never executed.
 
@@ -19,11 +19,13 @@ pub(crate) struct Demands {
     pub(crate) size_bytes_max: u64,
     /// Keys as minisign writes them (`RW...`). With any, a release must be signed with one of them.
     pub(crate) trusted_keys: Vec<String>,
+    /// Whether a release may have been signed before the installed one.
+    pub(crate) allow_downgrade: bool,
 }
 
 impl Default for Demands {
     fn default() -> Self {
-        Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new() }
+        Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new(), allow_downgrade: false }
     }
 }
 
@@ -38,6 +40,11 @@ impl Refusal {
     /// It is not tried again.
     pub(crate) fn reject(why: impl Into<String>) -> Self {
         Self { verdict: Verdict::Reject, why: why.into() }
+    }
+
+    /// It is tried again later, however often it fails: what is wrong can be mended without another release.
+    pub(crate) fn mendable(why: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Mendable, why: why.into() }
     }
 
     /// It is tried again later.

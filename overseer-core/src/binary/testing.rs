@@ -39,6 +39,11 @@ pub(crate) fn directory() -> Directory {
     Directory { real: directory.path().canonicalize().expect("a real path"), _directory: Some(directory) }
 }
 
+/// The text of a `.minisig` file.
+pub(crate) fn sign(pair: &minisign::KeyPair, contents: &[u8], trusted_comment: &str) -> String {
+    minisign::sign(None, &pair.sk, contents, Some(trusted_comment), None).expect("signed").into_string()
+}
+
 /// Says what a test cannot show on this machine, past the test program, which hides what passing tests print.
 pub(crate) fn not_shown(what: &str) {
     let _ = writeln!(std::io::stderr(), "{NOT_SHOWN}{what}");

@@ -21,7 +21,7 @@ mod release;
 pub use asynchronous::AsyncFetcher;
 pub use file::File;
 pub use known::{Known, MEMO_BYTES_MAX, Partial};
-pub use release::{Digest, DigestAlgorithm, Look, Release};
+pub use release::{Digest, DigestAlgorithm, Look, Release, SIGNATURE_BYTES_MAX};
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

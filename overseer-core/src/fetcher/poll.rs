@@ -7,7 +7,7 @@ use super::download::{Download, DownloadError, Whole, local};
 use super::release::Found;
 use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Release};
 use crate::binary::staging::{self, AttributeError, Staging};
-use crate::binary::{Demands, Identity, Packing, Refusal, UnpackError, check, id_of, previous, prove_contents, unpack};
+use crate::binary::{Demands, Identity, Packing, Refusal, Signed, UnpackError, check, id_of, previous, prove_contents, unpack};
 use crate::config::PreUpgrade;
 use crate::message::cut;
 use crate::protocol::{FromPoll, Order, Outcome, ReleaseName, Report, Staged, Verdict};
@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::exit;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The pause between two messages that bytes came.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
@@ -144,7 +144,7 @@ impl Poll {
         progress: &mut dyn FnMut(u64),
         report: &mut Report,
     ) -> Result<Option<File>, FetchError> {
-        let Order { mut known, path, state_dir, running, judged } = order;
+        let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s } = order;
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -198,8 +198,9 @@ impl Poll {
             return Err(FetchError::bad_release(text));
         }
         let version = release.version.as_deref().map(|version| printable(version, VERSION_BYTES_MAX));
-        let mut name = ReleaseName { id: String::new(), tag: release.tag.clone(), source: source.clone(), version };
-        let upgrade = Upgrade { known: &known, path: &path, state_dir: &state_dir, started_from, judged: &judged, original };
+        let mut name = ReleaseName { id: String::new(), tag: release.tag.clone(), source: source.clone(), version, signed_unix_s: None };
+        let (known, path, state_dir, judged) = (&known, path.as_path(), state_dir.as_path(), judged.as_slice());
+        let upgrade = Upgrade { known, path, state_dir, started_from, judged, installed_signed_unix_s, original };
         match upgrade.stage(self, &download, release, &mut name, progress) {
             Ok((staged, file)) => {
                 report.memo = memo;
@@ -233,6 +234,7 @@ struct Upgrade<'a> {
     state_dir: &'a Path,
     started_from: Identity,
     judged: &'a [String],
+    installed_signed_unix_s: Option<u64>,
     original: &'a Original,
 }
 
@@ -255,10 +257,15 @@ impl Upgrade<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Staged, File), Stop> {
         let packing = Packing::of(&release.file_name)?;
+        let minisig = release.signature.as_deref();
+        let signed = poll.demands.examine(minisig, &release.file_name, self.installed_signed_unix_s, unix_s())?;
         let model = self.model()?;
         staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
         let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
+        if let Some(signed) = signed {
+            name.signed_unix_s = prove_signature(&signed, &whole).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        }
         let staging = self.unpack(packing, &whole, poll.demands.size_bytes_max, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
         name.id = id_of_file(staging.path())?;
         if self.known.id.as_ref() == Some(&name.id) {
@@ -337,6 +344,18 @@ impl Upgrade<'_> {
         }
         made
     }
+}
+
+/// Whether the file as it was published is what was signed, and when.
+fn prove_signature(signed: &Signed, whole: &Whole) -> Result<Option<u64>, Stop> {
+    let unreadable = |error: io::Error| local("read", whole.path(), &error);
+    let published = File::open(whole.path()).map_err(unreadable)?;
+    Ok(signed.prove(published).map_err(unreadable)??)
+}
+
+/// The time of this machine's clock, in seconds since 1970.
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Of a download put together by two looks, not the release need be wrong.

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Read};
 
+/// The longest text of a `.minisig` file: 4 KiB. A release with a longer one is refused.
+pub const SIGNATURE_BYTES_MAX: usize = 4096;
+
 /// The outcome of one look that worked.
 #[derive(Debug)]
 pub struct Look {

@@ -524,7 +524,8 @@ impl Master {
             return done(Outcome::Unchanged);
         }
         let (known, judged) = self.supervisor.known();
-        let order = Order { known, path, state_dir: memory.directory.path().to_owned(), running, judged };
+        let (state_dir, installed_signed_unix_s) = (memory.directory.path().to_owned(), self.supervisor.installed_signed_unix_s());
+        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s };
         let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
         let Some(program) = program else { return failed("no generation serves".to_owned()) };
         match Poller::start(program.as_fd(), &order, &self.original) {

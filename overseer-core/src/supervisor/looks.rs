@@ -15,7 +15,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(60 * 60);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most bytes of settled tags that a fetcher is told of, so that they fit into one frame.
 const SETTLED_BYTES_MAX: usize = 32 * 1024;
-/// For how long a release is held back after its first and second failure; the third rejects it.
+/// For how long a release is held back after its first and second failure; the third rejects it, unless it can be mended.
 const HOLD_BACKS: [Duration; 2] = [Duration::from_secs(10 * 60), Duration::from_secs(60 * 60)];
 
 impl Supervisor {
@@ -42,6 +42,11 @@ impl Supervisor {
             wants_signature: false,
         };
         (known, ids)
+    }
+
+    /// When the installed release was signed, in seconds since 1970; no older one is taken.
+    pub(crate) fn installed_signed_unix_s(&self) -> Option<u64> {
+        self.record.installed.as_ref()?.release.signed_unix_s
     }
 
     /// The file that the active generation runs.
@@ -192,8 +197,7 @@ impl Supervisor {
                 self.looked("the running release".to_owned());
                 // One that was taken back while the look went on does not run any more.
                 if !self.is_unwanted(&release) {
-                    let at_unix_s = self.unix_s();
-                    self.record.installed = Some(Installed { release, at_unix_s });
+                    self.found_installed(release);
                 }
             }
             Outcome::Judged { release } => {
@@ -226,6 +230,7 @@ impl Supervisor {
                 match verdict {
                     Verdict::Reject => self.release_rejected(release, why),
                     Verdict::HoldBack => self.release_failed(release, why, Blame::Release),
+                    Verdict::Mendable => self.release_waits_to_be_mended(release, why),
                     Verdict::Blameless => self.release_failed(release, why, Blame::Nobody),
                 }
             }
@@ -235,6 +240,14 @@ impl Supervisor {
             }
         }
         self.act(Action::Save);
+    }
+
+    /// The source offers what is installed, perhaps under another tag. A program without trusted keys does not look at the signature, which does
+    /// not unmake what was proved before.
+    fn found_installed(&mut self, mut release: ReleaseName) {
+        let before = self.record.installed.as_ref().map(|installed| &installed.release).filter(|before| before.is_same(&release));
+        release.signed_unix_s = release.signed_unix_s.or(before.and_then(|before| before.signed_unix_s));
+        self.record.installed = Some(Installed { release, at_unix_s: self.unix_s() });
     }
 
     fn remember_memo(&mut self, memo: Option<String>) {
@@ -328,9 +341,22 @@ impl Supervisor {
         }
         let failures_before = self.record.failures_of(&release);
         let Some(pause) = HOLD_BACKS.get(failures_before as usize) else { return self.release_rejected(release, why) };
+        self.hold_back(release, why, active, *pause);
+    }
+
+    /// The signature of the release was not accepted. Another one may be published for the same release, or other settings, so it is tried again until it is.
+    fn release_waits_to_be_mended(&mut self, release: ReleaseName, why: String) {
+        let Some(active) = self.active else { return };
+        let failures_before = self.record.failures_of(&release) as usize;
+        let pause = HOLD_BACKS[failures_before.min(HOLD_BACKS.len() - 1)];
+        self.hold_back(release, why, active, pause);
+    }
+
+    fn hold_back(&mut self, release: ReleaseName, why: String, active: super::Generation, pause: Duration) {
+        let name = describe(&release);
         let until = self.unix_s() + pause.as_secs();
         self.judge(release, Some(until), why.clone());
-        self.note(Message::HeldBack { release: name, why, active, again: Seconds(*pause) });
+        self.note(Message::HeldBack { release: name, why, active, again: Seconds(pause) });
     }
 
     fn release_rejected(&mut self, release: ReleaseName, why: String) {
