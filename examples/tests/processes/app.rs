@@ -116,7 +116,8 @@ impl Scene {
         self.directory().join("app/.app.overseer")
     }
 
-    fn source(&self) -> PathBuf {
+    /// The path of the published file.
+    pub(crate) fn source(&self) -> PathBuf {
         self.directory().join("source/release")
     }
 

@@ -10,4 +10,5 @@ mod manners;
 mod protocol;
 mod restart;
 mod signals;
+mod signed;
 mod upgrade;

@@ -80,6 +80,9 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     if let Some(number) = words.number("restart_signal") {
         config = config.restart_signal(Signal::from_raw(number).expect("a signal"));
     }
+    let keys = words.text("trusted_key").filter(|keys| *keys != "none");
+    config = config.trusted_keys(keys.iter().flat_map(|keys| keys.split(',')));
+    config = config.allow_downgrade(words.has("allow_downgrade"));
     if words.has("accept_late") {
         config = config.warm_up_accept(false);
     }

@@ -16,8 +16,8 @@ use std::io::{self, Read};
 
 /// A signature may be so far ahead of this machine's clock.
 const AHEAD_S_MAX: u64 = 24 * 60 * 60;
-/// A clock that shows less was never set: 2026-01-01.
-const CLOCK_UNIX_S_MIN: u64 = 1_767_225_600;
+/// A clock that shows less was never set: 2025-01-01.
+const CLOCK_UNIX_S_MIN: u64 = 1_735_689_600;
 /// The letters of a public key.
 const KEY_LETTERS: usize = 56;
 const PIECE_BYTES: usize = 128 * 1024;

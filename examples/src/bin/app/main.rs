@@ -54,6 +54,8 @@ fn config(settings: Settings) -> Config<io::Result<()>> {
         // This program says that it is ready, by accepting; one that does not manage to within this time is not a good release.
         .ready_timeout(settings.ready_timeout.unwrap_or(Duration::from_secs(60)))
         .warm_up(warm_up)
+        .trusted_keys(settings.trusted_keys)
+        .allow_downgrade(settings.allow_downgrade)
         .debug(settings.debug);
     if let Some(time) = settings.terminate_timeout {
         config = config.terminate_timeout(time);

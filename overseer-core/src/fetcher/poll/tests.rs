@@ -256,23 +256,23 @@ fn offer_signed(name: &'static str, bytes: Vec<u8>, minisig: String) -> impl Fet
 #[test]
 fn a_signed_release_is_staged_with_the_time_of_its_signature() {
     let (mut scene, pair, bytes) = (Scene::new(), key_pair(), release());
-    scene.installed_signed_unix_s = Some(1_789_999_999);
-    let minisig = testing::sign(&pair, &bytes, "timestamp:1790000000\tfile:app\thashed");
+    scene.installed_signed_unix_s = Some(1_699_999_999);
+    let minisig = testing::sign(&pair, &bytes, "timestamp:1700000000\tfile:app\thashed");
     let (staged, _file) = staged(scene.look_with(offer_signed("app", bytes, minisig), trusting(&pair)));
-    assert_eq!(staged.release.signed_unix_s, Some(1_790_000_000));
+    assert_eq!(staged.release.signed_unix_s, Some(1_700_000_000));
 }
 
 #[test]
 fn what_a_signature_does_not_allow_is_refused_before_it_is_read() {
     let (mut scene, pair, stranger) = (Scene::new(), key_pair(), key_pair());
-    scene.installed_signed_unix_s = Some(1_790_000_001);
+    scene.installed_signed_unix_s = Some(1_700_000_001);
     let sign = |pair, comment| Some(testing::sign(pair, b"", comment));
     for (minisig, word) in [
         (None, "is not signed"),
         (Some("nonsense".to_owned()), "cannot be read"),
-        (sign(&stranger, "timestamp:1790000001\tfile:app"), "is no trusted one"),
-        (sign(&pair, "timestamp:1790000001\tfile:other"), "signature of another file"),
-        (sign(&pair, "timestamp:1790000000\tfile:app"), "before the installed release"),
+        (sign(&stranger, "timestamp:1700000001\tfile:app"), "is no trusted one"),
+        (sign(&pair, "timestamp:1700000001\tfile:other"), "signature of another file"),
+        (sign(&pair, "timestamp:1700000000\tfile:app"), "before the installed release"),
         (sign(&pair, "file:app"), "without a timestamp"),
         (sign(&pair, "timestamp:99000000000\tfile:app"), "ahead of this machine's clock"),
     ] {
@@ -292,20 +292,20 @@ fn what_a_signature_does_not_allow_is_refused_before_it_is_read() {
 #[test]
 fn a_downgrade_that_is_allowed_is_staged_with_its_own_time() {
     let (mut scene, pair, bytes) = (Scene::new(), key_pair(), release());
-    scene.installed_signed_unix_s = Some(1_790_000_001);
-    let minisig = testing::sign(&pair, &bytes, "timestamp:1790000000\tfile:app");
+    scene.installed_signed_unix_s = Some(1_700_000_001);
+    let minisig = testing::sign(&pair, &bytes, "timestamp:1700000000\tfile:app");
     let lax = |poll: &mut Poll| {
         trusting(&pair)(poll);
         poll.demands.allow_downgrade = true;
     };
     let (staged, _file) = staged(scene.look_with(offer_signed("app", bytes, minisig), lax));
-    assert_eq!(staged.release.signed_unix_s, Some(1_790_000_000));
+    assert_eq!(staged.release.signed_unix_s, Some(1_700_000_000));
 }
 
 #[test]
 fn a_broken_signature_is_found_before_the_file_is_looked_at_and_nothing_is_left() {
     let (scene, pair, bytes) = (Scene::new(), key_pair(), release());
-    let minisig = testing::sign(&pair, &bytes, "timestamp:1790000000\tfile:app");
+    let minisig = testing::sign(&pair, &bytes, "timestamp:1700000000\tfile:app");
     let mut changed = bytes.clone();
     changed[1000] ^= 1;
     for other in [changed, bytes[..bytes.len() - 1].to_vec(), b"#!/bin/sh\n".to_vec()] {
@@ -317,9 +317,9 @@ fn a_broken_signature_is_found_before_the_file_is_looked_at_and_nothing_is_left(
     // The running one too: a time is learnt from a proved signature only.
     let running = fs::read(&scene.path).expect("read");
     refused(scene.look_with(offer_signed("app", running.clone(), minisig), trusting(&pair)));
-    let minisig = testing::sign(&pair, &running, "timestamp:1790000000\tfile:app");
+    let minisig = testing::sign(&pair, &running, "timestamp:1700000000\tfile:app");
     let (report, _) = scene.look_with(offer_signed("app", running, minisig), trusting(&pair));
-    assert!(matches!(&report.outcome, Outcome::Same { release } if release.signed_unix_s == Some(1_790_000_000)), "{report:?}");
+    assert!(matches!(&report.outcome, Outcome::Same { release } if release.signed_unix_s == Some(1_700_000_000)), "{report:?}");
 }
 
 #[cfg(feature = "unpack")]
