@@ -8,14 +8,12 @@ use crate::error::unwrapped;
 use crate::place::Place;
 use crate::settings::{ChecksumFile, Settings};
 use crate::url::{shown, sibling, with_ending};
-use overseer_core::{Digest, FetchError};
+use overseer_core::{Digest, FetchError, SIGNATURE_BYTES_MAX};
 use reqwest::{Method, StatusCode, Url};
 use std::io::Read;
 
 /// The checksums of a whole directory of releases are far below this.
 const CHECKSUM_FILE_BYTES_MAX: u64 = 64 * 1024;
-/// Twice of what minisign writes with its longest trusted comment.
-const SIGNATURE_BYTES_MAX: u64 = 16 * 1024;
 /// How each signature of minisign begins.
 const SIGNATURE_BEGINNING: &str = "untrusted comment:";
 
@@ -54,7 +52,7 @@ pub(crate) fn read(connection: &Connection, place: &Place, must_be_signed: bool)
     }
     if must_be_signed {
         let url = with_ending(&place.url, ".minisig");
-        let text = small_file(connection, &url, ".minisig", SIGNATURE_BYTES_MAX)?;
+        let text = small_file(connection, &url, ".minisig", SIGNATURE_BYTES_MAX as u64)?;
         // The page of a portal is no reason to reject a release.
         if !text.trim_start_matches('\u{feff}').starts_with(SIGNATURE_BEGINNING) {
             return Err(FetchError::passing(format!("{} is no signature by minisign", shown(&url))).into());

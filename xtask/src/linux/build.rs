@@ -95,16 +95,19 @@ impl Build {
     }
 }
 
-/// Builds version `version` of the example `app`, with a fault if one is named, and keeps a copy in `directory`. Cargo's progress is
-/// shown on standard error.
-pub(crate) fn app(directory: &Path, profile: Profile, version: u32, fault: Option<&str>) -> Result<Build, String> {
+/// Builds version `version` of the example `app`, with these features and with a fault if one is named, and keeps a copy in `directory`. Cargo's
+/// progress is shown on standard error.
+pub(crate) fn app(directory: &Path, profile: Profile, version: u32, fault: Option<&str>, features: &[&str]) -> Result<Build, String> {
     let name = fault.map_or_else(|| version.to_string(), |fault| format!("{version} ({fault})"));
     eprintln!("building app {name}");
     let mut command =
-        ci::cargo(&["build", "--package", "overseer-examples", "--bin", "app", "--message-format", "json-render-diagnostics"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+        ci::cargo(&["rustc", "--package", "overseer-examples", "--bin", "app", "--message-format", "json-render-diagnostics"]);
+    command.args(["--features", &features.join(",")]);
+    match profile {
+        // Three quarters of a build for debugging are nothing that runs, and each release is copied, hashed and sent several times.
+        Profile::Dev => command.args(["--", "-C", "strip=debuginfo"]),
+        Profile::Release => command.arg("--release"),
+    };
     command.env("APP_VERSION", version.to_string()).env_remove("APP_FAULT");
     if let Some(fault) = fault {
         command.env("APP_FAULT", fault);
