@@ -1,3 +1,15 @@
-//! The place of the GitHub fetcher for [overseer](https://docs.rs/overseer-core). **There is nothing in it yet**: the
-//! fetcher comes with a later release. Until then, the stable `releases/latest/download/NAME` URL of a public repository
-//! can be fetched with `overseer-fetcher-http`, and `overseer_core::fetcher_fn` takes any code of your own.
+//! x
+mod api;
+mod asset;
+mod body;
+mod choose;
+mod error;
+mod fetcher;
+mod look;
+mod memo;
+mod settings;
+mod system;
+mod url;
+
+pub use asset::Asset;
+pub use fetcher::GitHubFetcher;
