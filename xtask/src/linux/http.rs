@@ -125,20 +125,44 @@ fn first_byte(request: &Request, quoted_tag: &str, size_bytes: u64) -> u64 {
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`
 pub(crate) fn http_date(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let days = seconds / 86_400;
-    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days % 7) as usize];
-    // The Gregorian calendar repeats every 400 years of 146,097 days; years begin in March, so that a leap day ends one.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let year = era * 400 + year + u64::from(month >= 10);
-    let month = ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"][month as usize];
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{weekday}, {date:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
+    let Civil { weekday, year, month, day, hour, minute, second } = Civil::of(time);
+    let month = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"][month as usize - 1];
+    format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+/// `1994-11-06T08:49:37Z`
+pub(crate) fn json_date(time: SystemTime) -> String {
+    let Civil { year, month, day, hour, minute, second, .. } = Civil::of(time);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// A time as people write it, in UTC.
+struct Civil {
+    weekday: &'static str,
+    year: u64,
+    month: u64,
+    day: u64,
+    hour: u64,
+    minute: u64,
+    second: u64,
+}
+
+impl Civil {
+    fn of(time: SystemTime) -> Self {
+        let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let days = seconds / 86_400;
+        let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days % 7) as usize];
+        // The Gregorian calendar repeats every 400 years of 146,097 days; years begin in March, so that a leap day ends one.
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let from_march = (5 * day + 2) / 153;
+        let day = day - (153 * from_march + 2) / 5 + 1;
+        let (month, later) = if from_march < 10 { (from_march + 3, 0) } else { (from_march - 9, 1) };
+        let year = era * 400 + year + later;
+        Self { weekday, year, month, day, hour: seconds / 3600 % 24, minute: seconds / 60 % 60, second: seconds % 60 }
+    }
 }
 
 #[cfg(test)]
@@ -147,9 +171,10 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_date_is_written_as_http_wants_it() {
+    fn a_date_is_written_as_http_and_json_want_it() {
         let at = |seconds| http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(json_date(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777)), "1994-11-06T08:49:37Z");
         assert_eq!(at(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
         assert_eq!(at(1_704_067_199), "Sun, 31 Dec 2023 23:59:59 GMT");
     }

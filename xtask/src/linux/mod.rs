@@ -6,6 +6,7 @@ mod build;
 mod client;
 mod demo;
 mod folder;
+mod github;
 mod http;
 mod load;
 mod proc;

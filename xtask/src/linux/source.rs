@@ -2,6 +2,7 @@
 
 use super::build::Build;
 use super::folder::Folder;
+use super::github::GitHub;
 use super::server::Server;
 use clap::ValueEnum;
 use std::path::Path;
@@ -48,6 +49,8 @@ impl Source for Box<dyn Source> {
 pub(crate) enum Fetcher {
     /// An HTTP server
     Http,
+    /// Releases of a repository on GitHub, which is a server of this tool
+    Github,
     /// A file in another directory
     File,
 }
@@ -57,6 +60,7 @@ impl Fetcher {
     pub(crate) fn open(self, directory: &Path) -> Result<Box<dyn Source>, String> {
         Ok(match self {
             Self::Http => Box::new(Server::start()?),
+            Self::Github => Box::new(GitHub::start()?),
             Self::File => Box::new(Folder::new(directory)),
         })
     }
@@ -65,6 +69,7 @@ impl Fetcher {
     pub(crate) fn in_words(self) -> &'static str {
         match self {
             Self::Http => "over HTTP",
+            Self::Github => "from a local GitHub",
             Self::File => "from a file",
         }
     }
@@ -72,6 +77,7 @@ impl Fetcher {
     /// The features that the program needs for it.
     pub(crate) fn features(self) -> &'static [&'static str] {
         match self {
+            Self::Github => &["github"],
             Self::Http | Self::File => &[],
         }
     }
