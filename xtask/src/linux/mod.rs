@@ -2,6 +2,7 @@
 
 mod bench;
 mod broken;
+mod bucket;
 mod build;
 mod client;
 mod demo;

@@ -193,7 +193,7 @@ impl Running {
             WaitStatus::Exited(_, 0) => {}
             exit => return Err(format!("the master ended with {exit:?} after SIGTERM; {}", self.process.account())),
         }
-        let left: Vec<_> = process::descendants().into_iter().filter(|descendant| !descendant.is_zombie).collect();
+        let left = process::strays();
         if left.is_empty() { Ok(()) } else { Err(format!("the master left processes behind: {left:?}")) }
     }
 }

@@ -1,5 +1,6 @@
 //! Where releases come from: one for each fetcher.
 
+use super::bucket::Bucket;
 use super::build::Build;
 use super::folder::Folder;
 use super::github::GitHub;
@@ -49,6 +50,8 @@ impl Source for Box<dyn Source> {
 pub(crate) enum Fetcher {
     /// An HTTP server
     Http,
+    /// An object in a bucket of S3, which is a server of this machine
+    S3,
     /// Releases of a repository on GitHub, which is a server of this tool
     Github,
     /// A file in another directory
@@ -60,6 +63,7 @@ impl Fetcher {
     pub(crate) fn open(self, directory: &Path) -> Result<Box<dyn Source>, String> {
         Ok(match self {
             Self::Http => Box::new(Server::start()?),
+            Self::S3 => Box::new(Bucket::start(directory)?),
             Self::Github => Box::new(GitHub::start()?),
             Self::File => Box::new(Folder::new(directory)),
         })
@@ -69,6 +73,7 @@ impl Fetcher {
     pub(crate) fn in_words(self) -> &'static str {
         match self {
             Self::Http => "over HTTP",
+            Self::S3 => "from a local S3",
             Self::Github => "from a local GitHub",
             Self::File => "from a file",
         }
@@ -77,6 +82,7 @@ impl Fetcher {
     /// The features that the program needs for it.
     pub(crate) fn features(self) -> &'static [&'static str] {
         match self {
+            Self::S3 => &["s3"],
             Self::Github => &["github"],
             Self::Http | Self::File => &[],
         }
