@@ -19,7 +19,7 @@ struct Step {
     environment: &'static [(&'static str, &'static str)],
 }
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step { name: "formatting", arguments: &["fmt", "--all", "--check"], environment: &[] },
     Step { name: "clippy", arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], environment: &[] },
     Step {
@@ -28,6 +28,12 @@ const STEPS: [Step; 7] = [
         environment: &[],
     },
     Step { name: "documentation", arguments: &["doc", "--workspace", "--no-deps"], environment: &[("RUSTDOCFLAGS", "-D warnings")] },
+    Step {
+        name: "documentation of all features of core",
+        arguments: &["doc", "--package", "overseer-core", "--all-features", "--no-deps"],
+        environment: &[("RUSTDOCFLAGS", "-D warnings")],
+    },
+    // With all features of core, since the tests of other packages want them; so has clippy.
     Step { name: "tests", arguments: &["test", "--workspace"], environment: &[] },
     Step { name: "demo", arguments: &["run", "--quiet", "--package", "xtask", "--", "demo"], environment: &[] },
     Step {

@@ -11,4 +11,6 @@ mod protocol;
 mod restart;
 mod signals;
 mod signed;
+mod source;
+mod tool;
 mod upgrade;

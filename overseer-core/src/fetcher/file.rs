@@ -108,7 +108,11 @@ impl Opened {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> FetchError {
-    FetchError::passing(format!("cannot read {}: {error}", path.display()))
+    let text = format!("cannot read {}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => FetchError::settings(text),
+        _ => FetchError::passing(text),
+    }
 }
 
 impl Fetcher for File {

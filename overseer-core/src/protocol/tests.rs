@@ -168,9 +168,13 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
 fn what_is_said_to_and_by_a_check_in_version_1_is_written_and_read_as_ever() {
     let token = "6c9f".to_owned();
     is_golden("v1-check-order.bin", &CheckOrder { token: token.clone() }, 0);
-    is_golden("v1-check-fine.bin", &Checked { token: token.clone(), protocol: Versions { min: 1, max: 1 }, problem: None }, 0);
+    is_golden(
+        "v1-check-fine.bin",
+        &Checked { token: token.clone(), protocol: Versions { min: 1, max: 1 }, problem: None, executable: None },
+        0,
+    );
     let problem = Some("interval is 0".to_owned());
-    is_golden("v1-check-problem.bin", &Checked { token, protocol: Versions { min: 1, max: 1 }, problem }, 0);
+    is_golden("v1-check-problem.bin", &Checked { token, protocol: Versions { min: 1, max: 1 }, problem, executable: None }, 0);
 }
 
 #[test]

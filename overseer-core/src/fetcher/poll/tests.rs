@@ -203,6 +203,27 @@ fn the_running_one_is_the_same_and_a_refused_one_stays_refused() {
     scene.has_only_the_program();
 }
 
+#[test]
+fn a_script_is_staged_where_scripts_are_allowed_and_not_one_that_would_replace_what_it_starts() {
+    let scene = Scene::new();
+    let other = testing::directory();
+    let program = other.path().join("program");
+    testing::program(&program, Part::Good);
+    let script = |path: &Path| format!("#!/bin/sh\nexec {} \"$@\"\n", path.display()).into_bytes();
+    let allow = |poll: &mut Poll| poll.demands.allow_scripts = true;
+
+    let (_, verdict, why) = refused(scene.look(offer("app", script(&program))));
+    assert!(verdict == Verdict::Reject && why.contains("scripts are not allowed"), "{why}");
+    let (_, verdict, why) = refused(scene.look_with(offer("app", script(&scene.path)), allow));
+    assert!(verdict == Verdict::Reject && why.contains("which it would replace"), "{why}");
+    let (_, verdict, why) = refused(scene.look_with(offer("app", b"#!/bin/sh\nexit 0\n".to_vec()), allow));
+    assert!(verdict == Verdict::HoldBack && why.contains("without an answer"), "{why}");
+    scene.has_only_the_program();
+
+    let (report, file) = scene.look_with(offer("app", script(&program)), allow);
+    assert!(matches!(report.outcome, Outcome::Staged(_)) && file.is_some(), "{report:?}");
+}
+
 struct Unread;
 
 impl Read for Unread {
@@ -225,9 +246,9 @@ fn a_settled_tag_is_not_read_even_if_the_fetcher_does_not_ask() {
     let (report, _) = poll.look(order, &Original::capture().expect("signals"), &mut |_| ());
     assert!(matches!(report.outcome, Outcome::Unchanged), "{report:?}");
 
-    let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app.tar.gz", Unread))));
+    let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app.tar.xz", Unread))));
     let (_, verdict, why) = refused(scene.look(fetcher));
-    assert!(verdict == Verdict::Reject && why.contains(".tar.gz cannot be unpacked"), "{why}");
+    assert!(verdict == Verdict::Reject && why.contains(".tar.xz cannot be unpacked"), "{why}");
     let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app", Unread))));
     let error = failed(scene.look(fetcher));
     assert!(error.to_string().contains("panicked: it was read"), "{error}");

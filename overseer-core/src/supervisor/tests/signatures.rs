@@ -47,6 +47,7 @@ fn what_can_be_mended_is_held_back_again_and_again_and_never_rejected() {
     // Mended, it is a release like any other.
     install(&mut master, 2, signed(2, 5), 2);
     assert_eq!(master.rules.installed_signed_unix_s(), Some(5));
+    assert_eq!(master.rules.record().verdicts, []);
 }
 
 #[test]
@@ -116,4 +117,17 @@ fn the_installed_release_found_again_tells_its_time_and_does_not_lose_it() {
     assert_eq!(master.rules.installed_signed_unix_s(), Some(800));
     master.looked(Outcome::Same { release: release(7) });
     assert_eq!(master.rules.installed_signed_unix_s(), None, "an operator's file is another one");
+}
+
+#[test]
+fn only_the_master_that_looks_for_releases_needs_the_time_and_the_next_one_takes_it_over() {
+    let mut first = Master::serving(settings());
+    first.until(1.0);
+    install(&mut first, 2, signed(2, 700), 2);
+    let record = first.rules.record().clone();
+    let mut second = Master::serving(settings());
+    second.rules.adopt(record.clone().for_second_master());
+    assert_eq!(second.rules.installed_signed_unix_s(), None);
+    second.rules.adopt(record);
+    assert_eq!(second.rules.installed_signed_unix_s(), Some(700));
 }
