@@ -45,6 +45,7 @@ pub(crate) fn sign(pair: &minisign::KeyPair, contents: &[u8], trusted_comment: &
 }
 
 /// The most memory that this process has had at once.
+#[cfg(feature = "unpack")]
 pub(crate) fn peak_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("read");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
