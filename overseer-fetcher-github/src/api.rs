@@ -19,7 +19,6 @@ use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, 
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use std::io::Read;
-use std::time::Duration;
 use tokio::time::timeout;
 
 const REDIRECTS_MAX: usize = 5;
@@ -103,7 +102,7 @@ impl Api {
     /// Asks the API. Answers with whatever status comes in the end.
     pub(crate) async fn ask(&self, url: &Url, headers: HeaderMap) -> Result<Told, FetchError> {
         let limit = self.settings.api_timeout;
-        let asking = async { self.read(self.send(url, JSON, &headers, limit).await?, JSON_BYTES_MAX, Longer::Refused).await };
+        let asking = async { self.read(self.send(url, JSON, &headers).await?, JSON_BYTES_MAX, Longer::Refused).await };
         timeout(limit, asking).await.unwrap_or_else(|_| Err(self.asked(url).silent(limit)))
     }
 
@@ -114,14 +113,14 @@ impl Api {
             let range = HeaderValue::from_str(&format!("bytes={from}-"));
             headers.insert(RANGE, range.map_err(|_| FetchError::passing("a range cannot be sent"))?);
         }
-        self.send(&self.about(&["releases", "assets", &asset.to_string()]), FILE, &headers, self.settings.get_timeout).await
+        self.send(&self.about(&["releases", "assets", &asset.to_string()]), FILE, &headers).await
     }
 
     /// The text of a small file of a release; of a longer one its beginning.
     pub(crate) async fn small_file(&self, asset: u64, bytes_max: usize) -> Result<String, FetchError> {
         let limit = self.settings.api_timeout;
         let url = self.about(&["releases", "assets", &asset.to_string()]);
-        let asking = async { self.read(self.send(&url, FILE, &HeaderMap::new(), limit).await?, bytes_max, Longer::Cut).await };
+        let asking = async { self.read(self.send(&url, FILE, &HeaderMap::new()).await?, bytes_max, Longer::Cut).await };
         let told = timeout(limit, asking).await.unwrap_or_else(|_| Err(self.asked(&url).silent(limit)))?;
         match told.status {
             StatusCode::OK => Ok(String::from_utf8_lossy(&told.body).into_owned()),
@@ -156,13 +155,14 @@ impl Api {
         }
     }
 
-    /// Sends a request to `start` and follows redirects. Each request has `limit` until its headers are there.
-    async fn send(&self, start: &Url, accept: &'static str, headers: &HeaderMap, limit: Duration) -> Result<Answer, FetchError> {
+    /// Sends a request to `start` and follows redirects. Each request to the API has `api_timeout`, and each to a storage host `get_timeout`, until
+    /// its headers are there.
+    async fn send(&self, start: &Url, accept: &'static str, headers: &HeaderMap) -> Result<Answer, FetchError> {
         let mut url = start.clone();
         let mut passed = Vec::new();
         let mut at_home = is_below(start, &self.settings.api);
         loop {
-            let answer = self.send_once(start, &url, accept, headers, at_home, limit).await?;
+            let answer = self.send_once(start, &url, accept, headers, at_home).await?;
             if !is_redirect(answer.status) {
                 return Ok(answer);
             }
@@ -186,7 +186,6 @@ impl Api {
         accept: &'static str,
         headers: &HeaderMap,
         at_home: bool,
-        limit: Duration,
     ) -> Result<Answer, FetchError> {
         let mut all = headers.clone();
         all.insert(USER_AGENT, HeaderValue::from_static(AGENT));
@@ -197,6 +196,7 @@ impl Api {
             all.insert(AUTHORIZATION, token.header.clone());
         }
         let asked = self.asked(url);
+        let limit = if is_below(url, &self.settings.api) { self.settings.api_timeout } else { self.settings.get_timeout };
         let sending = timeout(limit, self.client._get_with_headers(url.as_str(), Some(all))).await;
         let answer = sending.map_err(|_| asked.silent(limit))?.map_err(|error| asked.without_answer(&error))?;
         let (parts, body) = answer.into_parts();

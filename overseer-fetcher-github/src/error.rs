@@ -152,8 +152,7 @@ fn not_found(settings: &Settings) -> String {
         Some(token) => format!("is private and out of reach for the token of {}", token.name),
         None => "is private, which needs a token, and none is set".to_owned(),
     };
-    let enterprise = settings.api.as_str().trim_end_matches('/') != url::PUBLIC_API && !settings.api.path().ends_with("/api/v3");
-    let hint = if enterprise { "; the base_url of an Enterprise server ends in /api/v3" } else { "" };
+    let hint = if url::is_odd(&settings.api) { "; the base_url of an Enterprise server ends in /api/v3" } else { "" };
     format!("{what}, or it does not exist, or it {private}{hint}")
 }
 

@@ -25,7 +25,7 @@
 //! | [`latest`](GitHubFetcher::latest), [`tag`](GitHubFetcher::tag), [`pre_releases`](GitHubFetcher::pre_releases) | latest | which release: what GitHub calls the latest, that of a tag, or the newest one including pre-releases |
 //! | [`asset`](GitHubFetcher::asset), [`asset_pattern`](GitHubFetcher::asset_pattern), [`asset_by`](GitHubFetcher::asset_by) | the one that names this system | which file of it; see [below](#which-file) |
 //! | [`token`](GitHubFetcher::token), [`no_token`](GitHubFetcher::no_token) | `GITHUB_TOKEN`, then `GH_TOKEN` | for private repositories, and for 5000 requests an hour instead of 60 |
-//! | [`base_url`](GitHubFetcher::base_url) | `https://api.github.com` | `https://HOST/api/v3` of an Enterprise server |
+//! | [`base_url`](GitHubFetcher::base_url) | `https://api.github.com` | `https://HOST/api/v3` of an Enterprise server, `https://api.NAME.ghe.com` |
 //! | [`sha256_file`](GitHubFetcher::sha256_file) | off | a release must match a checksum file in it |
 //! | [`every`](GitHubFetcher::every) | 5 min | pause between two looks; core adds jitter, and backs off while looks fail |
 //! | [`connect_timeout`](GitHubFetcher::connect_timeout) | 10 s | time for a connection, TLS included |

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const TOKEN: &str = "s3cret-t0ken";
 /// Each of the five attempts at a transfer may be silent for so long.
-const GET_TIMEOUT: Duration = Duration::from_secs(1);
+const GET_TIMEOUT: Duration = Duration::from_secs(2);
 const NIGHTLY: &str = "nightly";
 
 /// How a publisher brings out the next version.
