@@ -36,8 +36,8 @@ const MIB: u64 = 1024 * 1024;
 
 pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     let scene = Scene::new("bench")?;
-    let one = build::app(&scene.releases, Profile::Release, 1, None)?;
-    let two = build::app(&scene.releases, Profile::Release, 2, None)?;
+    let one = build::app(&scene.releases, Profile::Release, 1, None, &[])?;
+    let two = build::app(&scene.releases, Profile::Release, 2, None, &[])?;
     let mut report = Report::default();
     let part = |what: &str| eprintln!("measuring {what}");
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::source::Source;
 use std::time::Duration;
 
 /// What can be set, each as `--name value`.
@@ -7,8 +8,8 @@ use std::time::Duration;
 pub(crate) struct Settings {
     /// `--listen 127.0.0.1:3000`; may be given several times, and the first one is served.
     pub(crate) listen: Vec<String>,
-    /// `--fetch http://host/app`: where releases come from.
-    pub(crate) fetch: Option<String>,
+    /// `--fetch http://host/app`: where releases come from; see [`Source`] for what else it may be.
+    pub(crate) fetch: Option<Source>,
     /// `--every 5s`: the pause between two looks at it.
     pub(crate) every: Option<Duration>,
     pub(crate) warm_up: Option<Duration>,
@@ -38,7 +39,7 @@ impl Settings {
             let yes_or_no = || value.parse().map_err(|_| format!("{name} {value}: not true or false"));
             match name.as_str() {
                 "--listen" => settings.listen.push(value),
-                "--fetch" => settings.fetch = Some(value),
+                "--fetch" => settings.fetch = Some(value.parse().map_err(|why| format!("--fetch {why}"))?),
                 "--every" => settings.every = time()?,
                 "--warm-up" => settings.warm_up = time()?,
                 "--probation" => settings.probation = time()?,
@@ -86,6 +87,7 @@ mod tests {
         assert_eq!(read(&["--every", "often"]), Err("--every often: not a duration such as 5s, 200ms or 1m".to_owned()));
         assert_eq!(read(&["--allow-downgrade", "yes"]), Err("--allow-downgrade yes: not true or false".to_owned()));
         assert_eq!(read(&["--listen"]), Err("--listen needs a value".to_owned()));
+        assert_eq!(read(&["--fetch", "ftp://host/app"]), Err("--fetch ftp://...: this program has no fetcher for that".to_owned()));
         assert_eq!(read(&["--port", "1"]), Err("--port is not a setting of this program".to_owned()));
     }
 

@@ -665,7 +665,7 @@ impl Scene {
         let signed = demands.examine(mutant.minisig.as_deref(), mutant.file_name, mutant.installed, SIGNED_UNIX_S + 1000)?;
         let download = self.download(demands);
         let mut name = ReleaseName::default();
-        upgrade.prove(packing, signed, demands, &download, release, &mut name, &mut |_| ())
+        upgrade.prove(packing, signed, demands, &download, release, &mut name, &mut |_| ()).map(|(staging, _)| staging)
     }
 
     fn download(&self, demands: &Demands) -> Download<'_> {
