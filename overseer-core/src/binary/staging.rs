@@ -68,7 +68,15 @@ impl Staging {
         }
         fs::remove_file(&empty.path)?;
         match fs::hard_link(file, &empty.path).or_else(|_| fs::rename(file, &empty.path)) {
-            Ok(()) => Ok(Some(Self { path: empty.path, file: adopted })),
+            Ok(()) => {
+                // By its new name: a process finds what lies beside it by the name that its descriptor was opened with (`$ORIGIN`).
+                let file = File::open(&empty.path)?;
+                drop(adopted);
+                if !try_lock(&file)? || !is_at(&file, &empty.path) {
+                    return Err(io::Error::other(format!("{} was removed by another process", empty.path.display())));
+                }
+                Ok(Some(Self { path: empty.path, file }))
+            }
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(None),
             Err(error) => Err(error),
         }
