@@ -255,6 +255,11 @@ impl<T> Config<T> {
     /// Installs a release after proof and check without starting it: for a program that ends by itself, such as a command-line
     /// tool. The restart signal then means a graceful shutdown. In the probation only an end by a signal counts as abnormal, since the exit code of such a
     /// program is an answer; the previous binary is put back then and not started.
+    ///
+    /// The first look begins with the program, if the last one was an interval ago. When the program ends, the look ends too, at once; what it has
+    /// downloaded stays, and the next run goes on with it, so runs that are shorter than the download get there together. A program that has ended
+    /// before any byte of a release came has had its look for this interval. One that is always shorter than a request to its source takes is never
+    /// upgraded in this way: [`Upgrade`](crate::Upgrade) is for that.
     #[doc(alias = "NoRestart")]
     pub fn no_restart(mut self) -> Self {
         self.settings.installation = Installation::WithoutRestart;

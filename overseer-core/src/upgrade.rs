@@ -198,9 +198,10 @@ impl fmt::Display for Declined {
         match self.until {
             None => f.write_str("this release is rejected and not tried again"),
             Some(until) => {
-                let rest = until.duration_since(SystemTime::now()).unwrap_or_default();
-                // Shown as it was set, not a millisecond less.
-                write!(f, "it can be tried again in {}", Seconds(Duration::from_secs(rest.as_secs_f64().round() as u64)))
+                let seconds = until.duration_since(SystemTime::now()).unwrap_or_default().as_secs() + 1;
+                // Just after it was set, it is shown as it was set.
+                let seconds = if seconds < 120 { seconds } else { (seconds + 30) / 60 * 60 };
+                write!(f, "it can be tried again in {}", Seconds(Duration::from_secs(seconds)))
             }
         }
     }
@@ -255,6 +256,19 @@ impl Upgrade {
     /// The largest release in bytes, before and after unpacking; 1 GiB unless set.
     pub fn size_bytes_max(mut self, bytes: u64) -> Self {
         self.demands.size_bytes_max = bytes;
+        self
+    }
+
+    /// The program in an archive, in place of the entry that is named like the program's file. See
+    /// [`Config::archive_entry`](crate::Config::archive_entry), which means the same.
+    pub fn archive_entry(mut self, path: impl Into<String>) -> Self {
+        self.demands.archive_entry = Some(path.into());
+        self
+    }
+
+    /// Whether a release may be a script; not unless set. See [`Config::allow_scripts`](crate::Config::allow_scripts), which means the same.
+    pub fn allow_scripts(mut self, allow: bool) -> Self {
+        self.demands.allow_scripts = allow;
         self
     }
 

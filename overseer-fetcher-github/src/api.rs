@@ -19,7 +19,6 @@ use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, 
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
 use std::io::Read;
-use std::time::Duration;
 use tokio::time::timeout;
 
 const REDIRECTS_MAX: usize = 5;
@@ -30,7 +29,14 @@ const FILE: &str = "application/octet-stream";
 /// A page of ten releases with a thousand files each is below this.
 const JSON_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A checksum file of a thousand files is below this, and so is what explains a refusal.
-const TEXT_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const TEXT_BYTES_MAX: usize = 256 * 1024;
+
+/// What becomes of a body with more bytes than are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Longer {
+    Refused,
+    Cut,
+}
 
 /// A client that knows its settings. Lives for one look.
 pub(crate) struct Api {
@@ -96,7 +102,7 @@ impl Api {
     /// Asks the API. Answers with whatever status comes in the end.
     pub(crate) async fn ask(&self, url: &Url, headers: HeaderMap) -> Result<Told, FetchError> {
         let limit = self.settings.api_timeout;
-        let asking = async { self.read(self.send(url, JSON, &headers, limit).await?, JSON_BYTES_MAX).await };
+        let asking = async { self.read(self.send(url, JSON, &headers).await?, JSON_BYTES_MAX, Longer::Refused).await };
         timeout(limit, asking).await.unwrap_or_else(|_| Err(self.asked(url).silent(limit)))
     }
 
@@ -107,14 +113,14 @@ impl Api {
             let range = HeaderValue::from_str(&format!("bytes={from}-"));
             headers.insert(RANGE, range.map_err(|_| FetchError::passing("a range cannot be sent"))?);
         }
-        self.send(&self.about(&["releases", "assets", &asset.to_string()]), FILE, &headers, self.settings.get_timeout).await
+        self.send(&self.about(&["releases", "assets", &asset.to_string()]), FILE, &headers).await
     }
 
-    /// The text of a small file of a release.
-    pub(crate) async fn small_file(&self, asset: u64) -> Result<String, FetchError> {
+    /// The text of a small file of a release; of a longer one its beginning.
+    pub(crate) async fn small_file(&self, asset: u64, bytes_max: usize) -> Result<String, FetchError> {
         let limit = self.settings.api_timeout;
         let url = self.about(&["releases", "assets", &asset.to_string()]);
-        let asking = async { self.read(self.send(&url, FILE, &HeaderMap::new(), limit).await?, TEXT_BYTES_MAX).await };
+        let asking = async { self.read(self.send(&url, FILE, &HeaderMap::new()).await?, bytes_max, Longer::Cut).await };
         let told = timeout(limit, asking).await.unwrap_or_else(|_| Err(self.asked(&url).silent(limit)))?;
         match told.status {
             StatusCode::OK => Ok(String::from_utf8_lossy(&told.body).into_owned()),
@@ -127,7 +133,7 @@ impl Api {
         let (limit, url) = (self.settings.api_timeout, answer.asked.clone());
         let Answer { asked, url: answered, status, headers, .. } = &answer;
         let bare = Told { asked: asked.clone(), url: answered.clone(), status: *status, headers: headers.clone(), body: Vec::new() };
-        match timeout(limit, self.read(answer, TEXT_BYTES_MAX)).await {
+        match timeout(limit, self.read(answer, TEXT_BYTES_MAX, Longer::Cut)).await {
             Ok(Ok(told)) => error::refusal(&self.settings, &told),
             // The status says more than that its explanation did not come.
             Ok(Err(_)) | Err(_) => {
@@ -149,13 +155,14 @@ impl Api {
         }
     }
 
-    /// Sends a request to `start` and follows redirects. Each request has `limit` until its headers are there.
-    async fn send(&self, start: &Url, accept: &'static str, headers: &HeaderMap, limit: Duration) -> Result<Answer, FetchError> {
+    /// Sends a request to `start` and follows redirects. Each request to the API has `api_timeout`, and each to a storage host `get_timeout`, until
+    /// its headers are there.
+    async fn send(&self, start: &Url, accept: &'static str, headers: &HeaderMap) -> Result<Answer, FetchError> {
         let mut url = start.clone();
         let mut passed = Vec::new();
         let mut at_home = is_below(start, &self.settings.api);
         loop {
-            let answer = self.send_once(start, &url, accept, headers, at_home, limit).await?;
+            let answer = self.send_once(start, &url, accept, headers, at_home).await?;
             if !is_redirect(answer.status) {
                 return Ok(answer);
             }
@@ -179,7 +186,6 @@ impl Api {
         accept: &'static str,
         headers: &HeaderMap,
         at_home: bool,
-        limit: Duration,
     ) -> Result<Answer, FetchError> {
         let mut all = headers.clone();
         all.insert(USER_AGENT, HeaderValue::from_static(AGENT));
@@ -190,42 +196,44 @@ impl Api {
             all.insert(AUTHORIZATION, token.header.clone());
         }
         let asked = self.asked(url);
+        let limit = if is_below(url, &self.settings.api) { self.settings.api_timeout } else { self.settings.get_timeout };
         let sending = timeout(limit, self.client._get_with_headers(url.as_str(), Some(all))).await;
         let answer = sending.map_err(|_| asked.silent(limit))?.map_err(|error| asked.without_answer(&error))?;
         let (parts, body) = answer.into_parts();
         Ok(Answer { asked: start.clone(), url: url.clone(), status: parts.status, headers: parts.headers, body })
     }
 
-    /// Reads a body to its end, unpacks it if it is compressed, and refuses it if it is larger than `bytes_max`.
-    async fn read(&self, answer: Answer, bytes_max: usize) -> Result<Told, FetchError> {
+    /// Reads at most `bytes_max` of a body, before and after it is unpacked if it is compressed.
+    async fn read(&self, answer: Answer, bytes_max: usize, longer: Longer) -> Result<Told, FetchError> {
         let Answer { asked, url, status, headers, mut body } = answer;
         let at = shown(&url);
-        let too_large = || FetchError::passing(format!("the answer of {at} has more than {bytes_max} bytes"));
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|error| FetchError::passing(format!("the answer of {at} broke off: {}", error::first_cause(&error))))?;
             let Ok(piece) = frame.into_data() else { continue };
-            if bytes.len() + piece.len() > bytes_max {
-                return Err(too_large());
-            }
             bytes.extend_from_slice(&piece);
+            if bytes.len() > bytes_max {
+                break;
+            }
         }
+        let is_too_long = bytes.len() > bytes_max;
         match text(&headers, &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase()).as_deref() {
             None | Some("identity") => {}
             Some("gzip" | "x-gzip") => {
                 let mut unpacked = Vec::new();
                 let unpacking = MultiGzDecoder::new(bytes.as_slice()).take(bytes_max as u64 + 1).read_to_end(&mut unpacked);
                 unpacking.map_err(|error| FetchError::passing(format!("the answer of {at} cannot be unpacked: {error}")))?;
-                if unpacked.len() > bytes_max {
-                    return Err(too_large());
-                }
                 bytes = unpacked;
             }
             Some(other) => {
                 return Err(FetchError::passing(format!("the answer of {at} has the Content-Encoding {other}, and none was asked for")));
             }
         }
+        if (is_too_long || bytes.len() > bytes_max) && longer == Longer::Refused {
+            return Err(FetchError::passing(format!("the answer of {at} has more than {bytes_max} bytes")));
+        }
+        bytes.truncate(bytes_max);
         Ok(Told { asked, url, status, headers, body: bytes })
     }
 }

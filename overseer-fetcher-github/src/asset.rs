@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use overseer_core::{Digest, DigestAlgorithm};
 use serde::{Deserialize, Deserializer};
 
-/// For so long after it was published, a release may still be getting its files.
+/// For so long after it was published, a release may still be getting its files, and a file its digest.
 pub(crate) const SETTLING_MINUTES: i64 = 15;
 
 /// A release.
@@ -15,20 +15,24 @@ pub(crate) struct Published {
     pub(crate) tag_name: String,
     #[serde(default)]
     pub(crate) draft: bool,
-    /// The date of the commit; GitHub's `latest` is the newest by this.
-    pub(crate) created_at: Option<String>,
-    pub(crate) published_at: Option<String>,
-    pub(crate) updated_at: Option<String>,
+    /// That of the commit; GitHub's `latest` is the newest by this.
+    created_at: Option<String>,
+    published_at: Option<String>,
+    updated_at: Option<String>,
     pub(crate) html_url: Option<String>,
     #[serde(default)]
     pub(crate) assets: Vec<Asset>,
 }
 
 impl Published {
-    /// Whether it was published less than 15 minutes before `now`. One from the future is young.
+    /// Whether it was published less than 15 minutes before `now`.
     pub(crate) fn is_young(&self, now: DateTime<Utc>) -> bool {
-        let published = self.published_at.as_deref().or(self.created_at.as_deref()).and_then(time);
-        published.is_some_and(|published| now - published < TimeDelta::minutes(SETTLING_MINUTES))
+        is_young(self.published_at.as_ref().or(self.created_at.as_ref()), now)
+    }
+
+    /// The date of its commit.
+    pub(crate) fn created_at(&self) -> Option<DateTime<Utc>> {
+        self.created_at.as_deref().and_then(time)
     }
 
     /// When it was last published or edited.
@@ -38,8 +42,7 @@ impl Published {
 
     /// What orders releases: the newest has the greatest.
     pub(crate) fn place(&self) -> impl Ord + use<> {
-        let when = |text: &Option<String>| text.as_deref().and_then(time);
-        (when(&self.created_at), when(&self.published_at), self.id)
+        (self.created_at(), self.published_at.as_deref().and_then(time), self.id)
     }
 
     pub(crate) fn asset(&self, name: &str) -> Option<&Asset> {
@@ -59,7 +62,7 @@ pub struct Asset {
     pub(crate) size: u64,
     #[serde(default)]
     pub(crate) digest: ToldDigest,
-    pub(crate) updated_at: Option<String>,
+    updated_at: Option<String>,
 }
 
 impl Asset {
@@ -81,6 +84,11 @@ impl Asset {
     /// Its size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size
+    }
+
+    /// Whether it was put into its release, which may be an old one, less than 15 minutes before `now`.
+    pub(crate) fn is_young(&self, now: DateTime<Utc>) -> bool {
+        is_young(self.updated_at.as_ref(), now)
     }
 
     pub(crate) fn is_uploaded(&self) -> bool {
@@ -133,6 +141,11 @@ impl<'de> Deserialize<'de> for ToldDigest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Option::<String>::deserialize(deserializer)?.map_or(Self::NotYet, Self::Is))
     }
+}
+
+/// What is from the future is young.
+fn is_young(date: Option<&String>, now: DateTime<Utc>) -> bool {
+    date.and_then(|date| time(date)).is_some_and(|date| now - date < TimeDelta::minutes(SETTLING_MINUTES))
 }
 
 fn time(text: &str) -> Option<DateTime<Utc>> {

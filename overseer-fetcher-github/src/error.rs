@@ -101,7 +101,11 @@ pub(crate) fn refusal(settings: &Settings, told: &Told) -> FetchError {
     if let Some(Limited { why, pause }) = limited(told, settings, message.as_deref()) {
         return FetchError::passing(format!("{begin}: {why}{}{said}", wish(Some(pause)))).retry_after(pause);
     }
+    let is_agentless = message.as_deref().is_some_and(|message| message.to_ascii_lowercase().contains("user agent"));
     match *status {
+        StatusCode::FORBIDDEN if is_agentless => {
+            FetchError::passing(format!("{begin}: it misses the User-Agent, which something on the way may have taken out{said}"))
+        }
         StatusCode::UNAUTHORIZED => FetchError::settings(format!("{begin}: {}{said}", refused_token(settings, "was refused"))),
         StatusCode::FORBIDDEN if headers.contains_key(SINGLE_SIGN_ON) => {
             let token = refused_token(settings, "is not authorised for the single sign-on of this organisation");
@@ -148,8 +152,7 @@ fn not_found(settings: &Settings) -> String {
         Some(token) => format!("is private and out of reach for the token of {}", token.name),
         None => "is private, which needs a token, and none is set".to_owned(),
     };
-    let enterprise = settings.api.as_str().trim_end_matches('/') != url::PUBLIC_API && !settings.api.path().ends_with("/api/v3");
-    let hint = if enterprise { "; the base_url of an Enterprise server ends in /api/v3" } else { "" };
+    let hint = if url::is_odd(&settings.api) { "; the base_url of an Enterprise server ends in /api/v3" } else { "" };
     format!("{what}, or it does not exist, or it {private}{hint}")
 }
 

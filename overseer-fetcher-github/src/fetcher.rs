@@ -146,7 +146,8 @@ impl GitHubFetcher {
         self
     }
 
-    /// Sets where the API is: `https://HOST/api/v3` of a GitHub Enterprise server. `https://api.github.com` unless set.
+    /// Sets where the API is: `https://HOST/api/v3` of a GitHub Enterprise server, `https://api.NAME.ghe.com` of a cloud of one's own.
+    /// `https://api.github.com` unless set.
     #[must_use]
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.base_url = url.into();
@@ -184,7 +185,7 @@ impl GitHubFetcher {
         self
     }
 
-    /// Sets for how long the download of a file may bring nothing: to its headers, and then between two pieces of its body; 60 s unless set. There
+    /// Sets for how long the download of a file may bring nothing: to the headers of the storage host, and then between two pieces of its body; 60 s unless set. There
     /// is no limit for the whole, since a release may be big and a line slow.
     #[must_use]
     pub fn get_timeout(mut self, timeout: Duration) -> Self {

@@ -1,6 +1,6 @@
 //! One look: ask whether anything changed, choose a file, see whether it is whole, open it.
 
-use crate::api::{Api, Told};
+use crate::api::{Api, TEXT_BYTES_MAX, Told};
 use crate::asset::{Asset, Published, SETTLING_MINUTES, ToldDigest};
 use crate::body::{Body, Part};
 use crate::choose::{Unclear, list};
@@ -10,7 +10,7 @@ use crate::memo::{Memo, seconds};
 use crate::settings::Settings;
 use crate::system::System;
 use crate::url::shown;
-use overseer_core::{Digest, FetchError, Known, Look, Release};
+use overseer_core::{Digest, FetchError, Known, Look, Release, SIGNATURE_BYTES_MAX};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use reqwest::{StatusCode, Url};
 use std::sync::Arc;
@@ -93,39 +93,45 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
     if published.draft {
         return Ok(Look::incomplete(format!("{name} is a draft")));
     }
-    let changed = published.changed_at().or_else(|| error::date(&told.headers, &LAST_MODIFIED)).map(|time| time.timestamp());
-    if let Some(memo) = memo.filter(|memo| memo.release != published.id && memo.changed.zip(changed).is_some_and(|(was, is)| is <= was)) {
-        log::warn!(
-            target: "overseer::poll",
-            "{} is gone from {}, and {name} is older, so it is not taken; publish a release, or edit that one, to go back to it", memo.name, api.settings.name()
-        );
-        return Ok(Look::unchanged());
-    }
-    let is_young = published.is_young(error::now(&told.headers));
+    let now = error::now(&told.headers);
+    let is_young = published.is_young(now);
     let asset = match api.settings.choice.of(published, &System::this()) {
         Ok(asset) => asset,
         Err(unclear) => return without_asset(api, published, unclear, is_young),
     };
-    let tag = asset.tag();
-    let memo = Memo {
+    let tag = tag(known, published, asset);
+    let changed = published.changed_at().or_else(|| error::date(&told.headers, &LAST_MODIFIED));
+    let offered = Memo {
         tag: tag.clone(),
         release: published.id,
         name: published.tag_name.clone(),
         last_modified: text(&told.headers, &LAST_MODIFIED),
         etag: text(&told.headers, &ETAG),
-        changed,
+        created: published.created_at().map(|time| time.timestamp()),
+        changed: changed.map(|time| time.timestamp()),
         asked: seconds(SystemTime::now()),
     };
+    if let Some(installed) = memo.filter(|memo| memo.is_of_a_yanked_one(&offered)) {
+        let (gone, repository) = (installed.name, api.settings.name());
+        log::warn!(
+            target: "overseer::poll",
+            "{gone} is gone from {repository}, and {name} is older, so it is not taken; publish a release, or edit that one, to go back to it"
+        );
+        return Ok(Look::unchanged());
+    }
     if known.is_settled(&tag) {
-        return Ok(remembering(Look::unchanged(), &memo));
+        return Ok(remembering(Look::unchanged(), &offered));
     }
     if told.url != told.asked {
         let (name, to) = (api.settings.name(), published.html_url.as_deref().unwrap_or_default());
         log::warn!(target: "overseer::poll", "{name} was renamed, and GitHub redirects to {}: {to}; somebody else may take the old name", shown(&told.url));
     }
-    if let Some(look) = unfinished(asset, &name, is_young)? {
+    if let Some(look) = unfinished(asset, &name, is_young || asset.is_young(now))? {
         return Ok(look);
     }
+    let digest = asset
+        .digest()
+        .map_err(|digest| FetchError::passing(format!("{} of {name} has the digest \"{digest}\", which is none", asset.name)))?;
     let mut release = match beside(api, known, published, asset).await? {
         Beside::Missing(why) => return Ok(Look::incomplete(why)),
         Beside::There { signature, digest } => {
@@ -134,13 +140,22 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
             digest.into_iter().fold(release, Release::digest_beside)
         }
     };
-    let digest = asset
-        .digest()
-        .map_err(|digest| FetchError::passing(format!("{} of {name} has the digest \"{digest}\", which is none", asset.name)))?;
     if let Some(digest) = digest {
         release = release.digest(digest);
     }
-    Ok(remembering(Look::release(release), &memo))
+    Ok(remembering(Look::release(release), &offered))
+}
+
+/// The tag of a file, and of its signature where one is wanted: a release that is signed anew is another one.
+fn tag(known: &Known, published: &Published, asset: &Asset) -> String {
+    match signature_file(published, asset).filter(|_| known.wants_signature()) {
+        Some(signature) => format!("{}, signature {}", asset.tag(), signature.tag()),
+        None => asset.tag(),
+    }
+}
+
+fn signature_file<'a>(published: &'a Published, asset: &Asset) -> Option<&'a Asset> {
+    published.asset(&format!("{}.minisig", asset.name)).filter(|file| file.is_uploaded())
 }
 
 /// `v1.2 of owner/repository`.
@@ -181,11 +196,11 @@ fn unfinished(asset: &Asset, release: &str, is_young: bool) -> Result<Option<Loo
         let text = format!("{file} is not uploaded yet (its state is {})", asset.state);
         return match is_young {
             true => Ok(Some(Look::incomplete(text))),
-            false => Err(FetchError::bad_release(format!("{text}, {SETTLING_MINUTES} min after the release; its upload has failed"))),
+            false => Err(FetchError::bad_release(format!("{text}, {SETTLING_MINUTES} min after it began; its upload has failed"))),
         };
     }
     if asset.digest == ToldDigest::NotYet && is_young {
-        let text = format!("{file} has no digest yet, and the release is younger than {SETTLING_MINUTES} min");
+        let text = format!("{file} has no digest yet, and is younger than {SETTLING_MINUTES} min");
         return Ok(Some(Look::incomplete(text)));
     }
     if asset.size == 0 {
@@ -204,11 +219,12 @@ async fn beside(api: &Api, known: &Known, published: &Published, asset: &Asset) 
     let name = release_name(api, published);
     let mut signature = None;
     if known.wants_signature() {
-        let wanted = format!("{}.minisig", asset.name);
-        let Some(file) = published.asset(&wanted).filter(|file| file.is_uploaded()) else {
-            return Ok(Beside::Missing(format!("{name} has no {wanted}; a release is taken only with its .minisig file")));
+        let Some(file) = signature_file(published, asset) else {
+            let missing = format!("{name} has no {}.minisig; a release is taken only with its .minisig file", asset.name);
+            return Ok(Beside::Missing(missing));
         };
-        signature = Some(api.small_file(file.id).await?);
+        // One byte more is enough for core to refuse it.
+        signature = Some(api.small_file(file.id, SIGNATURE_BYTES_MAX + 1).await?);
     }
     let required = api.settings.sha256_file;
     if !required && matches!(asset.digest, ToldDigest::Is(_)) {
@@ -220,7 +236,7 @@ async fn beside(api: &Api, known: &Known, published: &Published, asset: &Asset) 
         };
         return Ok(if required { Beside::Missing(missing()) } else { Beside::There { signature, digest: None } });
     };
-    let digest = Digest::in_checksum_file(&api.small_file(file.id).await?, &asset.name);
+    let digest = Digest::in_checksum_file(&api.small_file(file.id, TEXT_BYTES_MAX).await?, &asset.name);
     match digest {
         None if required => Err(FetchError::passing(format!("{} of {name} has no SHA-256 of {} in it", file.name, asset.name))),
         digest => Ok(Beside::There { signature, digest }),

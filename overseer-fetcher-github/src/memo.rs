@@ -18,7 +18,8 @@ pub(crate) struct Memo {
     /// `Last-Modified` and `ETag` of the answer that told of it.
     pub(crate) last_modified: Option<String>,
     pub(crate) etag: Option<String>,
-    /// When the release was last published or edited, in seconds since 1970.
+    /// The date of its commit, and when it was last published or edited, in seconds since 1970.
+    pub(crate) created: Option<i64>,
     pub(crate) changed: Option<i64>,
     /// When that answer came, in seconds since 1970, by the clock of this machine, which also reads it again.
     pub(crate) asked: u64,
@@ -32,6 +33,13 @@ impl Memo {
 
     pub(crate) fn read(memo: &str) -> Option<Self> {
         serde_json::from_str(memo).ok()
+    }
+
+    /// Whether the release of this memo was taken away: another one is offered in its place which is older, and was neither published nor edited after it.
+    pub(crate) fn is_of_a_yanked_one(&self, offered: &Self) -> bool {
+        let not_after = |was: Option<i64>, is: Option<i64>| was.zip(is).map(|(was, is)| is <= was);
+        let is_older = not_after(self.created, offered.created) != Some(false);
+        self.release != offered.release && is_older && not_after(self.changed, offered.changed) == Some(true)
     }
 
     /// Whether it is time to ask for a whole answer. Also if the clock was set back.
@@ -56,6 +64,7 @@ mod tests {
             name: "v1".to_owned(),
             last_modified: Some("Sun, 06 Nov 1994 12:00:00 GMT".to_owned()),
             etag: None,
+            created: None,
             changed: Some(784_123_200),
             asked: 100_000,
         }
@@ -66,6 +75,17 @@ mod tests {
         assert_eq!(Memo::read(&memo().write().expect("short enough")), Some(memo()));
         assert_eq!(Memo { name: "x".repeat(MEMO_BYTES_MAX), ..memo() }.write(), None);
         assert_eq!(Memo::read("something else"), None);
+    }
+
+    #[test]
+    fn a_release_was_yanked_if_an_older_one_that_nobody_has_edited_since_is_offered_instead() {
+        let installed = || Memo { created: Some(50), changed: Some(100), ..memo() };
+        let yanked = |created, changed| installed().is_of_a_yanked_one(&Memo { release: 1, created, changed, ..memo() });
+        assert!(yanked(Some(40), Some(90)) && yanked(None, Some(90)));
+        assert!(!yanked(Some(40), Some(101)), "edited since");
+        assert!(!yanked(Some(60), Some(90)), "newer, and a pre-release until now");
+        assert!(!yanked(Some(40), None), "nobody knows");
+        assert!(!installed().is_of_a_yanked_one(&installed()));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) struct Authorization {
     pub(crate) header: HeaderValue,
     /// The bare token, to keep it out of a text that a server made.
     pub(crate) token: String,
-    /// Where it comes from: `token`, `GITHUB_TOKEN`.
+    /// Where it comes from: `the settings`, `GITHUB_TOKEN`.
     pub(crate) name: &'static str,
 }
 
@@ -107,7 +107,7 @@ fn authorization(setting: &Token) -> Result<Option<Authorization>, FetchError> {
     let (name, token) = match setting {
         Token::None => return Ok(None),
         Token::Set(token) if token.is_empty() => return Err(FetchError::settings("token is empty; leave it out, or set no_token")),
-        Token::Set(token) => ("token", token.clone()),
+        Token::Set(token) => ("the settings", token.clone()),
         Token::Environment => {
             let set = |name: &&'static str| {
                 Some((*name, std::env::var(name).ok().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty())?))

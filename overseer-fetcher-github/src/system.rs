@@ -17,7 +17,7 @@ const SYSTEMS: [&[&str]; 12] = [
 ];
 
 /// Names of one processor each. The two kinds of 32-bit ARM share the names that leave open which of them is meant.
-const PROCESSORS: [&[&str]; 14] = [
+const PROCESSORS: [&[&str]; 17] = [
     &["x86_64", "amd64", "x64"],
     &["aarch64", "arm64", "armv8", "arm64v8"],
     &["x86", "i386", "i486", "i586", "i686", "386", "ia32"],
@@ -28,10 +28,13 @@ const PROCESSORS: [&[&str]; 14] = [
     &["powerpc64", "ppc64"],
     &["s390x"],
     &["loongarch64", "loong64"],
-    &["mips", "mipsel", "mipsle", "mips64", "mips64el", "mips64le"],
+    &["mips"],
+    &["mipsel", "mipsle"],
+    &["mips64"],
+    &["mips64el", "mips64le"],
     &["powerpc", "ppc"],
-    &["sparc", "sparcv9", "sparc64"],
-    &["ia64", "arm64ec", "arm64_32"],
+    &["sparc64", "sparcv9"],
+    &["ia64", "arm64ec"],
 ];
 
 /// Files for both processors of macOS.
@@ -106,9 +109,14 @@ impl System {
             words.iter().any(is_other)
         };
         let is_macos = self.systems.contains(&"macos");
-        let processor = says(self.processors) || (is_macos && says(&UNIVERSAL));
-        let stranger = says_other(&SYSTEMS, self.systems) || (says_other(&PROCESSORS, self.processors) && !(is_macos && processor));
-        if !says(self.systems) || !processor || stranger {
+        let processor = match (says(self.processors), says_other(&PROCESSORS, self.processors)) {
+            (true, false) => true,
+            // There a file may be for both.
+            (true, true) => is_macos,
+            (false, false) => is_macos && says(&UNIVERSAL),
+            (false, true) => false,
+        };
+        if !processor || !says(self.systems) || says_other(&SYSTEMS, self.systems) {
             return None;
         }
         match (self.library, says(&GNU), says(&MUSL)) {
@@ -187,6 +195,13 @@ mod tests {
                 assert!(!fits("aarch64-unknown-linux-gnu", &name), "{name}");
             }
         }
+        for name in ["app-darwin-x86_64-arm64", "app-macos-universal2", "app_darwin_all.tar.gz"] {
+            assert!(fits("aarch64-apple-darwin", name) && fits("x86_64-apple-darwin", name), "{name}");
+        }
+        assert!(
+            !fits("aarch64-apple-darwin", "all-darwin-x86_64") && !fits(LINUX, "app-linux-all") && !fits(LINUX, "app-linux-amd64-arm64")
+        );
+        assert!(fits("mipsel-unknown-linux-gnu", "app-linux-mipsle") && !fits("mips-unknown-linux-gnu", "app-linux-mipsle"));
         assert!(fits(LINUX, "app-linux64.gz"));
         assert!(fits("x86_64-unknown-freebsd", "app-freebsd-amd64"));
     }

@@ -40,12 +40,17 @@ pub(crate) fn is_below(url: &Url, base: &Url) -> bool {
     url.origin() == base.origin() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Whether the API of this base is where no GitHub has one: in the cloud it is a host `api.`, else a path `/api/v3`.
+pub(crate) fn is_odd(base: &Url) -> bool {
+    !base.host_str().is_some_and(|host| host.starts_with("api.")) && !base.path().ends_with("/api/v3")
+}
+
 /// The repository's page: what people know it by.
 pub(crate) fn page(base: &Url, owner: &str, repository: &str) -> Url {
     let mut page = base.clone();
-    if base.as_str().trim_end_matches('/') == PUBLIC_API {
-        // Both are constants.
-        let _ = page.set_host(Some("github.com"));
+    if let Some(host) = base.host_str().and_then(|host| host.strip_prefix("api.")) {
+        // The rest of a host is one, too; else the page keeps the name of the API.
+        let _ = page.set_host(Some(host));
     }
     let path = page.path().strip_suffix("/api/v3").map(str::to_owned);
     page.set_path(path.as_deref().unwrap_or(base.path()));
@@ -109,8 +114,16 @@ mod tests {
     fn the_page_is_the_one_that_people_know() {
         let page = |base: &str| page(&api(base).expect("a base"), "o", "r").to_string();
         assert_eq!(page(PUBLIC_API), "https://github.com/o/r");
+        assert_eq!(page("https://api.example.ghe.com"), "https://example.ghe.com/o/r");
         assert_eq!(page("https://ghe.example.org/api/v3"), "https://ghe.example.org/o/r");
         assert_eq!(page("http://127.0.0.1:81"), "http://127.0.0.1:81/o/r");
+    }
+
+    #[test]
+    fn a_base_without_an_api_is_odd() {
+        let is_odd = |base: &str| is_odd(&api(base).expect("a base"));
+        assert!(!is_odd(PUBLIC_API) && !is_odd("https://api.example.ghe.com") && !is_odd("https://ghe.example.org/api/v3"));
+        assert!(is_odd("https://ghe.example.org") && is_odd("https://github.com"));
     }
 
     #[test]

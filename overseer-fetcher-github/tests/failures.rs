@@ -52,7 +52,7 @@ fn a_used_up_rate_limit_is_named_with_the_pause_until_its_reset_by_the_clock_of_
         let why = "the rate limit of 60 requests an hour";
         let rest = "is used up, asks to come back in 1800s (\"API rate limit exceeded for 192.0.2.1.\")";
         assert_eq!(without.to_string(), format!("{status}: {why} for requests without a token from this address {rest}"));
-        assert_eq!(with.to_string(), format!("{status}: {why} for the token of token {rest}"));
+        assert_eq!(with.to_string(), format!("{status}: {why} for the token of the settings {rest}"));
         for error in [without, with] {
             assert_eq!((error.kind(), error.pause_asked_for()), (FetchErrorKind::Passing, Some(Duration::from_secs(1800))));
         }
@@ -96,7 +96,7 @@ fn the_secondary_limit_is_named_and_its_pause_obeyed() {
 fn a_refused_token_is_a_settings_error_that_says_which() {
     let [without, with] = refused(answer("401 Unauthorized", &[], "Bad credentials"));
     assert_eq!(without.to_string(), "401 Unauthorized: no token is set (\"Bad credentials\")");
-    assert_eq!(with.to_string(), "401 Unauthorized: the token of token was refused (\"Bad credentials\")");
+    assert_eq!(with.to_string(), "401 Unauthorized: the token of the settings was refused (\"Bad credentials\")");
     assert_eq!((without.kind(), with.kind()), (FetchErrorKind::Settings, FetchErrorKind::Settings));
 }
 
@@ -105,10 +105,10 @@ fn each_other_403_says_what_is_missing() {
     let [without, with] = refused(answer("403 Forbidden", &[], "Resource not accessible by personal access token"));
     let message = "(\"Resource not accessible by personal access token\")";
     assert_eq!(without.to_string(), format!("403 Forbidden: no token is set {message}"));
-    assert_eq!(with.to_string(), format!("403 Forbidden: the token of token does not have the right to read releases {message}"));
+    assert_eq!(with.to_string(), format!("403 Forbidden: the token of the settings does not have the right to read releases {message}"));
     assert_eq!(with.kind(), FetchErrorKind::Settings);
     let [_, sign_on] = refused(answer("403 Forbidden", &[("X-GitHub-SSO", "required; url=https://github.com/orgs/o/sso?x=1")], "SSO"));
-    let text = "403 Forbidden: the token of token is not authorised for the single sign-on of this organisation (\"SSO\")";
+    let text = "403 Forbidden: the token of the settings is not authorised for the single sign-on of this organisation (\"SSO\")";
     assert_eq!(sign_on.to_string(), text);
 }
 
@@ -126,7 +126,7 @@ fn not_found_says_what_it_may_mean() {
     assert_eq!(text(github.fetcher().tag("v9")), format!("octo/app has no release with the tag v9, {private}"));
     assert_eq!(
         text(github.fetcher().tag("v9").token("t0ken")),
-        "octo/app has no release with the tag v9, or it does not exist, or it is private and out of reach for the token of token"
+        "octo/app has no release with the tag v9, or it does not exist, or it is private and out of reach for the token of the settings"
     );
     github.api_always(|| Answer::status("404 Not Found"));
     assert_eq!(text(github.fetcher().pre_releases(true)), format!("there is no octo/app, {private}"));
@@ -203,10 +203,9 @@ fn a_server_that_is_silent_slow_gone_or_talks_something_else_is_told_of() {
     assert!(error_of(github.fetcher()).to_string().starts_with(&format!("{url} gave no usable answer: ")));
     drop(github);
     let gone = GitHubFetcher::new("octo", "app").no_proxy().no_token();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let base = format!("http://{}", listener.local_addr().expect("its address"));
-    drop(listener);
-    let error = error_of(gone.clone().base_url(&base)).to_string();
+    // A free port may be taken by another test at any time; this one is given to nobody.
+    let base = "http://127.0.0.1:1";
+    let error = error_of(gone.clone().base_url(base)).to_string();
     assert!(error.starts_with(&format!("nothing listens at {base}{LATEST}: ")), "{error}");
     let error = error_of(gone.base_url("http://host.invalid")).to_string();
     assert!(error.starts_with(&format!("the host of http://host.invalid{LATEST} cannot be found: ")), "{error}");

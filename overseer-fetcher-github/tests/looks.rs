@@ -212,6 +212,23 @@ fn the_release_before_a_yanked_one_is_taken_only_once_somebody_has_edited_it() {
 }
 
 #[test]
+fn a_pre_release_that_becomes_the_latest_release_is_found_at_the_latest_after_six_hours() {
+    let github = GitHub::start();
+    github.publish("v2", &[(&own_name(), b"second")]);
+    github.change_last(|release| {
+        release.pre_release = true;
+        release.created += TimeDelta::hours(1);
+    });
+    github.publish("v1", &[(&own_name(), b"first")]);
+    let known = latest(&github);
+    github.change(|state| state.releases[0].pre_release = false);
+    let mut old: serde_json::Value = serde_json::from_str(known.memo().expect("a memo")).expect("JSON");
+    old["asked"] = json!(0);
+    let found = look(&mut github.fetcher(), &known.with_memo(old.to_string())).into_release().expect("a release");
+    assert_eq!(found.version_name(), Some("v2"));
+}
+
+#[test]
 fn a_renamed_repository_is_found_through_the_redirect_and_gets_the_token() {
     let github = GitHub::with_release("v1", b"first");
     github.change(|state| state.token = Some("t0ken".to_owned()));
@@ -282,7 +299,10 @@ fn young_and_old(change: impl Fn(&GitHub)) -> [Result<Look, overseer_core::Fetch
         let github = GitHub::with_release("v1", &binary(100));
         change(&github);
         let now = github.change(|state| state.now);
-        github.change_last(|release| release.published = now - age);
+        github.change_last(|release| {
+            release.published = now - age;
+            release.files.iter_mut().for_each(|file| file.updated = now - age);
+        });
         let found = github.fetcher().fetch(&Known::nothing());
         if let Ok(look) = &found
             && look.why_incomplete().is_some()
@@ -305,17 +325,17 @@ fn a_file_that_is_not_uploaded_is_waited_for_and_after_a_quarter_of_an_hour_its_
     let text = format!("{} of v1 of octo/app is not uploaded yet (its state is open)", own_name());
     assert_eq!(why(young), text);
     let error = old.expect_err("it will never be");
-    assert_eq!(error.to_string(), format!("{text}, 15 min after the release; its upload has failed"));
+    assert_eq!(error.to_string(), format!("{text}, 15 min after it began; its upload has failed"));
     assert_eq!(error.kind(), FetchErrorKind::BadRelease);
 }
 
 #[test]
 fn a_digest_that_is_missing_is_waited_for_and_old_files_have_none() {
     let [young, old] = young_and_old(|github| github.change_last(|release| release.files[0].digest = Some(json!(null))));
-    assert_eq!(why(young), format!("{} of v1 of octo/app has no digest yet, and the release is younger than 15 min", own_name()));
+    assert_eq!(why(young), format!("{} of v1 of octo/app has no digest yet, and is younger than 15 min", own_name()));
     let old = old.expect("a look").into_release().expect("a release");
     assert_eq!(old.digests().count(), 0);
-    assert_eq!(old.tag(), "asset 102 of 2026-02-28T12:00:00Z, 100 bytes");
+    assert_eq!(old.tag(), "asset 102 of 2026-03-01T11:00:00Z, 100 bytes");
     // A server that does not know digests is not waited for.
     let [young, _] = young_and_old(|github| github.change_last(|release| release.files[0].digest = None));
     assert!(young.expect("a look").into_release().is_some());
@@ -345,6 +365,44 @@ fn age_is_told_by_the_clock_of_the_server() {
     assert!(look(&mut github.fetcher(), &Known::nothing()).why_incomplete().is_some());
     github.change(|state| state.now += TimeDelta::minutes(1));
     assert!(look(&mut github.fetcher(), &Known::nothing()).into_release().is_some());
+}
+
+#[test]
+fn a_young_file_of_an_old_release_is_waited_for() {
+    let github = GitHub::with_release("nightly", &binary(100));
+    github.replace(&own_name(), &binary(101));
+    github.change_last(|release| release.files[0].state = "open");
+    let mut fetcher = github.fetcher().tag("nightly");
+    let text = format!("{} of nightly of octo/app is not uploaded yet (its state is open)", own_name());
+    assert_eq!(look(&mut fetcher, &Known::nothing()).why_incomplete(), Some(text.as_str()));
+    github.change_last(|release| {
+        release.files[0].state = "uploaded";
+        release.files[0].digest = Some(json!(null));
+    });
+    let text = format!("{} of nightly of octo/app has no digest yet, and is younger than 15 min", own_name());
+    assert_eq!(look(&mut fetcher, &Known::nothing()).why_incomplete(), Some(text.as_str()));
+    github.change(|state| state.now += TimeDelta::minutes(15));
+    assert!(look(&mut fetcher, &Known::nothing()).into_release().is_some());
+}
+
+#[test]
+fn a_release_that_is_signed_anew_is_another_one_where_signatures_are_wanted() {
+    let github = GitHub::with_release("v1", &binary(100));
+    let minisig = format!("{}.minisig", own_name());
+    let unsigned = release(&github).tag().to_owned();
+    let wants = Known::nothing().with_wanted_signature();
+    assert!(look(&mut github.fetcher(), &wants.clone().with_settled(&unsigned)).is_unchanged(), "installed before there were keys");
+
+    github.replace(&minisig, b"by a wrong key");
+    let first = look(&mut github.fetcher(), &wants).into_release().expect("a release").tag().to_owned();
+    github.replace(&minisig, b"by the right key");
+    let second = look(&mut github.fetcher(), &wants.clone().with_settled(&first)).into_release().expect("it may be accepted now");
+    assert_eq!(second.minisig(), Some("by the right key"));
+    assert_eq!(release(&github).tag(), unsigned, "nobody wants one");
+
+    github.replace(&minisig, &[b'x'; 100_000]);
+    let third = look(&mut github.fetcher(), &wants).into_release().expect("core refuses it");
+    assert_eq!(third.minisig().map(str::len), Some(overseer_core::SIGNATURE_BYTES_MAX + 1));
 }
 
 #[test]

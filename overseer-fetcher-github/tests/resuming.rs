@@ -143,7 +143,7 @@ fn a_transfer_that_stalls_goes_on_and_is_told_of_when_that_does_not_help() {
         0 => Some(Answer::new("200 OK").body(&all).stall(400)),
         _ => None,
     });
-    let quick = || github.fetcher().get_timeout(Duration::from_millis(300));
+    let quick = || github.fetcher().get_timeout(Duration::from_millis(1500));
     let mut found = release(quick(), &Known::nothing());
     assert_eq!(read(&mut found).expect("the whole body"), body);
 
@@ -158,5 +158,5 @@ fn a_transfer_that_stalls_goes_on_and_is_told_of_when_that_does_not_help() {
     });
     let mut found = release(quick(), &Known::nothing());
     let error = read(&mut found).expect_err("it stalls for ever").to_string();
-    assert!(error.contains(" stalled, with nothing for 300ms, after 0 of 1000 bytes; 4 attempts"), "{error}");
+    assert!(error.contains(" stalled, with nothing for 1.5s, after 0 of 1000 bytes; 4 attempts"), "{error}");
 }

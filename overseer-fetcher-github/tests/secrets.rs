@@ -114,7 +114,7 @@ fn the_token_of_the_environment_is_sent_unless_one_is_set_or_none_is_wanted() {
         let sent: Vec<_> = server.seen().iter().map(|request| request.header("Authorization").unwrap_or("none").to_owned()).collect();
         (said, sent)
     };
-    let builder = ("the token of token was refused", "Bearer of-the-builder");
+    let builder = ("the token of the settings was refused", "Bearer of-the-builder");
     let none = ("no token is set", "none");
     let of = |name: &str| (format!("the token of {name} was refused"), "Bearer of-the-environment".to_owned());
     let expect = |first: (String, String)| {
@@ -139,7 +139,7 @@ fn no_text_of_a_fetcher_has_a_secret_in_it() {
     assert_silent_about_secrets(&Fetcher::source(&fetcher));
     assert_silent_about_secrets(&fetcher.check().expect_err("a user in base_url").to_string());
     let odd = GitHubFetcher::new("octo", "app").token("t0ken\n").check().expect_err("no header has a line break");
-    assert_eq!(odd.to_string(), "the token of token has a character that no header may have");
+    assert_eq!(odd.to_string(), "the token of the settings has a character that no header may have");
 }
 
 #[test]

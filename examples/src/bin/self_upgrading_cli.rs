@@ -28,6 +28,9 @@ const VERSION: &str = match option_env!("TOOL_VERSION") {
     None => "1",
 };
 
+/// The minisign key that releases are signed with, if they are.
+const KEY: Option<&str> = option_env!("TOOL_KEY");
+
 fn main() -> ExitCode {
     // Before the arguments are looked at: when a release is checked, they are those of the version that checks it.
     sanity_check();
@@ -58,7 +61,7 @@ fn is_url(releases: &str) -> bool {
 
 /// The work of this tool, and what keeps it up to date beside it.
 fn work(seconds: u32, releases: Option<String>) -> ExitCode {
-    let config = Config::new(move |state| count_down(seconds, &state)).no_restart();
+    let config = Config::new(move |state| count_down(seconds, &state)).no_restart().trusted_keys(KEY);
     run(match releases {
         None => config,
         Some(url) if is_url(&url) => config.fetcher(HttpFetcher::new(url)),
@@ -83,7 +86,7 @@ fn upgrade(releases: String) -> ExitCode {
     let bar = Bar::new();
     let shown = bar.clone();
     let upgrade = if is_url(&releases) { Upgrade::new(HttpFetcher::new(releases)) } else { Upgrade::new(File::new(releases)) };
-    let outcome = upgrade.on_progress(move |progress| shown.show(progress)).run();
+    let outcome = upgrade.trusted_keys(KEY).on_progress(move |progress| shown.show(progress)).run();
     bar.0.finish_and_clear();
     match outcome {
         Ok(outcome @ (UpgradeOutcome::UpToDate { .. } | UpgradeOutcome::Upgraded(_))) => {

@@ -7,6 +7,7 @@ mod files;
 mod killed;
 mod load;
 mod manners;
+mod packed;
 mod protocol;
 mod restart;
 mod signals;

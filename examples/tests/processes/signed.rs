@@ -7,17 +7,17 @@ use std::fs;
 use std::path::PathBuf;
 
 /// When the releases of these tests are signed: some day in November 2023, and so many seconds.
-const TIME: u64 = 1_700_000_000;
+pub(crate) const TIME: u64 = 1_700_000_000;
 
-fn key_pair() -> KeyPair {
+pub(crate) fn key_pair() -> KeyPair {
     KeyPair::generate_unencrypted_keypair().expect("a key pair")
 }
 
-fn trusting(pair: &KeyPair) -> String {
+pub(crate) fn trusting(pair: &KeyPair) -> String {
     format!("trusted_key={}", pair.pk.to_base64())
 }
 
-fn sign(pair: &KeyPair, contents: &[u8], name: &str, time: u64) -> String {
+pub(crate) fn sign(pair: &KeyPair, contents: &[u8], name: &str, time: u64) -> String {
     let comment = format!("timestamp:{time}\tfile:{name}\thashed");
     minisign::sign(None, &pair.sk, contents, Some(&comment), None).expect("signed").into_string()
 }

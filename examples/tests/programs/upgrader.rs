@@ -87,6 +87,7 @@ fn upgrade(script: &Script) -> u8 {
 fn upgrade_from(fetcher: impl Fetcher, script: &Script) -> u8 {
     let mut upgrade =
         Upgrade::new(fetcher).on_progress(|progress| println!("progress {progress:?}")).check_timeout(Duration::from_secs(60));
+    upgrade = upgrade.trusted_keys(script.text("trusted_key"));
     if let Some(time) = script.milliseconds("fetch_timeout") {
         upgrade = upgrade.fetch_timeout(time);
     }

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 static MARKER: [u8; 48] = *b"\xB5overseer program\0\x8f\xd3\x1b\x62\xe7\x04\x99\xac\x5d\x30\xf8\x77\xc1\x2e\x0b\x96\xda\x41\x6f\xe5\x13\xb8\x7c\x02\xf6\x89\x3d\xd0\x54\xab";
 
 /// The bytes of the marker.
-#[cfg(test)]
+#[cfg(all(test, feature = "unpack"))]
 pub(crate) fn bytes() -> &'static [u8] {
     &MARKER
 }

@@ -44,6 +44,14 @@ pub(crate) fn sign(pair: &minisign::KeyPair, contents: &[u8], trusted_comment: &
     minisign::sign(None, &pair.sk, contents, Some(trusted_comment), None).expect("signed").into_string()
 }
 
+/// The most memory that this process has had at once.
+#[cfg(feature = "unpack")]
+pub(crate) fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("read");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// Says what a test cannot show on this machine, past the test program, which hides what passing tests print.
 pub(crate) fn not_shown(what: &str) {
     let _ = writeln!(std::io::stderr(), "{NOT_SHOWN}{what}");

@@ -87,6 +87,9 @@
 //! A fetcher need not have time-outs: core kills a poll process that makes no progress for
 //! [`fetch_timeout`](crate::Config::fetch_timeout). But one that names the server that was silent tells more than a kill does.
 //!
+//! The suite does not see what a fetcher keeps in a `static` (all looks are made in one process here), what it writes to a log, and what it costs
+//! beyond requests and bytes.
+//!
 //! What a source cannot be brought to do is *not applicable*, which the printed table shows with the reason. A panic of the
 //! fetcher fails the case, although core survives it.
 

@@ -18,6 +18,7 @@ pub struct Case {
 
 /// What came of one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// What had to come came.
     Passed,

@@ -266,7 +266,8 @@ impl Upgrade<'_> {
         let model = self.model()?;
         staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
-        let staging = self.prove(packing, signed, &poll.demands, download, release, name, progress)?;
+        // What was published stays until there is a verdict: who is killed before need not download it again.
+        let (staging, _whole) = self.prove(packing, signed, &poll.demands, download, release, name, progress)?;
         self.try_out(poll, &staging)?;
         self.make_ready(staging, &model, name)
     }
@@ -282,7 +283,7 @@ impl Upgrade<'_> {
         release: Release,
         name: &mut ReleaseName,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Staging, Stop> {
+    ) -> Result<(Staging, Whole), Stop> {
         let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
         if let Some(signed) = signed {
             name.signed_unix_s = prove_signature(&signed, &whole).map_err(|stop| blame(stop, &whole, &name.tag))?;
@@ -297,7 +298,7 @@ impl Upgrade<'_> {
         }
         progress(Progress::Checking);
         prove_contents(staging.file(), demands.allow_scripts).map_err(|refusal| whole.blame(refusal, &name.tag))?;
-        Ok(staging)
+        Ok((staging, whole))
     }
 
     /// The running binary, whose attributes the release gets. If it cannot be read, nobody need download anything.

@@ -514,7 +514,8 @@ impl Master {
             }
             let there = std::fs::metadata(&path).map(|metadata| Identity::of(&metadata));
             let shunned = memory.shunned;
-            if there.is_ok_and(|there| !there.same_inode(&running) && Some(there) != shunned) {
+            let is_new = there.is_ok_and(|there| !there.same_inode(&running) && Some(there) != shunned);
+            if is_new && self.supervisor.takes_up_changes() {
                 self.log.write(&Message::PathChanged { path });
                 // If it is a release on probation, a crash of it takes it back here too.
                 self.supervisor.adopt(memory.directory.load().0.for_second_master());

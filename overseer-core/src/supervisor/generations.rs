@@ -563,9 +563,13 @@ impl Supervisor {
         if self.is_leaving() {
             return;
         }
-        if self.settings.installation == Installation::WithoutRestart && asker != Asker::PathChanged {
-            self.say(Message::ShuttingDown {});
-            return self.shut_down();
+        if self.settings.installation == Installation::WithoutRestart {
+            // What such a program was called for must not happen twice: what is at the path runs from the next start on.
+            if asker != Asker::PathChanged {
+                self.say(Message::ShuttingDown {});
+                self.shut_down();
+            }
+            return;
         }
         if let Some(why) = self.why_no_restart_now() {
             self.say(Message::RestartWaits { why });

@@ -437,6 +437,11 @@ impl Supervisor {
         self.active
     }
 
+    /// Whether a file that another master puts at the path is to be taken up while the program runs.
+    pub(crate) fn takes_up_changes(&self) -> bool {
+        self.settings.installation != Installation::WithoutRestart
+    }
+
     /// Whether nothing has been heard of the generation yet; only then its hello is answered.
     pub(crate) fn is_starting(&self, generation: Generation) -> bool {
         self.children.get(&generation).is_some_and(|child| child.stage == Stage::Starting)

@@ -119,11 +119,11 @@ impl GitHub {
         change(&mut self.state.lock().expect("no panic"))
     }
 
-    /// A day ago, an hour after the one before.
+    /// A day ago, a minute after the one before.
     pub(crate) fn publish(&self, tag: &str, files: &[(&str, &[u8])]) -> u64 {
         self.change(|state| {
             let count = i32::try_from(state.releases.len()).expect("a small number");
-            let published = state.now - TimeDelta::days(1) + TimeDelta::hours(1) * count;
+            let published = state.now - TimeDelta::days(1) + TimeDelta::minutes(1) * count;
             let id = state.id();
             let files = files.iter().map(|(name, body)| state.file(name, body, published)).collect();
             let (created, updated) = (published - TimeDelta::hours(3), published);
@@ -203,7 +203,7 @@ impl State {
         };
         if let Some(id) = path.strip_prefix("/assets/") {
             assert_eq!(request.header("Accept"), Some("application/octet-stream"));
-            return self.to_storage(id);
+            return self.redirect_to_storage(id);
         }
         assert_eq!(request.header("Accept"), Some("application/vnd.github+json"));
         if path.is_empty() {
@@ -261,7 +261,7 @@ impl State {
     }
 
     /// Counts the download.
-    fn to_storage(&mut self, id: &str) -> Answer {
+    fn redirect_to_storage(&mut self, id: &str) -> Answer {
         let storage = self.storage.clone();
         let files = self.releases.iter_mut().flat_map(|release| &mut release.files);
         let Some(file) = files.into_iter().find(|file| file.id.to_string() == id) else { return self.told("404 Not Found", "Not Found") };

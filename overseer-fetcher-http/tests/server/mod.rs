@@ -237,6 +237,13 @@ impl Server {
         self.seen().iter().map(|request| format!("{} {}", request.method, request.target)).collect()
     }
 
+    /// Ends all connections that there are.
+    pub(crate) fn hang_up(&self) {
+        for stream in self.open.lock().expect("no panic").iter() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -246,9 +253,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.leaving.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
-        for stream in self.open.lock().expect("no panic").iter() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.hang_up();
         if let Some(accepting) = self.accepting.take()
             && accepting.join().is_err()
             && !std::thread::panicking()

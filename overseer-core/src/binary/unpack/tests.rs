@@ -436,6 +436,74 @@ mod packed {
         assert!(refused(Packing::Tar, &twice, &WANTED).contains("2 entries \"app\""));
     }
 
+    /// Writes a file that unpacks to a program of so many bytes, which needs hardly any itself.
+    fn pack_large(packing: Packing, path: &std::path::Path, size: u64) {
+        let contents = || b"\x7fELF"[..].chain(std::io::repeat(0)).take(size);
+        let file = File::create(path).expect("created");
+        let tar = |to: &mut dyn Write| {
+            let mut header = ::tar::Header::new_gnu();
+            header.set_size(size);
+            let mut archive = ::tar::Builder::new(to);
+            archive.append_data(&mut header, "app", contents()).expect("packed");
+            archive.finish().expect("packed");
+        };
+        match packing {
+            Packing::Gzip | Packing::TarGzip => {
+                let mut packer = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+                match packing {
+                    Packing::TarGzip => tar(&mut packer),
+                    _ => assert_eq!(io::copy(&mut contents(), &mut packer).expect("packed"), size),
+                }
+                packer.finish().expect("packed");
+            }
+            Packing::Zip => {
+                let mut archive = ::zip::ZipWriter::new(file);
+                archive.start_file("app", ::zip::write::SimpleFileOptions::default()).expect("packed");
+                io::copy(&mut contents(), &mut archive).expect("packed");
+                archive.finish().expect("packed");
+            }
+            // Blocks of 128 KiB from one byte each, with the largest window, and an empty last one.
+            _ => {
+                let mut packed = b"\x28\xb5\x2f\xfd\0\x68".to_vec();
+                packed.extend([&(b"\x7fELF".len() << 3).to_le_bytes()[..3], b"\x7fELF"].concat());
+                (0..size >> 17).for_each(|_| packed.extend_from_slice(&[0x02, 0, 0x10, 0]));
+                packed.extend_from_slice(&[1, 0, 0]);
+                io::copy(&mut &packed[..], &mut &file).expect("written");
+            }
+        }
+    }
+
+    #[test]
+    fn the_memory_to_unpack_does_not_grow_with_the_release() {
+        const NAME: &str = "binary::unpack::tests::packed::the_memory_to_unpack_does_not_grow_with_the_release";
+        const VARIABLE: &str = "OVERSEER_TEST_UNPACK";
+        const MIB: u64 = 1 << 20;
+        if let Some(path) = std::env::var_os(VARIABLE) {
+            let name = path.to_str().expect("text");
+            let mut nowhere = File::options().write(true).open("/dev/null").expect("opened");
+            let file = File::open(&path).expect("opened");
+            unpack(Packing::of(name).expect("supported"), &file, &mut nowhere, &limited(1 << 30), &mut |_| ()).expect("unpacked");
+            println!("peak {}", testing::peak_kib());
+            return;
+        }
+        let directory = testing::directory();
+        for (name, packing) in
+            [("app.gz", Packing::Gzip), ("app.tar.gz", Packing::TarGzip), ("app.zip", Packing::Zip), ("app.zst", Packing::Zstd)]
+        {
+            let path = directory.path().join(name);
+            let [small, large] = [20, 120].map(|size| {
+                pack_large(packing, &path, size * MIB);
+                let mut test = std::process::Command::new(std::env::current_exe().expect("the test program"));
+                let output = test.args(["--exact", NAME, "--nocapture"]).env(VARIABLE, &path).output().expect("started");
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let peak = text.split("peak ").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+                peak.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+            });
+            println!("{name}: {small} KiB for 20 MiB, {large} KiB for 120 MiB");
+            assert!(large < small + 10 * 1024, "{name}: {small} KiB for 20 MiB, {large} KiB for 120 MiB");
+        }
+    }
+
     /// What the tools of the system make, where they are there.
     #[test]
     fn archives_of_other_programs_are_unpacked() {

@@ -664,7 +664,7 @@ impl Scene {
         let signed = demands.examine(mutant.minisig.as_deref(), mutant.file_name, mutant.installed, SIGNED_UNIX_S + 1000)?;
         let download = self.download(demands);
         let mut name = ReleaseName::default();
-        upgrade.prove(packing, signed, demands, &download, release, &mut name, &mut |_| ())
+        upgrade.prove(packing, signed, demands, &download, release, &mut name, &mut |_| ()).map(|(staging, _)| staging)
     }
 
     fn download(&self, demands: &Demands) -> Download<'_> {
@@ -690,12 +690,6 @@ impl Scene {
         listing.sort();
         listing
     }
-}
-
-fn peak_kib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("read");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 fn from_environment(variable: &str) -> Option<u64> {
@@ -733,7 +727,7 @@ fn no_mutant_is_accepted_panics_writes_elsewhere_or_takes_long() {
     }
     let mut random = Rng::with_seed(seed);
     let untouched = scene.listing();
-    let before_kib = peak_kib();
+    let before_kib = testing::peak_kib();
     let (mut reach, mut ends) = (BTreeMap::<Stage, usize>::new(), BTreeMap::<Stage, usize>::new());
     let (mut slowest, mut identical, mut others) = (Duration::ZERO, 0, 0);
     let started = Instant::now();
@@ -782,7 +776,7 @@ fn no_mutant_is_accepted_panics_writes_elsewhere_or_takes_long() {
         }
         assert_eq!(scene.listing(), untouched, "{} wrote something", told());
     }
-    let grown_kib = peak_kib() - before_kib;
+    let grown_kib = testing::peak_kib() - before_kib;
     println!("{:?} in all, {slowest:?} for the slowest, {grown_kib} KiB of memory", started.elapsed());
     println!("accepted: {identical} with the very program, {others} with another whole program");
     reach.remove(&Stage::Unpack("app"));

@@ -224,6 +224,34 @@ fn a_script_is_staged_where_scripts_are_allowed_and_not_one_that_would_replace_w
     assert!(matches!(report.outcome, Outcome::Staged(_)) && file.is_some(), "{report:?}");
 }
 
+/// What a shell would run, and the kernel does not.
+#[cfg(feature = "unpack")]
+#[test]
+fn text_in_an_archive_goes_to_no_shell_allowed_scripts_or_not() {
+    let scene = Scene::new();
+    let elsewhere = testing::directory();
+    let trace = elsewhere.path().join("trace");
+    let text = format!("touch {}\n", trace.display()).into_bytes();
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o755);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(&mut header, "app", &text[..]).expect("packed");
+    let tar = archive.into_inner().expect("packed");
+    let mut archive = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+    archive.start_file("bin/app", zip::write::SimpleFileOptions::default().unix_permissions(0o755)).expect("packed");
+    archive.write_all(&text).expect("packed");
+    let zip = archive.finish().expect("packed").into_inner();
+    for allowed in [false, true] {
+        for (name, bytes) in [("app", &text), ("app.tar", &tar), ("app.zip", &zip)] {
+            let (_, verdict, why) = refused(scene.look_with(offer(name, bytes.clone()), |poll| poll.demands.allow_scripts = allowed));
+            assert!(verdict == Verdict::Reject && why.contains("is text"), "{name}: {why}");
+        }
+    }
+    assert!(!trace.exists(), "a shell ran it");
+    scene.has_only_the_program();
+}
+
 struct Unread;
 
 impl Read for Unread {

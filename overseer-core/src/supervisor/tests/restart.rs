@@ -338,11 +338,12 @@ fn with_no_restart_a_signal_while_the_program_starts_lets_it_end_by_sigterm() {
 }
 
 #[test]
-fn with_no_restart_a_file_that_another_master_installed_is_taken_up_all_the_same() {
+fn with_no_restart_a_file_that_another_master_installed_is_left_for_the_next_start() {
     let mut master = Master::serving(Settings { installation: Installation::WithoutRestart, ..settings() });
     master.looked(Outcome::Unchanged);
+    assert!(!master.rules.takes_up_changes());
     master.handle(Event::RestartAsked { asker: Asker::PathChanged });
-    assert_eq!(master.done(), [spawn(2, Program::AtPath)]);
+    assert_eq!((master.done(), master.active()), (vec![], Some(1)));
 }
 
 #[test]
