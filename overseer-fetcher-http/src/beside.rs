@@ -67,7 +67,8 @@ fn small_file(connection: &Connection, url: &Url, what: &str, size_bytes_max: u6
     let answer = connection.send(&Method::GET, url, &[])?;
     match answer.status() {
         StatusCode::OK => {}
-        status @ (StatusCode::NOT_FOUND | StatusCode::GONE) => {
+        // 403 is what a bucket says of a file that is not there, to those who may not list it. The release itself was not refused.
+        status @ (StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN) => {
             return Err(NoRelease::Incomplete(format!("{shown} answered {status}; a release is taken only with its {what} file")));
         }
         _ => return Err(connection.refusal(&answer, &Method::GET, url).into()),

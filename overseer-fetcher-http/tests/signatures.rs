@@ -60,7 +60,7 @@ fn a_signed_and_summed_release_that_is_settled_costs_one_head() {
 
 #[test]
 fn a_release_whose_signature_is_missing_is_incomplete_and_not_downloaded() {
-    for status in ["404 Not Found", "410 Gone"] {
+    for status in ["404 Not Found", "410 Gone", "403 Forbidden"] {
         let server = beside(move |_| Answer::status(status));
         let look = fetcher(&server, "/app?").fetch(&signed()).expect("a look");
         let why = look.why_incomplete().expect("it is incomplete");
