@@ -104,8 +104,9 @@ fn every_name_of_the_go_original_that_the_code_knows_is_in_its_table() {
     }
     let Some(root) = root() else { return };
     let mut found = Vec::new();
-    find_aliases(&root.join("overseer-core/src"), &mut found);
-    find_aliases(&root.join("overseer-fetcher-http/src"), &mut found);
+    for package in ["overseer-core", "overseer-fetcher-http", "overseer-fetcher-s3", "overseer-fetcher-github"] {
+        find_aliases(&root.join(package).join("src"), &mut found);
+    }
     assert!(!found.is_empty());
     let table = read(&root.join("docs/FROM_GO.md"));
     let missing: Vec<String> = found.into_iter().filter(|name| !table.contains(&format!("`{name}`"))).collect();
