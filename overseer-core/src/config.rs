@@ -15,7 +15,7 @@ use std::time::Duration;
 /// The longest duration that a setting may have: 365 days.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The shortest interval between two looks that can be asked for.
-const INTERVAL_MIN: Duration = Duration::from_millis(1);
+pub(crate) const DURATION_MIN: Duration = Duration::from_millis(1);
 
 /// How the master writes its own lines to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -182,9 +182,65 @@ impl<T> Config<T> {
         self
     }
 
-    /// The largest release in bytes, before and after unpacking; 1 GiB unless set.
+    /// The largest release in bytes, before and after unpacking; 1 GiB unless set. For a `.tar` in any packing, it holds for everything in the archive together.
     pub fn size_bytes_max(mut self, bytes: u64) -> Self {
         self.demands.size_bytes_max = bytes;
+        self
+    }
+
+    /// Trusts a minisign key: the letters `RW...` that `minisign -G` shows, or the text of its `.pub` file. May be called several times, so that
+    /// a key can be replaced by another: a release signed with any of them is taken. No key unless set, and then releases need no signature.
+    ///
+    /// With a key, a release is installed only with its `.minisig` file, made by minisign 0.11 or later over the file as it is published. One that is not
+    /// signed, signed with another key, changed, or signed under another file name is held back; so is one that was signed before the installed one, see
+    /// [`Config::allow_downgrade`]. It is tried again after 10 min and then every hour, since the signature can be mended.
+    ///
+    /// A release that is held back already waits for its time, also after a start with other keys. The keys of the version that runs decide, so a new key must be in a release that is signed with an old one. They are not asked about a file
+    /// that an operator puts at the program's path.
+    pub fn trusted_key(mut self, key: impl Into<String>) -> Self {
+        self.demands.trusted_keys.push(key.into());
+        self
+    }
+
+    /// Trusts several minisign keys; see [`Config::trusted_key`].
+    pub fn trusted_keys<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
+        self.demands.trusted_keys.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether a release may be installed whose signed `timestamp:` is older than that of the installed one, or missing where that has one. Not unless
+    /// set, so that who controls the source cannot bring back an old release with a known fault. What was signed more than a day ahead of this
+    /// machine's clock waits too, since once installed it would keep out its successors. Matters only with a [`Config::trusted_key`].
+    pub fn allow_downgrade(mut self, allow: bool) -> Self {
+        self.demands.allow_downgrade = allow;
+        self
+    }
+
+    /// Which entry of an archive (`.tar.gz`, `.zip`, ...) is the program: the end of its path, such as `app` or `bin/app`. Whatever lies before that, such as a
+    /// directory with a version in its name, may be anything.
+    ///
+    /// Unless set, it is the entry named like the program's file; of several, the one that is an executable; if there is none, the only executable in the archive.
+    /// An executable is known by its first bytes: modes in an archive do not count. If that does not find one, the release is rejected, with
+    /// what is inside.
+    pub fn archive_entry(mut self, path: impl Into<String>) -> Self {
+        self.demands.archive_entry = Some(path.into());
+        self
+    }
+
+    /// Whether a release may be a script (`#!`) that ends in the `exec` of a program built with overseer; not unless set.
+    ///
+    /// The script takes the place of the file at the program's path, and for each generation from then on the kernel starts it with the interpreter that it
+    /// names. Of what it starts nothing is proved but that it answers the self-check, in the process that was started: not its signature, and not that
+    /// it is the same tomorrow. What this does and does not do:
+    ///
+    /// - The interpreter reads the script from a descriptor: `$0` is `/dev/fd/N`, so the script must name what it starts by its whole path. The program that it
+    ///   becomes inherits that descriptor.
+    /// - A script that starts the program at the program's path is rejected: installed there, it would start itself for ever.
+    /// - A service that is *started* by the script's path has the program that the script becomes as its master, and the master takes its path from that. Upgrades then
+    ///   replace that program, with a memory of their own beside it, and not the script; this script is rejected there by the rule above.
+    /// - What the kernel does not execute is never handed to a shell, with this setting or without.
+    pub fn allow_scripts(mut self, allow: bool) -> Self {
+        self.demands.allow_scripts = allow;
         self
     }
 
@@ -199,6 +255,11 @@ impl<T> Config<T> {
     /// Installs a release after proof and check without starting it: for a program that ends by itself, such as a command-line
     /// tool. The restart signal then means a graceful shutdown. In the probation only an end by a signal counts as abnormal, since the exit code of such a
     /// program is an answer; the previous binary is put back then and not started.
+    ///
+    /// The first look begins with the program, if the last one was an interval ago. When the program ends, the look ends too, at once; what it has
+    /// downloaded stays, and the next run goes on with it, so runs that are shorter than the download get there together. A program that has ended
+    /// before any byte of a release came has had its look for this interval. One that is always shorter than a request to its source takes is never
+    /// upgraded in this way: [`Upgrade`](crate::Upgrade) is for that.
     #[doc(alias = "NoRestart")]
     pub fn no_restart(mut self) -> Self {
         self.settings.installation = Installation::WithoutRestart;
@@ -259,15 +320,12 @@ impl<T> Config<T> {
             ("terminate_timeout", Some(settings.terminate_timeout), Duration::ZERO),
             ("warm_up", Some(settings.warm_up), Duration::ZERO),
             ("probation", Some(settings.probation), Duration::ZERO),
-            ("ready_timeout", settings.ready_timeout, INTERVAL_MIN),
-            ("check_timeout", Some(settings.check_timeout), INTERVAL_MIN),
-            ("fetch_timeout", Some(settings.fetch_timeout), INTERVAL_MIN),
-            ("min_fetch_interval", Some(settings.min_fetch_interval), INTERVAL_MIN),
+            ("ready_timeout", settings.ready_timeout, DURATION_MIN),
+            ("check_timeout", Some(settings.check_timeout), DURATION_MIN),
+            ("fetch_timeout", Some(settings.fetch_timeout), DURATION_MIN),
+            ("min_fetch_interval", Some(settings.min_fetch_interval), DURATION_MIN),
         ] {
-            let Some(value) = value else { continue };
-            if value < min || value > DURATION_MAX {
-                return Err(Error::setting(name, format!("{value:?}"), format!("must be between {min:?} and 365 days")));
-            }
+            value.map_or(Ok(()), |value| check_duration(name, value, min))?;
         }
         if !settings.restart_signal.can_be_caught() {
             return Err(Error::setting("restart_signal", settings.restart_signal, "this signal cannot be caught or has another use"));
@@ -280,9 +338,7 @@ impl<T> Config<T> {
                 return Err(Error::setting("stop_signals", signal, "it is the restart_signal too"));
             }
         }
-        if self.demands.size_bytes_max == 0 {
-            return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
-        }
+        self.demands.validate()?;
         for (name, path) in [("pid_file", &self.pid_file), ("state_dir", &self.state_dir)] {
             if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
                 return Err(Error::setting(name, "", "the path is empty"));
@@ -296,12 +352,18 @@ impl<T> Config<T> {
             fetcher.check().map_err(|source| Error::Fetcher { source })?;
             self.settings.source = Some(fetcher.source());
             self.settings.interval = fetcher.interval();
-            if self.settings.interval < INTERVAL_MIN || self.settings.interval > DURATION_MAX {
-                return Err(Error::setting("interval", format!("{:?}", self.settings.interval), "must be between 1ms and 365 days"));
-            }
+            check_duration("interval", self.settings.interval, DURATION_MIN)?;
         }
         Ok(addresses)
     }
+}
+
+/// Whether a duration can be counted with.
+pub(crate) fn check_duration(name: &'static str, value: Duration, min: Duration) -> Result<(), Error> {
+    if value >= min && value <= DURATION_MAX {
+        return Ok(());
+    }
+    Err(Error::setting(name, format!("{value:?}"), format!("must be between {min:?} and 365 days")))
 }
 
 impl<T> fmt::Debug for Config<T> {
@@ -318,6 +380,8 @@ impl<T> fmt::Debug for Config<T> {
 mod tests {
     use super::*;
     use crate::fetcher::{FetchError, File, Known, Look};
+
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
 
     fn config() -> Config<()> {
         Config::new(|_state| ())
@@ -337,7 +401,7 @@ mod tests {
         assert_eq!(seconds.map(|time| time.as_secs()), [30, 1, 300, 5, 600]);
         assert_eq!((settings.ready_timeout, settings.min_fetch_interval), (None, Duration::from_secs(1)));
         assert!(settings.accept_in_warm_up);
-        assert_eq!(config.demands.size_bytes_max, 1 << 30);
+        assert_eq!((config.demands.size_bytes_max, config.demands.allow_scripts, &config.demands.archive_entry), (1 << 30, false, &None));
         assert_eq!(config.wait_for_ready().settings.ready_timeout, Some(Duration::from_secs(60)));
     }
 
@@ -356,6 +420,10 @@ mod tests {
             (config().restart_signal(Signal::TERM), "setting stop_signals is \"SIGTERM\": it is the restart_signal too"),
             (config().stop_signals([Signal::CHLD]), "setting stop_signals is \"SIGCHLD\": "),
             (config().size_bytes_max(0), "setting size_bytes_max is \"0\": "),
+            (config().archive_entry(""), "setting archive_entry is \"\": "),
+            (config().archive_entry("bin/"), "setting archive_entry is \"bin/\": it must end with the name of a file"),
+            (config().trusted_key("RW"), "setting trusted_key is \"RW\": it is not a public key of minisign"),
+            (config().trusted_keys([KEY, "RWRTY0Iy".repeat(26).as_str()]), "setting trusted_key is \"RWRTY0Iy...\": it is longer"),
             (config().pid_file(""), "setting pid_file is \"\": "),
             (config().state_dir(""), "setting state_dir is \"\": "),
             (config().address("nowhere"), "setting address is \"nowhere\": there is no port"),
@@ -365,6 +433,14 @@ mod tests {
             let text = wrong(config);
             assert!(text.starts_with(begins), "{text}\nis not\n{begins}");
         }
+    }
+
+    #[test]
+    fn keys_add_up_and_a_downgrade_is_not_allowed_unless_asked_for() {
+        let mut config = config().trusted_key(KEY).trusted_keys([format!("untrusted comment: a file\n{KEY}\n")]);
+        config.validate().expect("both are keys");
+        assert_eq!((config.demands.trusted_keys.len(), config.demands.allow_downgrade), (2, false));
+        assert!(config.allow_downgrade(true).demands.allow_downgrade);
     }
 
     #[test]

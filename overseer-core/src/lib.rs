@@ -33,6 +33,7 @@
 //!   asynchronous runtime, a framework) takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
 //! - [`State::simulated`]: a program in a unit test, without a master.
 //! - [`Fetcher`]: where releases come from. [`File`] and [`fetcher_fn`] are here; `overseer-fetcher-http` is a crate of its own.
+//! - [`Upgrade`]: one look, proof and installation in the calling process, without a master: for command-line tools.
 //! - [`Error`]: what keeps [`run`](run()) from running the program.
 //!
 //! # What a program should know
@@ -51,13 +52,17 @@
 //!
 //! # Features
 //!
-//! - `unpack` (default): releases published as `.gz` are unpacked. Without it they are rejected.
+//! - `unpack` (default): releases published as `.gz`, `.zst`, `.tar`, `.tar.gz` (`.tgz`), `.tar.zst` or `.zip` are unpacked, in a few MiB of memory whatever their
+//!   size. Without it they are rejected.
 //! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
+//! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
 mod address;
 mod binary;
 mod child;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod fetcher;
 mod listener;
@@ -70,6 +75,7 @@ mod signal;
 mod state;
 mod supervisor;
 mod sys;
+mod upgrade;
 
 pub use address::Address;
 pub use child::Guard;
@@ -79,12 +85,14 @@ pub use error::Error;
 pub use fetcher::AsyncFetcher;
 pub use fetcher::{
     DEFAULT_INTERVAL, Digest, DigestAlgorithm, FetchError, FetchErrorKind, Fetcher, FetcherFn, File, Known, Look, MEMO_BYTES_MAX, Partial,
-    Release, fetcher_fn,
+    Progress, Release, SIGNATURE_BYTES_MAX, fetcher_fn,
 };
 pub use listener::{Connection, Incoming, Listener};
+pub use protocol::ReleaseName;
 pub use run::{is_supported, restart, run, sanity_check, try_run};
 pub use signal::Signal;
 pub use state::{Draining, Simulation, State};
+pub use upgrade::{Declined, Upgrade, UpgradeError, UpgradeOutcome, Upgraded};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

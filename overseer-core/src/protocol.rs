@@ -12,6 +12,7 @@ use crate::fetcher::{FetchError, Known};
 use crate::supervisor::Settings;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -172,6 +173,9 @@ pub(crate) struct Order {
     pub(crate) running: Identity,
     /// Releases that are rejected or held back, by ID: they are not staged under another tag either.
     pub(crate) judged: Vec<String>,
+    /// When the installed release was signed, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) installed_signed_unix_s: Option<u64>,
 }
 
 /// How a look ended.
@@ -223,29 +227,62 @@ pub(crate) enum Verdict {
     Reject,
     /// The system is to blame (disk full, no right): the next look tries again.
     Blameless,
+    /// Held back, and never rejected: its signature or the settings can be mended, and the release stays the same.
+    Mendable,
     /// Also what a newer build says that is unknown here.
     #[serde(other)]
     HoldBack,
 }
 
-/// What a release is called.
+/// What a release is called. Displayed, it reads `release v1.2 (3f2a9c01d4e7)`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct ReleaseName {
+pub struct ReleaseName {
     /// The SHA-1 in hex; empty where the release never became a whole file.
     pub(crate) id: String,
     pub(crate) tag: String,
     pub(crate) source: String,
     pub(crate) version: Option<String>,
+    /// When it was signed, in seconds since 1970; none if that was not proved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signed_unix_s: Option<u64>,
 }
 
 impl ReleaseName {
+    /// The SHA-1 of the binary, in hex; `None` where the release never became a whole file.
+    pub fn id(&self) -> Option<&str> {
+        Some(self.id.as_str()).filter(|id| !id.is_empty())
+    }
+
+    /// What its source calls it; `None` of a binary that core did not fetch.
+    pub fn tag(&self) -> Option<&str> {
+        Some(self.tag.as_str()).filter(|tag| !tag.is_empty())
+    }
+
+    /// What people call it, if its source says.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
     /// Whether both are one release: by ID, or by source and tag where it never became a whole file.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         if self.id.is_empty() || other.id.is_empty() {
             return self.id == other.id && self.source == other.source && self.tag == other.tag;
         }
         self.id == other.id
+    }
+}
+
+/// Its tag, which people did not choose, is shown only if it has no other name.
+impl fmt::Display for ReleaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.version(), self.id.get(..12), self.tag()) {
+            (Some(version), Some(id), _) => write!(f, "release {version} ({id})"),
+            (Some(version), None, _) => write!(f, "release {version}"),
+            (None, Some(id), _) => write!(f, "release {id}"),
+            (None, None, Some(tag)) => write!(f, "release with the tag {tag}"),
+            (None, None, None) => f.write_str("a release without a name"),
+        }
     }
 }
 
@@ -277,6 +314,9 @@ pub(crate) struct Checked {
     /// What is wrong with the settings on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
+    /// The file that the check process executes: another one than the staged file, if that is a script.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) executable: Option<Identity>,
 }
 
 /// Why the other side is no longer listened to.

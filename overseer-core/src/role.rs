@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::signal::Signal;
-use crate::sys::link::{Link, adopt_socket};
+use crate::sys::link::{Link, adopt_socket, is_socket};
 use nix::sys::stat::fstat;
 use std::ffi::OsString;
 use std::fmt;
@@ -92,6 +92,13 @@ impl Claim {
     }
 }
 
+/// The role that this process was started in, without forgetting what told it: for what may be called before [`detect`], or long after it.
+pub(crate) fn started_in() -> Option<RoleName> {
+    let value = std::env::var(VARIABLE).ok()?;
+    let claim = Claim::read(&value)?;
+    is_socket(claim.descriptor, claim.inode).then_some(claim.role)
+}
+
 /// Finds out what this process is, and forgets what told it.
 ///
 /// A variable that names a socket which is not here is somebody else's: a fresh start. Unless our parent is the process that
@@ -142,6 +149,7 @@ mod tests {
 
         let descriptor = theirs.into_raw_fd();
         assert_eq!(descriptor, claim.descriptor);
+        assert!(is_socket(descriptor, claim.inode) && !is_socket(descriptor, claim.inode + 1) && !is_socket(9999, claim.inode));
         assert!(adopt_socket(descriptor, claim.inode + 1).is_none());
         assert!(adopt_socket(9999, claim.inode).is_none());
         assert!(adopt_socket(descriptor, claim.inode).is_some());

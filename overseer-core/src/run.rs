@@ -90,13 +90,19 @@ pub fn is_supported() -> bool {
 }
 
 /// Answers the self-check of a release at once, if this process is one, and does not return then. For a `main` that has much to do before it
-/// can make its [`Config`]: call it first. It proves less than the check in [`run`] does, which looks at the settings too.
+/// can make its [`Config`], and for one that calls [`Upgrade`](crate::Upgrade): call it first. It proves less than the check in [`run`] does, which looks at the
+/// settings too.
 #[doc(alias = "SanityCheck")]
 pub fn sanity_check() {
-    if std::env::var(role::VARIABLE).is_ok_and(|value| value.starts_with("check,"))
+    answer_check(|| None);
+}
+
+/// Answers the self-check, if this process is one, with what is wrong with the settings; does not return then.
+pub(crate) fn answer_check(problem: impl FnOnce() -> Option<String>) {
+    if role::started_in() == Some(RoleName::Check)
         && let Ok(Role::Started(RoleName::Check, link)) = role::detect(process::other_threads().is_empty())
     {
-        binary::check::answer(link, None);
+        binary::check::answer(link, problem());
     }
 }
 
@@ -107,7 +113,13 @@ pub fn restart() -> bool {
     running.is_some_and(|shared| shared.ask(&crate::protocol::ToMaster::Restart))
 }
 
-fn is_switched_off() -> Result<bool, Error> {
+/// Whether this process runs the program for a master.
+pub(crate) fn has_master() -> bool {
+    RUNNING.get().and_then(Weak::upgrade).is_some_and(|shared| shared.has_master())
+}
+
+/// Whether the environment asks for a program that is left alone.
+pub(crate) fn is_switched_off() -> Result<bool, Error> {
     match std::env::var(SWITCH) {
         Ok(value) if value == "off" => Ok(true),
         Ok(value) if !value.is_empty() => Err(Error::setting(SWITCH, value, "the only value of this environment variable is off")),

@@ -5,13 +5,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 12] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/ARCHITECTURE.md",
+    "docs/FETCHERS.md",
     "docs/FROM_GO.md",
     "docs/MESSAGES.md",
+    "docs/RELEASING.md",
     "overseer-core/README.md",
     "overseer-fetcher-http/README.md",
     "overseer-fetcher-s3/README.md",
@@ -108,4 +110,23 @@ fn every_name_of_the_go_original_that_the_code_knows_is_in_its_table() {
     let table = read(&root.join("docs/FROM_GO.md"));
     let missing: Vec<String> = found.into_iter().filter(|name| !table.contains(&format!("`{name}`"))).collect();
     assert!(missing.is_empty(), "docs/FROM_GO.md does not have: {}", missing.join(", "));
+}
+
+#[test]
+fn the_text_about_fetchers_has_the_example_word_for_word() {
+    let Some(root) = root() else { return };
+    let text = read(&root.join("docs/FETCHERS.md"));
+    let blocks: Vec<&str> = text.split("```rust\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
+    let example = root.join("examples/src/bin/custom_fetcher");
+    // In the text, the fetcher is a crate of its own.
+    let file = |name: &str| read(&example.join(name)).replace("crate::versions", "overseer_fetcher_versions");
+    let [fetcher, conformance, program] = ["versions.rs", "conformance.rs", "main.rs"].map(file);
+    for block in &blocks {
+        assert!([&fetcher, &conformance, &program].iter().any(|file| file.contains(block)), "the example does not have:\n{block}");
+    }
+    for whole in [fetcher, conformance] {
+        let parts: Vec<&str> = blocks.iter().copied().filter(|block| whole.contains(block)).collect();
+        let lines = |text: &str| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<String>>();
+        assert_eq!(lines(&parts.join("\n")), lines(&whole), "the text leaves something out, or says it twice");
+    }
 }

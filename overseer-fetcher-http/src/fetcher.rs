@@ -1,7 +1,7 @@
 //! What a user sets, and what core asks for.
 
 use crate::look::look;
-use crate::settings::Settings;
+use crate::settings::{ChecksumFile, Settings};
 use crate::url;
 use overseer_core::{DEFAULT_INTERVAL, FetchError, Fetcher, Known, Look};
 use std::fmt;
@@ -31,7 +31,8 @@ pub struct HttpFetcher {
     pub(crate) get_timeout: Duration,
     pub(crate) root_certificates: Vec<Vec<u8>>,
     pub(crate) proxy: Proxy,
-    pub(crate) sha256_file: bool,
+    pub(crate) checksum_file: ChecksumFile,
+    pub(crate) file_name: Option<String>,
 }
 
 #[derive(Clone)]
@@ -60,7 +61,8 @@ impl HttpFetcher {
             get_timeout: GET_TIMEOUT,
             root_certificates: Vec::new(),
             proxy: Proxy::Environment,
-            sha256_file: false,
+            checksum_file: ChecksumFile::None,
+            file_name: None,
         }
     }
 
@@ -151,11 +153,33 @@ impl HttpFetcher {
         self
     }
 
-    /// Sets whether a release must match the SHA-256 in the file beside it: the path of the URL with `.sha256` after it, as
-    /// `sha256sum` writes it. Off unless set. While that file is missing, the release counts as not yet published.
+    /// Sets whether a release must match the SHA-256 in the file beside it: its name with `.sha256` after it, as
+    /// `sha256sum` writes it. Off unless set. While that file is missing, the release counts as not yet published. Replaces
+    /// [`checksum_file`](Self::checksum_file).
     #[must_use]
     pub fn sha256_file(mut self, required: bool) -> Self {
-        self.sha256_file = required;
+        self.checksum_file = if required { ChecksumFile::Own } else { ChecksumFile::None };
+        self
+    }
+
+    /// A release must match its SHA-256 in the file of this name in the same directory, as `sha256sum` writes it for many files: `SHA256SUMS`.
+    /// None unless set. While that file is missing, the release counts as not yet published; while it does not name the
+    /// release, looks fail. Replaces [`sha256_file`](Self::sha256_file).
+    #[must_use]
+    pub fn checksum_file(mut self, name: impl Into<String>) -> Self {
+        self.checksum_file = ChecksumFile::Shared(name.into());
+        self
+    }
+
+    /// Sets the name of the published file, for a URL that does not end in it: `app.gz`. It says how to unpack the release, is the name that its
+    /// signature and its checksum must be for, and may have the placeholders of [`new`](Self::new). One `*` stands for a part that
+    /// changes: with `app-*.gz` the name is that of the URL or of where its redirects end, and one that does not fit is an error.
+    ///
+    /// Unless set, the name is the last part of the URL; or, if only that says how to unpack the file, the last part of where its redirects
+    /// end, but never for a program with trusted keys: whoever owns the server must not choose which of your signed programs this one is.
+    #[must_use]
+    pub fn file_name(mut self, name: impl Into<String>) -> Self {
+        self.file_name = Some(name.into());
         self
     }
 }
@@ -199,7 +223,8 @@ impl fmt::Debug for HttpFetcher {
             .field("get_timeout", &self.get_timeout)
             .field("root_certificates", &self.root_certificates.len())
             .field("proxy", &proxy)
-            .field("sha256_file", &self.sha256_file)
+            .field("checksum_file", &self.checksum_file)
+            .field("file_name", &self.file_name)
             .finish_non_exhaustive()
     }
 }

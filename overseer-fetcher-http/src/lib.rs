@@ -29,6 +29,8 @@
 //! | [`bearer`](HttpFetcher::bearer), [`basic_auth`](HttpFetcher::basic_auth) | none | credentials |
 //! | [`header`](HttpFetcher::header) | none | one more header; its value is treated as a secret |
 //! | [`sha256_file`](HttpFetcher::sha256_file) | off | a release must match the `.sha256` file beside it |
+//! | [`checksum_file`](HttpFetcher::checksum_file) | none | a release must match this file in its directory: `SHA256SUMS` |
+//! | [`file_name`](HttpFetcher::file_name) | of the URL | name of the published file where the URL does not end in it; one `*` for what changes |
 //! | [`connect_timeout`](HttpFetcher::connect_timeout) | 10 s | time for a connection, TLS included |
 //! | [`head_timeout`](HttpFetcher::head_timeout) | 15 s | time for a whole HEAD request |
 //! | [`get_timeout`](HttpFetcher::get_timeout) | 60 s | time for which a GET may bring nothing; no limit for the whole |
@@ -50,7 +52,11 @@
 //!   (scheme, host, port) of the URL and to nobody else, and no longer once a redirect has led away from it. A proxy for
 //!   `http` sees them, as it sees everything.
 //! - **`Accept-Encoding: identity`** is sent, so that lengths, ranges and digests are those of the published file. If the server sends
-//!   `Content-Encoding: gzip` all the same, the release is treated as if its name ended in `.gz`.
+//!   `Content-Encoding: gzip` all the same, the release is treated as if its name ended in `.gz`; one with a signature or a
+//!   checksum file is refused, as those are for the file as published.
+//! - **What lies beside a release** is asked for only when there is one: the `.sha256` file or the checksum file of the settings, and, for a
+//!   program with trusted keys, the `.minisig` file. While one is missing, the release counts as not yet published: nothing is downloaded, and
+//!   the look is [incomplete](overseer_core::Look::incomplete). They lie beside the URL, or, where the name of the release is that of a redirect's end, beside that.
 //! - **Digests** in `Repr-Digest` (RFC 9530) and `Digest` (RFC 3230), SHA-256 and SHA-512, are checked by core, as is the `.sha256` file. Servers that
 //!   send the first only on request are asked by `.header("Want-Repr-Digest", "sha-256=1")`.
 //!
@@ -89,16 +95,21 @@
 //! | `the host of .. cannot be found: ..` | passing |
 //! | `the certificate of .. is not trusted: invalid peer certificate: UnknownIssuer` | passing |
 //! | `.. tells none of etag, .., so no change can be seen; set check_headers to a header it has` | settings |
+//! | `.. redirects to https://host/other.gz: which file must be signed is not for the server to say; set file_name` | settings |
+//! | `.. led to https://host/other.gz, which is not named app-*.gz, as file_name says` | settings |
+//! | `.. is sent with Content-Encoding gzip, though none was asked for, and its .minisig file is for app as published: ..` | settings |
+//! | `...sha256 has no SHA-256 of app in it`, `...minisig is no signature by minisign` | passing |
 //!
-//! After each of them the service goes on as it was, and the next look succeeds when the server does. A missing `.sha256` file is
-//! no error: the release counts as not yet published, and the look is [incomplete](overseer_core::Look::incomplete).
+//! After each of them the service goes on as it was, and the next look succeeds when the server does.
 
+mod beside;
 mod body;
 mod connect;
 mod digest;
 mod error;
 mod fetcher;
 mod look;
+mod place;
 mod settings;
 mod tag;
 mod url;

@@ -1,25 +1,33 @@
 //! One look: HEAD, compare, GET.
 
+use crate::beside::{self, Beside, NoRelease};
 use crate::body::{Body, Part, rest_of};
 use crate::connect::Connection;
 use crate::digest;
 use crate::error::unwrapped;
-use crate::settings::Settings;
+use crate::place::Place;
+use crate::settings::{ChecksumFile, Settings};
 use crate::tag::{Memo, Tag, Validator, text};
-use crate::url::{beside, file_name, shown, telling_name};
-use overseer_core::{Digest, FetchError, Known, Look, Partial, Release};
+use crate::url::shown;
+use overseer_core::{FetchError, Known, Look, Partial, Release};
 use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode};
 use std::io::{Cursor, Read};
 use std::sync::Arc;
 
-/// A `.sha256` file of a whole directory of releases is far below this.
-const DIGEST_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// A page may begin with an empty line or a comment, a binary with neither.
 const BEGINNING_BYTES: u64 = 512;
 
 pub(crate) fn look(settings: Settings, known: &Known) -> Result<Look, FetchError> {
+    match look_for_release(settings, known) {
+        Ok(look) => Ok(look),
+        Err(NoRelease::Incomplete(why)) => Ok(Look::incomplete(why)),
+        Err(NoRelease::Failed(error)) => Err(error),
+    }
+}
+
+fn look_for_release(settings: Settings, known: &Known) -> Result<Look, NoRelease> {
     let connection = Arc::new(Connection::open(settings)?);
     let Settings { url, check_headers, .. } = &connection.settings;
     let head = connection.send(&Method::HEAD, url, &[])?;
@@ -32,49 +40,47 @@ pub(crate) fn look(settings: Settings, known: &Known) -> Result<Look, FetchError
             if known.is_settled(&told.to_string()) {
                 return Ok(Look::unchanged());
             }
-            look_after_head(&connection, known, &told, head.headers())
+            look_after_head(&connection, known, &told, &head)
         }
         StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => look_without_head(&connection, known),
-        _ => Err(connection.refusal(&head, &Method::HEAD, url)),
+        _ => Err(connection.refusal(&head, &Method::HEAD, url).into()),
     }
 }
 
 /// HEAD told a tag that is not settled.
-fn look_after_head(connection: &Arc<Connection>, known: &Known, told: &Tag, head: &HeaderMap) -> Result<Look, FetchError> {
+fn look_after_head(connection: &Arc<Connection>, known: &Known, told: &Tag, head: &Response) -> Result<Look, NoRelease> {
     let url = &connection.settings.url;
-    let digest = match digest_beside(connection)? {
-        Beside::Missing(why) => return Ok(Look::incomplete(why)),
-        Beside::Digest(digest) => digest,
-    };
+    let place = Place::of(&connection.settings, head.url(), known.wants_signature())?;
+    let beside = beside::read(connection, &place, known.wants_signature())?;
     let tag = told.to_string();
     if let Some(partial) = known.partial().filter(|partial| partial.tag == tag && partial.size_bytes > 0)
-        && let Some(validator) = Validator::of(head)
+        && let Some(validator) = Validator::of(head.headers())
     {
         let answer = connection.send(&Method::GET, url, &rest_of(partial.size_bytes, &validator))?;
         if let Some(rest) = rest(&answer, partial, &validator) {
-            return release(connection, answer, tag, rest, digest);
+            return release(connection, answer, tag, rest, (place, beside));
         }
         if answer.status() == StatusCode::OK {
-            return whole_after_head(connection, known, told, head, answer, digest);
+            return whole_after_head(connection, known, told, head, answer, (place, beside));
         }
         // 416, or another part than the one that was asked for: such a beginning is of no use.
     }
     let answer = connection.send(&Method::GET, url, &[])?;
     if answer.status() != StatusCode::OK {
-        return Err(connection.refusal(&answer, &Method::GET, url));
+        return Err(connection.refusal(&answer, &Method::GET, url).into());
     }
-    whole_after_head(connection, known, told, head, answer, digest)
+    whole_after_head(connection, known, told, head, answer, (place, beside))
 }
 
-/// A GET brings the whole file.
+/// A GET brings the whole file. What lies beside it was read in between.
 fn whole_after_head(
     connection: &Arc<Connection>,
     known: &Known,
     told: &Tag,
-    head: &HeaderMap,
+    head: &Response,
     answer: Response,
-    digest: Option<Digest>,
-) -> Result<Look, FetchError> {
+    (mut place, mut beside): (Place, Beside),
+) -> Result<Look, NoRelease> {
     let got = told.corrected_by(&Tag::of(answer.headers(), &connection.settings.check_headers));
     let same = got == *told;
     let tag = got.to_string();
@@ -82,15 +88,22 @@ fn whole_after_head(
         // One of several servers behind the address is older than the one that answered HEAD.
         return Ok(Look::unchanged());
     }
+    let place_now = Place::of(&connection.settings, answer.url(), known.wants_signature())?;
+    if !same || place_now != place {
+        // A signature of the file before this one would get this one rejected.
+        beside = beside::read(connection, &place_now, known.wants_signature())?;
+        place = place_now;
+    }
     // A body without a length ends where the connection does; HEAD's length then tells whether that is its end.
-    let told_size = length(head).filter(|size_bytes| same && *size_bytes > 0 && text(answer.headers(), &CONTENT_ENCODING).is_none());
+    let told_size =
+        length(head.headers()).filter(|size_bytes| same && *size_bytes > 0 && text(answer.headers(), &CONTENT_ENCODING).is_none());
     let size_bytes = length(answer.headers()).or(told_size);
     let whole = Span { from: 0, size_bytes, validator: Validator::of(answer.headers()) };
-    release(connection, answer, tag, whole, digest)
+    release(connection, answer, tag, whole, (place, beside))
 }
 
 /// The server does not answer HEAD, or tells nothing in it: a GET on condition that something changed.
-fn look_without_head(connection: &Arc<Connection>, known: &Known) -> Result<Look, FetchError> {
+fn look_without_head(connection: &Arc<Connection>, known: &Known) -> Result<Look, NoRelease> {
     let Settings { url, check_headers, .. } = &connection.settings;
     let mut headers = Vec::new();
     // What is remembered of a release that is to be tried again must not hide it.
@@ -107,11 +120,8 @@ fn look_without_head(connection: &Arc<Connection>, known: &Known) -> Result<Look
     let mut answer = connection.send(&Method::GET, url, &headers)?;
     if let Some((partial, validator)) = &begun {
         if let Some(rest) = rest(&answer, partial, validator) {
-            let digest = match digest_beside(connection)? {
-                Beside::Missing(why) => return Ok(Look::incomplete(why)),
-                Beside::Digest(digest) => digest,
-            };
-            return release(connection, answer, partial.tag.clone(), rest, digest);
+            let published = beside_answer(connection, known, &answer)?;
+            return release(connection, answer, partial.tag.clone(), rest, published);
         }
         if matches!(answer.status(), StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
             answer = connection.send(&Method::GET, url, &condition)?;
@@ -120,7 +130,7 @@ fn look_without_head(connection: &Arc<Connection>, known: &Known) -> Result<Look
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::NOT_MODIFIED if !condition.is_empty() => return Ok(Look::unchanged()),
-        _ => return Err(connection.refusal(&answer, &Method::GET, url)),
+        _ => return Err(connection.refusal(&answer, &Method::GET, url).into()),
     }
     check_is_no_page(&answer, &shown(url))?;
     let tag = Tag::of(answer.headers(), check_headers);
@@ -129,7 +139,8 @@ fn look_without_head(connection: &Arc<Connection>, known: &Known) -> Result<Look
         let url = shown(url);
         return Err(FetchError::settings(format!(
             "{url} tells none of {names}, so no change can be seen; set check_headers to a header it has"
-        )));
+        ))
+        .into());
     }
     let tag = tag.to_string();
     if known.is_settled(&tag) {
@@ -139,12 +150,16 @@ fn look_without_head(connection: &Arc<Connection>, known: &Known) -> Result<Look
             None => look,
         });
     }
-    let digest = match digest_beside(connection)? {
-        Beside::Missing(why) => return Ok(Look::incomplete(why)),
-        Beside::Digest(digest) => digest,
-    };
+    let published = beside_answer(connection, known, &answer)?;
     let whole = Span { from: 0, size_bytes: length(answer.headers()), validator: Validator::of(answer.headers()) };
-    release(connection, answer, tag, whole, digest)
+    release(connection, answer, tag, whole, published)
+}
+
+/// Where the file is that `answer` brings, and what lies beside it.
+fn beside_answer(connection: &Connection, known: &Known, answer: &Response) -> Result<(Place, Beside), NoRelease> {
+    let place = Place::of(&connection.settings, answer.url(), known.wants_signature())?;
+    let beside = beside::read(connection, &place, known.wants_signature())?;
+    Ok((place, beside))
 }
 
 /// Which bytes of the published file an answer brings.
@@ -162,11 +177,24 @@ fn rest(answer: &Response, partial: &Partial, validator: &Validator) -> Option<S
     Some(Span { from: part.from, size_bytes: part.size_bytes, validator: Some(validator.clone()) })
 }
 
-fn release(connection: &Arc<Connection>, answer: Response, tag: String, span: Span, digest: Option<Digest>) -> Result<Look, FetchError> {
-    let url = &connection.settings.url;
+fn release(
+    connection: &Arc<Connection>,
+    answer: Response,
+    tag: String,
+    span: Span,
+    (place, beside): (Place, Beside),
+) -> Result<Look, NoRelease> {
+    let Settings { url, checksum_file, .. } = &connection.settings;
     let shown = shown(url);
     check_is_no_page(&answer, &shown)?;
-    let name = name_by_encoding(&answer, telling_name(url, answer.url())).map_err(|why| FetchError::settings(format!("{shown} {why}")))?;
+    let as_published = match (&beside.signature, checksum_file) {
+        (Some(_), _) => Some(".minisig"),
+        (None, ChecksumFile::Own) => Some(".sha256"),
+        (None, ChecksumFile::Shared(name)) => Some(name.as_str()),
+        (None, ChecksumFile::None) => None,
+    };
+    let name =
+        name_by_encoding(&answer, place.name, as_published).map_err(|why| FetchError::settings(format!("{shown} is sent with {why}")))?;
     let told = digest::in_headers(answer.headers()).map_err(|what| FetchError::passing(format!("{shown} has {what}")))?;
     let memo = Memo::of(&tag, answer.headers()).write();
 
@@ -176,10 +204,10 @@ fn release(connection: &Arc<Connection>, answer: Response, tag: String, span: Sp
     if from == 0 {
         body.by_ref().take(BEGINNING_BYTES).read_to_end(&mut beginning).map_err(unwrapped)?;
         if beginning.is_empty() {
-            return Err(FetchError::passing(format!("{shown} is empty")));
+            return Err(FetchError::passing(format!("{shown} is empty")).into());
         }
         if begins_as_page(&beginning) {
-            return Err(FetchError::passing(format!("{shown} sent an HTML page instead of a release: its body begins as one")));
+            return Err(FetchError::passing(format!("{shown} sent an HTML page instead of a release: its body begins as one")).into());
         }
     }
     let mut release = Release::new(tag, name, Cursor::new(beginning).chain(body)).resumed_at(from);
@@ -189,46 +217,17 @@ fn release(connection: &Arc<Connection>, answer: Response, tag: String, span: Sp
     for digest in told {
         release = release.digest(digest);
     }
-    if let Some(digest) = digest {
+    if let Some(digest) = beside.digest {
         release = release.digest_beside(digest);
+    }
+    if let Some(signature) = beside.signature {
+        release = release.signature(signature);
     }
     let look = Look::release(release);
     Ok(match memo {
         Some(memo) => look.remember(memo),
         None => look,
     })
-}
-
-enum Beside {
-    /// What the file says; nothing if it was not asked for.
-    Digest(Option<Digest>),
-    /// It is not there.
-    Missing(String),
-}
-
-/// Reads the `.sha256` file. That it is missing is not a failure but a release that is being published: the
-/// file is written after the release that it is about, and backing off would only delay what its publisher is about to mend.
-fn digest_beside(connection: &Connection) -> Result<Beside, FetchError> {
-    let Settings { url, sha256_file, .. } = &connection.settings;
-    if !sha256_file {
-        return Ok(Beside::Digest(None));
-    }
-    let beside = beside(url);
-    let shown = shown(&beside);
-    let answer = connection.send(&Method::GET, &beside, &[])?;
-    match answer.status() {
-        StatusCode::OK => {}
-        status @ (StatusCode::NOT_FOUND | StatusCode::GONE) => {
-            return Ok(Beside::Missing(format!("{shown} answered {status}; a release is taken only with its .sha256 file")));
-        }
-        _ => return Err(connection.refusal(&answer, &Method::GET, &beside)),
-    }
-    let mut content = Vec::new();
-    let unreadable = |error| FetchError::passing(format!("{shown} cannot be read: {}", unwrapped(error)));
-    answer.take(DIGEST_FILE_BYTES_MAX).read_to_end(&mut content).map_err(unreadable)?;
-    let digest = Digest::in_checksum_file(&String::from_utf8_lossy(&content), file_name(url));
-    let digest = digest.ok_or_else(|| FetchError::passing(format!("{shown} has no SHA-256 of {} in it", file_name(url))))?;
-    Ok(Beside::Digest(Some(digest)))
 }
 
 /// A login page, a captive portal or a single-page application that answers every path.
@@ -247,15 +246,26 @@ fn begins_as_page(beginning: &[u8]) -> bool {
     starts(b"<!doctype") || starts(b"<html")
 }
 
-/// A file that is sent compressed is unpacked by core, which goes by the ending of its name.
-fn name_by_encoding(answer: &Response, name: &str) -> Result<String, String> {
+/// A file that is sent compressed is unpacked by core, which goes by the ending of its name. What is compressed on the way is not what
+/// was published: a file that is about the published one, `as_published`, would then make a good release look bad.
+fn name_by_encoding(answer: &Response, name: String, as_published: Option<&str>) -> Result<String, String> {
     let encoding = text(answer.headers(), &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase());
     match encoding.as_deref() {
-        None | Some("identity") => Ok(name.to_owned()),
-        Some("gzip" | "x-gzip") if name.to_ascii_lowercase().ends_with(".gz") => Ok(name.to_owned()),
-        Some("gzip" | "x-gzip") => Ok(format!("{name}.gz")),
-        Some(other) => Err(format!("is sent with Content-Encoding {other}; only gzip can be unpacked, and none was asked for")),
+        None | Some("identity") => Ok(name),
+        Some("gzip" | "x-gzip") if is_gzip(&name) => Ok(name),
+        Some("gzip" | "x-gzip") => match as_published {
+            None => Ok(format!("{name}.gz")),
+            Some(what) => Err(format!(
+                "Content-Encoding gzip, though none was asked for, and its {what} file is for {name} as published: publish {name}.gz, or stop the server from compressing"
+            )),
+        },
+        Some(other) => Err(format!("Content-Encoding {other}; only gzip can be unpacked, and none was asked for")),
     }
+}
+
+fn is_gzip(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    [".gz", ".tgz"].iter().any(|ending| name.ends_with(ending))
 }
 
 fn length(headers: &HeaderMap) -> Option<u64> {

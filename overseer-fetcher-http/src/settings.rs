@@ -1,6 +1,7 @@
 //! The settings of a fetcher, read: every text is a URL, a header or a certificate, or an error that names it.
 
 use crate::fetcher::{HttpFetcher, Proxy};
+use crate::place::NamePattern;
 use crate::url::{self, without_secrets};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -34,7 +35,18 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) head_timeout: Duration,
     pub(crate) get_timeout: Duration,
-    pub(crate) sha256_file: bool,
+    pub(crate) checksum_file: ChecksumFile,
+    pub(crate) file_name: Option<NamePattern>,
+}
+
+/// Which file tells the SHA-256 of a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ChecksumFile {
+    None,
+    /// Beside the release, under its name and `.sha256`.
+    Own,
+    /// This one in the directory of the release: `SHA256SUMS`.
+    Shared(String),
 }
 
 pub(crate) enum ProxyAt {
@@ -66,7 +78,8 @@ impl Settings {
             connect_timeout: fetcher.connect_timeout,
             head_timeout: fetcher.head_timeout,
             get_timeout: fetcher.get_timeout,
-            sha256_file: fetcher.sha256_file,
+            checksum_file: checksum_file(&fetcher.checksum_file)?,
+            file_name: fetcher.file_name.as_deref().map(file_name).transpose()?,
         })
     }
 
@@ -118,6 +131,19 @@ fn check_headers(names: &[String]) -> Result<Vec<HeaderName>, FetchError> {
         return Err(FetchError::settings("check_headers is empty; without a header to compare no change is ever seen"));
     }
     names.iter().map(|name| header_name("check_headers", name)).collect()
+}
+
+fn checksum_file(setting: &ChecksumFile) -> Result<ChecksumFile, FetchError> {
+    if let ChecksumFile::Shared(name) = setting
+        && (matches!(name.as_str(), "" | "." | "..") || name.contains(['/', '?', '#']))
+    {
+        return Err(FetchError::settings(format!("checksum_file \"{name}\" is no name of a file in the directory of the release")));
+    }
+    Ok(setting.clone())
+}
+
+fn file_name(template: &str) -> Result<NamePattern, FetchError> {
+    NamePattern::parse(&url::expand(template, || format!("file_name \"{template}\""))?)
 }
 
 fn header_name(setting: &str, name: &str) -> Result<HeaderName, FetchError> {

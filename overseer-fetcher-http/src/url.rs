@@ -21,7 +21,7 @@ pub(crate) struct Address {
 
 /// Reads the URL of the settings.
 pub(crate) fn parse(template: &str) -> Result<Address, FetchError> {
-    let text = expand(template)?;
+    let text = expand(template, || format!("the URL \"{}\"", without_secrets(template)))?;
     let unreadable = |why: String| FetchError::settings(format!("the URL \"{}\" {why}", without_secrets(&text)));
     let mut url = Url::parse(&text).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -50,24 +50,32 @@ pub(crate) fn shown(url: &Url) -> String {
     url.into()
 }
 
-/// The last part of the path.
-pub(crate) fn file_name(url: &Url) -> &str {
-    url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default()
+/// The last part of the path, as it was before it was put into an address.
+pub(crate) fn file_name(url: &Url) -> String {
+    let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
+    let decoded = percent_decode_str(last).decode_utf8_lossy();
+    if decoded.contains('/') { last.to_owned() } else { decoded.into_owned() }
 }
 
-/// The name that says by its ending how to unpack a release: that of the settings, unless only the one that a redirect
-/// led to (`/latest` to `/app-1.2.gz`) has such an ending.
-pub(crate) fn telling_name<'a>(asked: &'a Url, answered: &'a Url) -> &'a str {
-    let tells = |name: &str| PACKED.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
-    let (asked, answered) = (file_name(asked), file_name(answered));
-    if tells(answered) && !tells(asked) { answered } else { asked }
+/// Whether the ending of a name says how to unpack the file.
+pub(crate) fn tells_packing(name: &str) -> bool {
+    PACKED.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending))
 }
 
-/// The file with the digest: beside the release, under its name and `.sha256`.
-pub(crate) fn beside(url: &Url) -> Url {
+/// The file of the same name with `ending` after it, in the same directory.
+pub(crate) fn with_ending(url: &Url, ending: &str) -> Url {
     let mut url = url.clone();
-    let path = format!("{}.sha256", url.path());
+    let path = format!("{}{ending}", url.path());
     url.set_path(&path);
+    url
+}
+
+/// The file called `name` in the same directory. The query stays, as it may hold what opens the door.
+pub(crate) fn sibling(url: &Url, name: &str) -> Url {
+    let mut url = url.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop().push(name);
+    }
     url
 }
 
@@ -84,8 +92,8 @@ pub(crate) fn without_secrets(text: &str) -> String {
     if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
 }
 
-/// Puts the names of this system in place of the placeholders.
-fn expand(template: &str) -> Result<String, FetchError> {
+/// Puts the names of this system in place of the placeholders. `shown` names the setting and its value, without secrets.
+pub(crate) fn expand(template: &str, shown: impl Fn() -> String) -> Result<String, FetchError> {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
     while let Some(at) = rest.find(['{', '}']) {
@@ -98,15 +106,14 @@ fn expand(template: &str) -> Result<String, FetchError> {
             Some("goos") => goos(),
             Some("goarch") => goarch(),
             Some(name) => {
-                let url = without_secrets(template);
+                let setting = shown();
                 // One in a password or a query may be a part of a secret.
-                let shown = format!(" {{{name}}}");
-                let shown = if url.contains(shown.trim_start()) { shown.as_str() } else { "" };
-                return Err(FetchError::settings(format!("the URL \"{url}\" has an unknown placeholder{shown}; there are {PLACEHOLDERS}")));
+                let placeholder = format!(" {{{name}}}");
+                let placeholder = if setting.contains(placeholder.trim_start()) { placeholder.as_str() } else { "" };
+                return Err(FetchError::settings(format!("{setting} has an unknown placeholder{placeholder}; there are {PLACEHOLDERS}")));
             }
             None => {
-                let url = without_secrets(template);
-                return Err(FetchError::settings(format!("the URL \"{url}\" has a brace without its partner; there are {PLACEHOLDERS}")));
+                return Err(FetchError::settings(format!("{} has a brace without its partner; there are {PLACEHOLDERS}", shown())));
             }
         });
         rest = rest[at..].split_once('}').map_or("", |(_, rest)| rest);
@@ -183,17 +190,19 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_file_lies_beside_the_release_and_keeps_the_query() {
-        assert_eq!(beside(&url("https://host/a/app.gz?key=1")).as_str(), "https://host/a/app.gz.sha256?key=1");
-        assert_eq!(file_name(&url("https://host/a/app.gz?key=1")), "app.gz");
-        assert_eq!(file_name(&url("https://host")), "");
+    fn what_lies_beside_a_release_keeps_the_query() {
+        let release = url("https://host/a/app%201.gz?key=1");
+        assert_eq!(with_ending(&release, ".sha256").as_str(), "https://host/a/app%201.gz.sha256?key=1");
+        assert_eq!(sibling(&release, "SHA256SUMS").as_str(), "https://host/a/SHA256SUMS?key=1");
+        assert_eq!(sibling(&url("https://host/app"), "SHA256SUMS").as_str(), "https://host/SHA256SUMS");
     }
 
     #[test]
-    fn a_redirect_names_the_file_only_if_it_alone_tells_how_to_unpack_it() {
-        let name = |asked: &str, answered: &str| telling_name(&url(asked), &url(answered)).to_owned();
-        assert_eq!(name("https://host/latest", "https://host/app-1.2.gz"), "app-1.2.gz");
-        assert_eq!(name("https://host/app.gz", "https://store/0a1b2c"), "app.gz");
-        assert_eq!(name("https://host/app", "https://store/0a1b2c"), "app");
+    fn the_name_of_a_file_is_the_last_part_of_the_path_decoded() {
+        let name = |text: &str| file_name(&url(text));
+        assert_eq!(name("https://host/a/app.gz?key=1"), "app.gz");
+        assert_eq!(name("https://host/a/my%20app.gz"), "my app.gz");
+        assert_eq!(name("https://host/a/b%2Fapp"), "b%2Fapp");
+        assert_eq!(name("https://host"), "");
     }
 }

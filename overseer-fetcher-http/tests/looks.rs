@@ -22,12 +22,6 @@ fn all(release: &mut Release) -> Vec<u8> {
     bytes
 }
 
-fn file_name(release: &Release) -> String {
-    let debug = format!("{release:?}");
-    let (_, rest) = debug.split_once("file_name: \"").expect("a file name");
-    rest.split('"').next().expect("its end").to_owned()
-}
-
 #[test]
 fn a_new_release_comes_whole_and_is_settled_by_its_tag() {
     let file = Published::new("\"one\"", &binary(100_000));
@@ -37,7 +31,7 @@ fn a_new_release_comes_whole_and_is_settled_by_its_tag() {
 
     let mut first = release(&mut fetcher, &Known::nothing());
     assert_eq!(all(&mut first), binary(100_000));
-    assert_eq!(file_name(&first), "app");
+    assert_eq!(first.file_name(), "app");
     assert_eq!(first.starts_at(), 0);
     assert_eq!(server.lines(), ["HEAD /app", "GET /app"]);
 
@@ -211,7 +205,7 @@ fn a_compressed_release_is_known_by_its_name_or_by_its_encoding() {
             encoding.iter().fold(answer, |answer, encoding| answer.header("Content-Encoding", encoding)).body(b"\x1f\x8b packed")
         });
         let mut release = release(&mut HttpFetcher::new(server.url(path)).no_proxy(), &Known::nothing());
-        assert_eq!(file_name(&release), name);
+        assert_eq!(release.file_name(), name);
         assert_eq!(all(&mut release), b"\x1f\x8b packed", "bytes come as they were published");
     }
 }
@@ -223,7 +217,7 @@ fn a_redirect_to_a_compressed_release_tells_how_to_unpack_it() {
         _ => Answer::new("200 OK").header("ETag", "\"one\"").body(b"\x1f\x8b packed"),
     });
     let release = release(&mut HttpFetcher::new(server.url("/latest")).no_proxy(), &Known::nothing());
-    assert_eq!(file_name(&release), "app-1.2.gz");
+    assert_eq!(release.file_name(), "app-1.2.gz");
 }
 
 #[test]
@@ -296,4 +290,20 @@ fn a_digest_file_that_cannot_be_read_or_has_none_is_an_error() {
         let error = fetcher(&server).sha256_file(true).fetch(&Known::nothing()).expect_err("there is no digest");
         assert!(error.to_string().contains(text), "{error}");
     }
+}
+
+#[test]
+fn a_checksum_file_of_many_releases_lies_in_their_directory() {
+    let sums = format!("{}  other\n{OF_ELF} *app\n", "0".repeat(64));
+    let server = Server::start(move |request| match request.target.as_str() {
+        "/1.2/SHA256SUMS?key=1" => Answer::new("200 OK").body(sums.as_bytes()),
+        _ => Answer::new("200 OK").header("ETag", "\"one\"").body(b"\x7fELF"),
+    });
+    let fetcher = |path: &str| HttpFetcher::new(server.url(path)).no_proxy().checksum_file("SHA256SUMS");
+    let found = release(&mut fetcher("/1.2/app?key=1"), &Known::nothing());
+    let digest = Digest::from_hex(DigestAlgorithm::Sha256, OF_ELF).expect("a digest");
+    assert_eq!(found.digests().collect::<Vec<_>>(), [&digest]);
+
+    let error = fetcher("/1.2/third?key=1").fetch(&Known::nothing()).expect_err("it is not named");
+    assert_eq!(error.to_string(), format!("{} has no SHA-256 of third in it", server.url("/1.2/SHA256SUMS")));
 }

@@ -31,6 +31,11 @@ fn each_bad_setting_is_an_error_that_names_it_and_its_value() {
         (of(URL).get_timeout(Duration::ZERO), "get_timeout is 0"),
         (of(URL).root_certificate("no PEM"), "root_certificate: no certificate in 6 bytes of PEM"),
         (of(URL).root_certificate("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "root_certificate cannot be used: "),
+        (of(URL).checksum_file(""), "checksum_file \"\" is no name of a file in the directory of the release"),
+        (of(URL).checksum_file("../SHA256SUMS"), "checksum_file \"../SHA256SUMS\" is no name of a file in the directory of the release"),
+        (of(URL).file_name("dist/app"), "file_name \"dist/app\" is no name of a file"),
+        (of(URL).file_name("app-*-*.gz"), "file_name \"app-*-*.gz\" has more than one *"),
+        (of(URL).file_name("app-{version}"), "file_name \"app-{version}\" has an unknown placeholder {version}; there are {os}, "),
         (of(URL).proxy("nonsense"), "proxy \"nonsense\" cannot be read"),
         (of(URL).proxy("socks5://me:pw@host:1"), "proxy \"socks5://host:1\" has the scheme socks5; it must be http or https"),
     ] {
@@ -43,6 +48,8 @@ fn each_bad_setting_is_an_error_that_names_it_and_its_value() {
 #[test]
 fn good_settings_pass() {
     let fetcher = HttpFetcher::new("https://host.invalid/{os}-{arch}/{target}/{goos}_{goarch}.gz?key=1")
+        .checksum_file("SHA256SUMS")
+        .file_name("app-{target}-*.gz")
         .header("X-Key", "1")
         .bearer("2")
         .check_headers(["ETag", "x-amz-version-id"])

@@ -19,17 +19,40 @@ struct Step {
     environment: &'static [(&'static str, &'static str)],
 }
 
-const STEPS: [Step; 7] = [
+/// What the example `app` and the demo can do only when asked to.
+const ALL_FETCHERS: &str = "overseer-examples/github";
+
+const STEPS: [Step; 10] = [
     Step { name: "formatting", arguments: &["fmt", "--all", "--check"], environment: &[] },
-    Step { name: "clippy", arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], environment: &[] },
+    Step {
+        name: "clippy",
+        arguments: &["clippy", "--workspace", "--all-targets", "--features", ALL_FETCHERS, "--", "-D", "warnings"],
+        environment: &[],
+    },
     Step {
         name: "clippy of core without its features",
         arguments: &["clippy", "--package", "overseer-core", "--all-targets", "--no-default-features", "--", "-D", "warnings"],
         environment: &[],
     },
     Step { name: "documentation", arguments: &["doc", "--workspace", "--no-deps"], environment: &[("RUSTDOCFLAGS", "-D warnings")] },
+    Step {
+        name: "documentation of all features of core",
+        arguments: &["doc", "--package", "overseer-core", "--all-features", "--no-deps"],
+        environment: &[("RUSTDOCFLAGS", "-D warnings")],
+    },
+    // With all features of core, since the tests of other packages want them; so has clippy.
     Step { name: "tests", arguments: &["test", "--workspace"], environment: &[] },
     Step { name: "demo", arguments: &["run", "--quiet", "--package", "xtask", "--", "demo"], environment: &[] },
+    Step {
+        name: "demo from a file",
+        arguments: &["run", "--quiet", "--package", "xtask", "--", "demo", "--fetcher", "file"],
+        environment: &[],
+    },
+    Step {
+        name: "demo from GitHub",
+        arguments: &["run", "--quiet", "--package", "xtask", "--", "demo", "--fetcher", "github"],
+        environment: &[],
+    },
     Step {
         name: "demo with broken releases",
         arguments: &["run", "--quiet", "--package", "xtask", "--", "demo", "--broken"],

@@ -20,8 +20,12 @@ struct Arguments {
 enum Task {
     /// Upgrades a server from version 1 to 2 to 3 under load, and checks that nothing is lost
     Demo {
-        /// Publish releases that are broken in nine ways before version 3
-        #[arg(long)]
+        /// Where releases come from
+        #[cfg(target_os = "linux")]
+        #[arg(long, value_enum, default_value = "http")]
+        fetcher: linux::Fetcher,
+        /// Publish releases that are broken in eleven ways before version 3, over HTTP
+        #[arg(long, conflicts_with = "fetcher")]
         broken: bool,
         /// Show what the server and its master write to standard error
         #[arg(long)]

@@ -14,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -116,7 +117,8 @@ impl Scene {
         self.directory().join("app/.app.overseer")
     }
 
-    fn source(&self) -> PathBuf {
+    /// The path of the published file.
+    pub(crate) fn source(&self) -> PathBuf {
         self.directory().join("source/release")
     }
 
@@ -181,6 +183,8 @@ pub(crate) fn version_in(path: &Path) -> String {
 struct Lines {
     seen: Mutex<Vec<String>>,
     came: Condvar,
+    /// Nobody is left who could write one.
+    is_over: AtomicBool,
 }
 
 impl Lines {
@@ -231,6 +235,7 @@ impl App {
                 collector.lock().push(String::from_utf8_lossy(&line).into_owned());
                 collector.came.notify_all();
             }
+            collector.is_over.store(true, Ordering::Release);
         });
         let session = Pid::from_raw(i32::try_from(process.id()).expect("a PID"));
         Self { process, session, master: None, address: String::new(), lines, cursor: 0 }
@@ -287,6 +292,11 @@ impl App {
     /// How many lines so far hold `part`.
     pub(crate) fn count_lines(&self, part: &str) -> usize {
         self.lines.lock().iter().filter(|line| line.contains(part)).count()
+    }
+
+    /// Whether all processes that could write a line have ended, and all lines are read.
+    pub(crate) fn has_said_all(&self) -> bool {
+        self.lines.is_over.load(Ordering::Acquire)
     }
 
     pub(crate) fn all_lines(&self) -> String {

@@ -2,6 +2,7 @@
 
 use crate::app::{App, Scene, can_run, version_in};
 use crate::load::{Load, Request, ask, tell};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -37,6 +38,32 @@ fn a_fetcher_that_hangs_is_killed_after_fetch_timeout() {
     app.line_after("it made no progress for fetch_timeout and was killed");
     assert_eq!(ask(app.address()).generation, 1);
     assert!(app.terminate().success());
+}
+
+#[test]
+fn an_asynchronous_source_that_stalls_is_killed_after_fetch_timeout() {
+    for fetch in ["stall-in-fetch", "stall-in-body"] {
+        let scene = Scene::with_source(&format!("fetch={fetch} fetch_timeout=500"));
+        let mut app = scene.start();
+        let load = Load::start(app.address());
+        for _ in 0..2 {
+            app.line_after(&format!("looking for a release at {fetch}"));
+            let mut poll = None;
+            app.wait_until("a poll process runs", |app| {
+                poll = app.child_in_role("poll");
+                poll.is_some()
+            });
+            app.line_after(&format!("the look at {fetch} failed: it made no progress for fetch_timeout and was killed"));
+            let poll = poll.expect("found");
+            app.wait_until("the poll process is gone", |_| kill(poll, None) == Err(Errno::ESRCH));
+            load.wait_for("1", 5);
+        }
+        let tally = load.stop();
+        assert_eq!(tally.failed(), 0, "{tally}");
+        assert_eq!((scene.version_at_path().as_str(), scene.names_beside()), ("1", vec!["app".to_owned()]));
+        assert!(app.terminate().success());
+        assert!(app.processes().is_empty());
+    }
 }
 
 #[test]

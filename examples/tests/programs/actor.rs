@@ -7,7 +7,7 @@ mod script;
 
 use nix::sys::signal::{SigSet, Signal as RawSignal};
 use nix::sys::signalfd::SignalFd;
-use overseer_core::{Config, FetchError, File, LogFormat, Look, Signal, State, fetcher_fn, run};
+use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, fetcher_fn, run};
 use script::Script;
 use std::fmt::Write as _;
 use std::fs;
@@ -19,6 +19,7 @@ use std::process::{Command, ExitCode, abort, exit};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// What `main` found before `run` took it away.
 const ROLE: &str = "OVERSEER_ROLE";
@@ -64,6 +65,8 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     let interval = words.milliseconds("interval").unwrap_or(Duration::from_millis(50));
     config = match words.text("fetch") {
         Some("hang") => config.fetcher(fetcher_fn("hang", |_| hang()).every(interval)),
+        Some("stall-in-fetch") => config.fetcher(Stalls { in_body: false, interval }),
+        Some("stall-in-body") => config.fetcher(Stalls { in_body: true, interval }),
         Some("crash") => config.fetcher(fetcher_fn("crash", |_| abort()).every(interval)),
         Some("panic") => config.fetcher(fetcher_fn("panic", |_| panic!("the fetcher panics")).every(interval)),
         Some("fail") => config.fetcher(fetcher_fn("fail", |_| Err(FetchError::passing("the fetcher fails"))).every(interval)),
@@ -80,6 +83,9 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     if let Some(number) = words.number("restart_signal") {
         config = config.restart_signal(Signal::from_raw(number).expect("a signal"));
     }
+    let keys = words.text("trusted_key").filter(|keys| *keys != "none");
+    config = config.trusted_keys(keys.iter().flat_map(|keys| keys.split(',')));
+    config = config.allow_downgrade(words.has("allow_downgrade")).allow_scripts(words.has("allow_scripts"));
     if words.has("accept_late") {
         config = config.warm_up_accept(false);
     }
@@ -96,6 +102,35 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
         config = config.pre_upgrade(|path| Err(format!("the hook does not like {}", path.display())));
     }
     config
+}
+
+/// An asynchronous source that answers nothing, or the beginning of a release and then nothing.
+struct Stalls {
+    in_body: bool,
+    interval: Duration,
+}
+
+impl AsyncFetcher for Stalls {
+    fn source(&self) -> String {
+        if self.in_body { "stall-in-body" } else { "stall-in-fetch" }.to_owned()
+    }
+
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    async fn fetch(&mut self, _: &Known) -> Result<Look, FetchError> {
+        if !self.in_body {
+            std::future::pending::<()>().await;
+        }
+        let (mut writer, body) = tokio::io::duplex(16);
+        tokio::spawn(async move {
+            writer.write_all(b"\x7fELF and so on").await.expect("somebody reads");
+            // The writer stays open.
+            std::future::pending::<()>().await;
+        });
+        Ok(Look::release(Release::streamed("one", "app", body)))
+    }
 }
 
 struct Actor {

@@ -3,7 +3,7 @@
 //! It proves that the file runs at all on this machine (loader, libraries, instructions), that it is an overseer program which
 //! speaks our protocol, and that its settings are usable. It does not run the program.
 
-use super::Refusal;
+use super::{Identity, Refusal};
 use crate::protocol::{CheckOrder, Checked, VERSIONS};
 use crate::role::RoleName;
 use crate::signal::Signal;
@@ -11,7 +11,7 @@ use crate::sys::files::process_descriptor;
 use crate::sys::last_words::LastWords;
 use crate::sys::link::{Link, LinkError, Received};
 use crate::sys::process::{self, Exit};
-use crate::sys::signals::Original;
+use crate::sys::signals::{ChildrenStay, Original};
 use crate::sys::spawn::Spawn;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,7 +30,8 @@ const WAIT_WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(10);
 pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
     match link.receive::<CheckOrder>() {
         Ok(Received::Message(order, _)) => {
-            let said = link.send(&Checked { token: order.token, protocol: VERSIONS, problem }, &[]);
+            let executable = std::fs::metadata("/proc/self/exe").ok().map(|metadata| Identity::of(&metadata));
+            let said = link.send(&Checked { token: order.token, protocol: VERSIONS, problem, executable }, &[]);
             exit(i32::from(said.is_err()))
         }
         // Whoever asked is gone; nobody is left to be told.
@@ -41,11 +42,13 @@ pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
 /// Starts the file in the role check, and waits until it has answered and ended.
 ///
 /// `file` must be open for reading and nobody may have it open for writing. Blocks for at most twice `timeout`: once until the file can be
-/// executed, once for the check. Kills what is left of the process and its group before it returns.
+/// executed, once for the check. Kills what is left of the process and its group before it returns. Answers which file the process executed at last:
+/// that of a script is the program that it started. `None` if the process did not say so.
 ///
 /// # Errors
 /// It failed (held back), or could not be tried (nobody is blamed).
-pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Original) -> Result<(), Refusal> {
+pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Original) -> Result<Option<Identity>, Refusal> {
+    let _children_stay = ChildrenStay::begin();
     let busy_until = Instant::now() + timeout;
     loop {
         let mut attempt = Attempt::start(file, original).map_err(|error| blameless(path, &error))?;
@@ -180,12 +183,14 @@ impl Attempt {
 
     /// Kills what is left of the process and its group, and reaps it. `None` if somebody else did.
     fn end(&mut self) -> Option<Exit> {
-        // Before it is reaped: until then nobody else can have its number.
-        process::kill_group(self.pid);
+        // Before it is reaped: until then nobody else can have its number. If somebody in this process has reaped it, it is too late.
+        if process::is_child(self.pid) {
+            process::kill_group(self.pid);
+        }
         process::reap_at_its_end(self.pid)
     }
 
-    fn judge(&self, end: End, exit: Option<Exit>, timeout: Duration) -> Result<(), Refusal> {
+    fn judge(&self, end: End, exit: Option<Exit>, timeout: Duration) -> Result<Option<Identity>, Refusal> {
         let hold_back = |what: String| Err(Refusal::hold_back(format!("{what}{}", self.last_words)));
         match end {
             End::Failed(error) => return Err(Refusal::blameless(format!("could not be watched in its self-check: {error}"))),
@@ -220,7 +225,7 @@ impl Attempt {
             ));
         }
         match exit {
-            Some(exit) if exit.is_success() => Ok(()),
+            Some(exit) if exit.is_success() => Ok(checked.executable),
             Some(exit) => hold_back(format!("answered its self-check and then ended with {exit}")),
             None => Err(Refusal::blameless(
                 "ended its self-check in a way that nobody knows: something else reaps the children of this process",
@@ -247,7 +252,7 @@ mod tests {
         let directory = testing::directory();
         let path = directory.path().join("release");
         testing::program(&path, part);
-        prove(&File::open(&path).expect("opened"), &path, timeout, &Original::capture().expect("signals"))
+        prove(&File::open(&path).expect("opened"), &path, timeout, &Original::capture().expect("signals")).map(drop)
     }
 
     fn held_back(part: Part) -> String {
@@ -330,6 +335,26 @@ mod tests {
     }
 
     #[test]
+    fn a_script_answers_by_the_program_that_it_becomes_and_by_no_other() {
+        let directory = testing::directory();
+        let (path, program) = (directory.path().join("release"), directory.path().join("program"));
+        testing::program(&program, Part::Good);
+        let original = Original::capture().expect("signals");
+        let checked = |contents: String| {
+            std::fs::write(&path, contents).expect("written");
+            let file = File::open(&path).expect("opened");
+            file.set_permissions(std::fs::Permissions::from_mode(0o700)).expect("mode set");
+            prove(&file, &path, testing::PATIENCE, &original)
+        };
+        let identity = Identity::of(&std::fs::metadata(&program).expect("metadata"));
+        assert_eq!(checked(format!("#!/bin/sh\nexec {} \"$@\"\n", program.display())), Ok(Some(identity)));
+        let why = |contents: String| checked(contents).expect_err("nobody answers").why;
+        let child = why(format!("#!/bin/sh\n{} \"$@\"\nexit 0\n", program.display()));
+        assert!(child.contains("answered by another process"), "{child}");
+        assert!(why("#!/bin/sh\nexit 0\n".to_owned()).contains("without an answer"));
+    }
+
+    #[test]
     fn a_file_that_is_open_for_writing_is_tried_again_for_a_while() {
         let directory = testing::directory();
         let path = directory.path().join("release");
@@ -347,7 +372,8 @@ mod tests {
             drop(writer);
         });
         tell.send(()).expect("said");
-        assert_eq!(prove(&file, &path, testing::PATIENCE, &original), Ok(()));
+        let identity = Identity::of(&file.metadata().expect("metadata"));
+        assert_eq!(prove(&file, &path, testing::PATIENCE, &original), Ok(Some(identity)));
         closer.join().expect("closed");
     }
 }

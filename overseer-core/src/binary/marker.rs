@@ -7,12 +7,18 @@ use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// In every program that calls `run`, for ever the same: older programs look for it in newer ones. Not zero-terminated text alone,
+/// In every program that calls `run` or `Upgrade`, for ever the same: older programs look for it in newer ones. Not zero-terminated text alone,
 /// so that a program which merely speaks of it does not have it.
 #[used]
 static MARKER: [u8; 48] = *b"\xB5overseer program\0\x8f\xd3\x1b\x62\xe7\x04\x99\xac\x5d\x30\xf8\x77\xc1\x2e\x0b\x96\xda\x41\x6f\xe5\x13\xb8\x7c\x02\xf6\x89\x3d\xd0\x54\xab";
 
-/// Makes the linker keep the marker: `run` calls this.
+/// The bytes of the marker.
+#[cfg(all(test, feature = "unpack"))]
+pub(crate) fn bytes() -> &'static [u8] {
+    &MARKER
+}
+
+/// Makes the linker keep the marker: `run` and `Upgrade` call this.
 pub(crate) fn keep() {
     black_box(&MARKER);
 }

@@ -2,13 +2,14 @@
 
 pub(crate) mod check;
 mod commit;
-mod header;
+pub(crate) mod header;
 mod identity;
-mod marker;
+pub(crate) mod marker;
 mod place;
 pub(crate) mod previous;
 mod proof;
 mod record;
+mod signature;
 pub(crate) mod staging;
 mod state_dir;
 #[cfg(test)]
@@ -20,9 +21,10 @@ pub(crate) use identity::{Identity, id_of};
 pub(crate) use marker::keep as keep_marker;
 pub(crate) use place::Place;
 pub(crate) use proof::{Demands, Hashes, Refusal, prove_contents};
-pub(crate) use record::{Installed, Looks, Memo, Probation, Record};
+pub(crate) use record::{Installed, Judged, Looks, Memo, Probation, Record};
+pub(crate) use signature::Signed;
 pub(crate) use state_dir::{Lock, StateDir};
-pub(crate) use unpack::{Packing, UnpackError, unpack};
+pub(crate) use unpack::{Packing, UnpackError, Wanted, unpack};
 
 /// The bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -31,14 +31,32 @@ impl Place {
     /// # Errors
     /// The system does not say what this process runs, or the directory of the file is gone.
     pub(crate) fn find(state_dir: Option<&Path>) -> io::Result<Self> {
-        let running = Identity::of(&fs::metadata(RUNNING)?);
+        let running = Self::running()?;
         let called = std::env::args_os().next().unwrap_or_default();
         let search_path = std::env::var_os("PATH").unwrap_or_default();
-        let invoked = match called_path(&called, &search_path, &running) {
+        let invoked = match called_path(&called, &search_path, is_at(running)) {
             Some(path) => path,
             None => without_deleted(fs::read_link(RUNNING)?),
         };
         Self::at(&invoked, state_dir)
+    }
+
+    /// The file that this process runs.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub(crate) fn running() -> io::Result<Identity> {
+        fs::metadata(RUNNING).map(|metadata| Identity::of(&metadata))
+    }
+
+    /// The path by which this process was called, if that leads to another file by now than to the one that it runs.
+    pub(crate) fn replaced() -> Option<PathBuf> {
+        let running = Self::running().ok()?;
+        let called = std::env::args_os().next().unwrap_or_default();
+        let search_path = std::env::var_os("PATH").unwrap_or_default();
+        let path = called_path(&called, &search_path, Path::is_file)?;
+        let is_gone = fs::read_link(RUNNING).is_ok_and(|own| !is_at(running)(&own));
+        (is_gone && !is_at(running)(&path)).then_some(path)
     }
 
     /// The place of the file at `invoked`, which may be a symlink to it.
@@ -140,9 +158,13 @@ pub(crate) fn hidden_name(name: &OsStr, ending: &str) -> OsString {
     hidden
 }
 
-/// The path that a process was called by, if the running file is there. As a shell does: a name without a slash is searched for.
-fn called_path(called: &OsStr, search_path: &OsStr, running: &Identity) -> Option<PathBuf> {
-    let leads_there = |path: &Path| fs::metadata(path).is_ok_and(|metadata| Identity::of(&metadata).same_inode(running));
+/// Whether a path leads to this file.
+fn is_at(file: Identity) -> impl Fn(&Path) -> bool {
+    move |path| fs::metadata(path).is_ok_and(|there| Identity::of(&there).same_inode(&file))
+}
+
+/// The path that a process was called by, if it `leads_there`. As a shell does: a name without a slash is searched for.
+fn called_path(called: &OsStr, search_path: &OsStr, leads_there: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     if called.as_bytes().contains(&b'/') {
         let path = std::path::absolute(called).ok()?;
         return leads_there(&path).then_some(path);
@@ -223,7 +245,7 @@ mod tests {
         std::os::unix::fs::symlink("app-1", &link).expect("a link");
         let running = Identity::of(&fs::metadata(directory.path().join("app-1")).expect("metadata"));
 
-        let invoked = called_path(link.as_os_str(), OsStr::new(""), &running).expect("it leads there");
+        let invoked = called_path(link.as_os_str(), OsStr::new(""), is_at(running)).expect("it leads there");
         assert_eq!(invoked, link);
         let place = Place::at(&invoked, None).expect("a place");
         assert_eq!(place.resolve().expect("a path"), directory.path().join("app-1"));
@@ -232,7 +254,7 @@ mod tests {
         fs::remove_file(&link).expect("removed");
         std::os::unix::fs::symlink("app-2", &link).expect("a link");
         assert_eq!(place.resolve().expect("a path"), directory.path().join("app-2"));
-        assert_eq!(called_path(link.as_os_str(), OsStr::new(""), &running), None, "another file is there now");
+        assert_eq!(called_path(link.as_os_str(), OsStr::new(""), is_at(running)), None, "another file is there now");
     }
 
     #[test]
@@ -242,10 +264,10 @@ mod tests {
         fs::write(&path, "one").expect("written");
         let running = Identity::of(&fs::metadata(&path).expect("metadata"));
         let search = std::env::join_paths([Path::new("/nonexistent"), directory.path()]).expect("a search path");
-        assert_eq!(called_path(OsStr::new("app"), &search, &running), Some(path));
-        assert_eq!(called_path(OsStr::new("app"), OsStr::new("/bin"), &running), None);
-        assert_eq!(called_path(OsStr::new("-bash"), &search, &running), None);
-        assert_eq!(called_path(OsStr::new(""), &search, &running), None);
+        assert_eq!(called_path(OsStr::new("app"), &search, is_at(running)), Some(path));
+        assert_eq!(called_path(OsStr::new("app"), OsStr::new("/bin"), is_at(running)), None);
+        assert_eq!(called_path(OsStr::new("-bash"), &search, is_at(running)), None);
+        assert_eq!(called_path(OsStr::new(""), &search, is_at(running)), None);
     }
 
     #[test]

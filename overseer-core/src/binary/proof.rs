@@ -1,10 +1,13 @@
 //! What a release has to prove before it is started, and why it did not.
 //!
-//! In this order: its size and its digests (while it is downloaded), unpacking, the header of an executable for this machine, the marker
+//! In this order: what its signature says; its size and its digests (while it is downloaded), its signature, unpacking, the header of an executable for this machine, the marker
 //! that core puts into every program, the self-check. A file that fails one is not looked at any further, and one
 //! without the marker is never executed.
 
-use super::{header, marker};
+use super::header::{self, Executable};
+use super::marker;
+use super::signature::check_key;
+use crate::Error;
 use crate::fetcher::{Digest, DigestAlgorithm};
 use crate::protocol::Verdict;
 use sha1::Sha1;
@@ -19,11 +22,34 @@ pub(crate) struct Demands {
     pub(crate) size_bytes_max: u64,
     /// Keys as minisign writes them (`RW...`). With any, a release must be signed with one of them.
     pub(crate) trusted_keys: Vec<String>,
+    /// Whether a release may have been signed before the installed one.
+    pub(crate) allow_downgrade: bool,
+    /// The program in an archive, in place of the entry that is named like the program's file.
+    pub(crate) archive_entry: Option<String>,
+    /// Whether a release may be a script that starts an overseer program.
+    pub(crate) allow_scripts: bool,
 }
 
 impl Default for Demands {
     fn default() -> Self {
-        Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new() }
+        Self { size_bytes_max: 1 << 30, trusted_keys: Vec::new(), allow_downgrade: false, archive_entry: None, allow_scripts: false }
+    }
+}
+
+impl Demands {
+    /// Finds what no release could fulfil.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.size_bytes_max == 0 {
+            return Err(Error::setting("size_bytes_max", 0, "no release could ever be that small"));
+        }
+        for key in &self.trusted_keys {
+            check_key(key).map_err(|(shown, why)| Error::setting("trusted_key", shown, why))?;
+        }
+        let names_no_file = |entry: &&String| entry.trim_start_matches("./").is_empty() || entry.ends_with('/');
+        if let Some(entry) = self.archive_entry.as_ref().filter(names_no_file) {
+            return Err(Error::setting("archive_entry", entry, "it must end with the name of a file"));
+        }
+        Ok(())
     }
 }
 
@@ -40,6 +66,11 @@ impl Refusal {
         Self { verdict: Verdict::Reject, why: why.into() }
     }
 
+    /// It is tried again later, however often it fails: what is wrong can be mended without another release.
+    pub(crate) fn mendable(why: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Mendable, why: why.into() }
+    }
+
     /// It is tried again later.
     pub(crate) fn hold_back(why: impl Into<String>) -> Self {
         Self { verdict: Verdict::HoldBack, why: why.into() }
@@ -51,17 +82,19 @@ impl Refusal {
     }
 }
 
-/// Looks whether the file is an overseer program for this machine, without executing it.
+/// Looks whether the file is an overseer program for this machine, without executing it. Of a script nobody can tell; it is one if it answers the self-check.
 ///
 /// # Errors
 /// It is not, or it cannot be read; then nobody is blamed.
-pub(crate) fn prove_contents(file: &File) -> Result<(), Refusal> {
-    header::prove(file)?;
+pub(crate) fn prove_contents(file: &File, allow_scripts: bool) -> Result<(), Refusal> {
+    if header::prove(file, allow_scripts)? == Executable::Script {
+        return Ok(());
+    }
     let unreadable = |error: io::Error| Refusal::blameless(format!("the staged file cannot be read: {error}"));
     if marker::is_in(file).map_err(unreadable)? {
         return Ok(());
     }
-    Err(Refusal::reject("is an executable, but not an overseer program: it does not call run, or a packer has changed it"))
+    Err(Refusal::reject("is an executable, but not an overseer program: it calls neither run nor Upgrade, or a packer has changed it"))
 }
 
 /// Hashes a published file while it comes in, once for each digest that its source names.
@@ -147,8 +180,8 @@ mod tests {
     #[test]
     fn this_program_is_one_and_another_is_not() {
         let own = File::open("/proc/self/exe").expect("opened");
-        assert_eq!(prove_contents(&own), Ok(()));
-        let refusal = prove_contents(&File::open("/bin/true").expect("opened")).expect_err("it does not call run");
+        assert_eq!(prove_contents(&own, false), Ok(()));
+        let refusal = prove_contents(&File::open("/bin/true").expect("opened"), false).expect_err("it does not call run");
         assert_eq!(refusal.verdict, Verdict::Reject);
         assert!(refusal.why.contains("not an overseer program"), "{}", refusal.why);
     }
@@ -166,12 +199,12 @@ mod tests {
             (b"\x1f\x8b\x08\0\0\0\0\0", "is compressed with gzip"),
             (b"PK\x03\x04\0\0\0\0", "is a zip archive"),
             (b"MZ\x90\0\x03\0\0\0", "is a Windows program"),
-            (b"\xcf\xfa\xed\xfe\x0c\0\0\x01", "is a macOS program"),
+            (b"\xcf\xfa\xed\xfe\x0c\0\0\x01", "is a macOS program for aarch64, not an executable for this machine"),
             (b"\x7fELF", "is cut off"),
             (&random, "is no executable"),
         ] {
             fs::write(&path, contents).expect("written");
-            let refusal = prove_contents(&File::open(&path).expect("opened")).expect_err("it is no executable");
+            let refusal = prove_contents(&File::open(&path).expect("opened"), false).expect_err("it is no executable");
             assert!(refusal.why.contains(word), "{word}: {}", refusal.why);
             assert_eq!(refusal.verdict, Verdict::Reject);
         }

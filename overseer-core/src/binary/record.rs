@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 pub(crate) const VERDICTS_MAX: usize = 100;
 /// The most events that are kept; the oldest goes first.
 pub(crate) const EVENTS_MAX: usize = 50;
+/// The most bytes of settled tags that a fetcher is told of, so that they fit into one frame.
+const SETTLED_BYTES_MAX: usize = 32 * 1024;
 
 /// All that is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -102,6 +104,31 @@ pub(crate) struct Noted {
 }
 
 impl Record {
+    /// The tags of this source that are settled: what is installed, what waits for the next restart, what is rejected or held back.
+    pub(crate) fn settled(&self, source: &str, waiting: Option<&ReleaseName>, now_unix_s: u64) -> Vec<String> {
+        let installed = self.installed.iter().map(|installed| &installed.release);
+        let judged = self.judged(now_unix_s).rev().map(|judged| &judged.release);
+        let newest_first = installed.chain(waiting).chain(judged);
+        let tags = newest_first.filter(|release| release.source == source && !release.tag.is_empty()).map(|release| &release.tag);
+        let mut room = SETTLED_BYTES_MAX;
+        tags.take_while(|tag| room.checked_sub(escaped_bytes(tag)).map(|rest| room = rest).is_some()).cloned().collect()
+    }
+
+    /// The IDs of the releases that are rejected or held back.
+    pub(crate) fn judged_ids(&self, now_unix_s: u64) -> Vec<String> {
+        self.judged(now_unix_s).map(|judged| judged.release.id.clone()).filter(|id| !id.is_empty()).collect()
+    }
+
+    /// What the fetcher wanted to remember of this source.
+    pub(crate) fn memo_of(&self, source: &str) -> Option<&str> {
+        self.memo.as_ref().filter(|memo| memo.source == source).map(|memo| memo.text.as_str())
+    }
+
+    /// The verdicts that hold, the oldest first.
+    pub(crate) fn judged(&self, now_unix_s: u64) -> impl DoubleEndedIterator<Item = &Judged> {
+        self.verdicts.iter().filter(move |judged| judged.until_unix_s.is_none_or(|until| until > now_unix_s))
+    }
+
     /// The ID of the file, if it has been hashed before.
     pub(crate) fn id_of(&self, identity: &Identity) -> Option<&str> {
         self.known_ids.iter().find(|known| known.identity == *identity).map(|known| known.id.as_str())
@@ -169,4 +196,9 @@ impl Record {
             self.events.pop_front();
         }
     }
+}
+
+/// How long the text is in a frame.
+fn escaped_bytes(text: &str) -> usize {
+    serde_json::to_string(text).map_or(usize::MAX, |escaped| escaped.len())
 }

@@ -57,7 +57,8 @@ impl Staging {
         }
     }
 
-    /// Makes one of a whole file elsewhere by moving it here. `None` if that is on another file system; nothing has changed then.
+    /// Makes one of a whole file elsewhere by a link to it, or by moving it where there are no links. `None` if that is on another file system; nothing
+    /// has changed then.
     pub(crate) fn adopt(directory: &Path, name: &OsStr, file: &Path) -> io::Result<Option<Self>> {
         let (empty, writer) = Self::create(directory, name)?;
         drop(writer);
@@ -65,7 +66,8 @@ impl Staging {
         if !try_lock(&adopted)? {
             return Err(io::Error::other(format!("{} is locked by another process", file.display())));
         }
-        match fs::rename(file, &empty.path) {
+        fs::remove_file(&empty.path)?;
+        match fs::hard_link(file, &empty.path).or_else(|_| fs::rename(file, &empty.path)) {
             Ok(()) => Ok(Some(Self { path: empty.path, file: adopted })),
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(None),
             Err(error) => Err(error),
@@ -263,12 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_is_moved_here() {
+    fn a_whole_file_elsewhere_is_linked_here() {
         let directory = testing::directory();
         let download = directory.path().join("download");
         fs::write(&download, "release").expect("written");
         let staging = Staging::adopt(directory.path(), NAME.as_ref(), &download).expect("no error").expect("the same file system");
-        assert!(!download.exists());
+        assert!(is_at(staging.file(), &download));
         assert_eq!(fs::read(staging.path()).expect("read"), b"release");
         assert!(is_at(staging.file(), staging.path()));
         assert!(remove_stale(directory.path(), NAME.as_ref()).is_empty(), "it is held");

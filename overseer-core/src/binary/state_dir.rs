@@ -94,7 +94,7 @@ impl StateDir {
     /// # Errors
     /// The file of the lock cannot be made or locked.
     pub(crate) fn lock(&self) -> Result<Option<Lock>, StateDirError> {
-        let path = self.path.join(LOCK);
+        let path = self.lock_path();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -112,6 +112,17 @@ impl StateDir {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(StateDirError::Io { what: "lock", path, source }),
         }
+    }
+
+    /// The file whose flock is the lock.
+    pub(crate) fn lock_path(&self) -> PathBuf {
+        self.path.join(LOCK)
+    }
+
+    /// The process that has taken the lock, if the system says.
+    pub(crate) fn lock_holder(&self) -> Option<u32> {
+        let inode = fs::metadata(self.lock_path()).ok()?.ino();
+        holder_in(&fs::read_to_string("/proc/locks").ok()?, inode)
     }
 
     /// What was remembered, and what is wrong with it. Nothing is remembered at first. A damaged `state.json` is set aside as
@@ -173,6 +184,18 @@ impl StateDir {
         }
         removed
     }
+}
+
+/// Lines as `1: FLOCK  ADVISORY  WRITE 4711 08:01:123456 0 EOF` (proc_locks(5)). The device is not compared: some file systems call it otherwise here. If
+/// files of several have the inode, nobody is named.
+fn holder_in(table: &str, inode: u64) -> Option<u32> {
+    let holder = |line: &str| {
+        let [_, "FLOCK", _, "WRITE", pid, file, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+        let is_it = file.rsplit(':').next()?.parse() == Ok(inode);
+        pid.parse().ok().filter(|pid| is_it && *pid > 0)
+    };
+    let mut holders = table.lines().filter_map(holder);
+    holders.next().filter(|_| holders.next().is_none())
 }
 
 /// Makes or empties a file that only its owner can read. Never through a symlink, and never waits for the reader of a FIFO.
@@ -254,6 +277,19 @@ mod tests {
         drop(lock);
         // A process that another test forks at this moment has a copy of it until its exec.
         testing::until("it is free", || state_dir.lock().expect("no error").is_some());
+    }
+
+    #[test]
+    fn who_has_the_lock_is_said() {
+        let directory = testing::directory();
+        let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
+        let _lock = state_dir.lock().expect("no error").expect("the lock");
+        assert_eq!(state_dir.lock_holder(), Some(std::process::id()));
+        let table = "1: FLOCK  ADVISORY  WRITE 70 08:01:12 0 EOF\n2: POSIX  ADVISORY  WRITE 71 08:01:13 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 72 00:2f:14 0 EOF\n3: -> FLOCK  ADVISORY  WRITE 73 00:2f:14 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 74 08:01:15 0 EOF\n5: FLOCK  ADVISORY  WRITE 75 08:02:15 0 EOF\n6: FLOCK  ADVISORY  WRITE -1 08:02:16 0 EOF\n";
+        let holders = [12, 13, 14, 15, 16, 17].map(|inode| holder_in(table, inode));
+        assert_eq!(holders, [Some(70), None, Some(72), None, None, None]);
     }
 
     #[test]

@@ -39,6 +39,19 @@ pub(crate) fn directory() -> Directory {
     Directory { real: directory.path().canonicalize().expect("a real path"), _directory: Some(directory) }
 }
 
+/// The text of a `.minisig` file.
+pub(crate) fn sign(pair: &minisign::KeyPair, contents: &[u8], trusted_comment: &str) -> String {
+    minisign::sign(None, &pair.sk, contents, Some(trusted_comment), None).expect("signed").into_string()
+}
+
+/// The most memory that this process has had at once.
+#[cfg(feature = "unpack")]
+pub(crate) fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("read");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// Says what a test cannot show on this machine, past the test program, which hides what passing tests print.
 pub(crate) fn not_shown(what: &str) {
     let _ = writeln!(std::io::stderr(), "{NOT_SHOWN}{what}");
@@ -257,7 +270,7 @@ fn play(part: Part, mut link: Link) -> ! {
     }
     let Ok(Received::Message(order, _)) = link.receive::<CheckOrder>() else { exit(9) };
     let order: CheckOrder = order;
-    let right = Checked { token: order.token.clone(), protocol: VERSIONS, problem: None };
+    let right = Checked { token: order.token.clone(), protocol: VERSIONS, problem: None, executable: None };
     let said = match part {
         Part::OtherToken => link.send(&Checked { token: "0".repeat(32), ..right }, &[]),
         Part::NewProtocol => link.send(&Checked { protocol: Versions { min: 7, max: 9 }, ..right }, &[]),

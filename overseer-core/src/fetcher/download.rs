@@ -1,9 +1,10 @@
 //! The published file on its way in: streamed to `download` in the state directory, hashed and counted as it comes.
 //!
 //! `download.json` says of what the bytes are the beginning, so that a later look can go on where this one broke off, also when this
-//! process was killed. It is written before the first byte and removed when the last one is there: then the file is proved or it is nothing.
+//! process was killed. It is written before the first byte. When the last one is there it says so, and both stay until the file is proved or it is nothing:
+//! who is killed during the proof need not download it again.
 
-use super::{FetchError, Partial, Release};
+use super::{FetchError, Partial, Progress, Release};
 use crate::binary::{Hashes, Refusal};
 use crate::sys::files;
 use serde::{Deserialize, Serialize};
@@ -41,13 +42,16 @@ impl From<Refusal> for DownloadError {
 struct Beginning {
     source: String,
     tag: String,
+    /// It is all of it.
+    #[serde(default)]
+    is_whole: bool,
 }
 
-/// The whole published file, whose size and digests are what its source says. Removed when dropped, unless it was moved away.
+/// The whole published file, whose size and digests are what its source says. Removed when dropped.
 #[derive(Debug)]
 pub(super) struct Whole {
     path: PathBuf,
-    /// The byte at which this look went on with an earlier one; 0 if it read all of it.
+    /// The byte at which this look went on with an earlier one; 0 if it read all of it, and its size if none of it.
     pub(super) resumed_at: u64,
 }
 
@@ -59,6 +63,7 @@ impl Whole {
 
 impl Drop for Whole {
     fn drop(&mut self) {
+        let _ = fs::remove_file(self.path.with_file_name(BEGINNING));
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -76,15 +81,20 @@ impl Download<'_> {
         self.state_dir.join(DOWNLOAD)
     }
 
-    /// What is there of a release of this source from an earlier look.
+    /// What is there of a release of this source from an earlier look. All of one is of no use to a fetcher; [`Download::receive`] takes it.
     pub(super) fn beginning(&self) -> Option<Partial> {
+        self.note().filter(|(note, _)| !note.is_whole).map(|(note, size_bytes)| Partial { tag: note.tag, size_bytes })
+    }
+
+    /// What is noted of this source, and the number of bytes that are there.
+    fn note(&self) -> Option<(Beginning, u64)> {
         let mut text = String::new();
         let file = open_plainly(&self.state_dir.join(BEGINNING)).ok()?;
         file.take(BEGINNING_BYTES_MAX).read_to_string(&mut text).ok()?;
         let beginning: Beginning = serde_json::from_str(&text).ok()?;
         let metadata = fs::symlink_metadata(self.path()).ok()?;
         let is_of_use = beginning.source == self.source && metadata.is_file() && metadata.len() > 0;
-        is_of_use.then_some(Partial { tag: beginning.tag, size_bytes: metadata.len() })
+        is_of_use.then_some((beginning, metadata.len()))
     }
 
     /// Removes what is there.
@@ -93,7 +103,9 @@ impl Download<'_> {
         let _ = fs::remove_file(self.path());
     }
 
-    /// Reads the body to its end and compares size and digests. `progress` hears after each piece how many bytes are there.
+    /// Reads the body to its end and compares size and digests. `progress` hears at first and after each piece how many bytes are there.
+    ///
+    /// If an earlier look has left all of the release, the body is not read.
     ///
     /// # Errors
     /// A body that breaks off or is too short leaves what came of it for a later look. After any other error nothing is left.
@@ -101,23 +113,41 @@ impl Download<'_> {
         &self,
         mut release: Release,
         partial: Option<&Partial>,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Whole, DownloadError> {
+        if let Some(whole) = self.left_whole(&release, progress)? {
+            return Ok(whole);
+        }
         let received = self.receive_into_file(&mut release, partial, progress);
         match &received {
             Err((_, Left::Nothing)) => self.forget(),
-            // Its bytes are all there: no later look can go on with it.
-            Ok(_) => drop(fs::remove_file(self.state_dir.join(BEGINNING))),
+            // That it cannot be noted costs another download at worst.
+            Ok(_) => drop(self.write_note(&release.tag, true)),
             Err((_, Left::Beginning)) => {}
         }
         received.map_err(|(error, _)| error)
+    }
+
+    /// All of the release, if an earlier look has left it and the source still says the same of it.
+    fn left_whole(&self, release: &Release, progress: &mut dyn FnMut(Progress)) -> Result<Option<Whole>, FetchError> {
+        let Some((_, size)) = self.note().filter(|(note, _)| note.is_whole && note.tag == release.tag) else { return Ok(None) };
+        if release.size_bytes.is_some_and(|said| said != size) || size > self.size_bytes_max {
+            return Ok(None);
+        }
+        let whole = Whole { path: self.path(), resumed_at: size };
+        let mut hashes = [Hashes::new(&release.digests), Hashes::new(&release.digests_beside)];
+        let mut file = open_plainly(whole.path()).map_err(|error| local("open", whole.path(), &error))?;
+        hash_from(&mut file, size, &mut hashes).map_err(|error| local("read", whole.path(), &error))?;
+        progress(Progress::Downloading { bytes: size, bytes_total: Some(size) });
+        let is_right = hashes.into_iter().all(|hashes| hashes.finish().is_ok());
+        Ok(is_right.then_some(whole))
     }
 
     fn receive_into_file(
         &self,
         release: &mut Release,
         partial: Option<&Partial>,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Whole, (DownloadError, Left)> {
         if let Some(size) = release.size_bytes.filter(|size| *size > self.size_bytes_max) {
             let why = format!("has {size} bytes, more than the {} that are allowed (size_bytes_max)", self.size_bytes_max);
@@ -133,6 +163,8 @@ impl Download<'_> {
         let mut hashes = [Hashes::new(&release.digests), Hashes::new(&release.digests_beside)];
         let mut file = self.open(release, partial, &mut hashes).map_err(nothing_left)?;
         let mut size = resumed_at;
+        let bytes_total = release.size_bytes;
+        progress(Progress::Downloading { bytes: size, bytes_total });
         let mut buffer = vec![0; PIECE_BYTES];
         loop {
             let bytes = match release.body.read(&mut buffer) {
@@ -154,7 +186,7 @@ impl Download<'_> {
             hashes.iter_mut().for_each(|hashes| hashes.update(piece));
             // Half a release on a full disk helps nobody; the service may need the room.
             file.write_all(piece).map_err(|error| nothing_left(local("write", &self.path(), &error)))?;
-            progress(size);
+            progress(Progress::Downloading { bytes: size, bytes_total });
         }
         if let Some(said) = release.size_bytes.filter(|said| size < *said) {
             let text = format!("the body of {} ended after {size} of {said} bytes", release.tag);
@@ -174,7 +206,7 @@ impl Download<'_> {
     fn open(&self, release: &Release, partial: Option<&Partial>, hashes: &mut [Hashes]) -> Result<File, DownloadError> {
         let path = self.path();
         if release.resumed_at == 0 {
-            return self.begin(release).map_err(|error| local("write", &path, &error).into());
+            return self.begin(&release.tag).map_err(|error| local("write", &path, &error).into());
         }
         let there = partial.filter(|partial| partial.tag == release.tag).map_or(0, |partial| partial.size_bytes);
         if release.resumed_at != there {
@@ -188,28 +220,28 @@ impl Download<'_> {
             .custom_flags(nix::libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|error| local("open", &path, &error))?;
-        let mut left = there;
-        let mut buffer = vec![0; PIECE_BYTES];
-        while left > 0 {
-            let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let piece = &mut buffer[..wanted];
-            file.read_exact(piece).map_err(|error| local("read", &path, &error))?;
-            hashes.iter_mut().for_each(|hashes| hashes.update(piece));
-            left -= piece.len() as u64;
-        }
+        hash_from(&mut file, there, hashes).map_err(|error| local("read", &path, &error))?;
         // Nothing may lie behind it that was not hashed.
         file.set_len(there).and_then(|()| file.seek(SeekFrom::End(0))).map_err(|error| local("write", &path, &error))?;
         Ok(file)
     }
 
     /// Empties the file and notes what it will be the beginning of; in an order in which no note ever speaks of another file's bytes.
-    fn begin(&self, release: &Release) -> io::Result<File> {
+    fn begin(&self, tag: &str) -> io::Result<File> {
         self.forget();
         let file = File::options().write(true).create_new(true).mode(0o600).open(self.path())?;
-        let note = Beginning { source: self.source.to_owned(), tag: release.tag.clone() };
-        let path = self.state_dir.join(BEGINNING);
-        File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(&serde_json::to_vec(&note)?)?;
+        self.write_note(tag, false)?;
         Ok(file)
+    }
+
+    fn write_note(&self, tag: &str, is_whole: bool) -> io::Result<()> {
+        let note = Beginning { source: self.source.to_owned(), tag: tag.to_owned(), is_whole };
+        let path = self.state_dir.join(BEGINNING);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(&serde_json::to_vec(&note)?)
     }
 }
 
@@ -219,9 +251,33 @@ impl Whole {
         if self.resumed_at == 0 {
             return DownloadError::Refused(refusal);
         }
-        let text = format!("{tag}, fetched in two parts (the second from byte {}), {}; it is fetched anew", self.resumed_at, refusal.why);
+        let text = format!(
+            "{tag}, fetched by more than one look (the last from byte {} on), {}; it is fetched anew",
+            self.resumed_at, refusal.why
+        );
         DownloadError::Failed(FetchError::passing(text))
     }
+}
+
+/// Hashes the next `bytes` of the file.
+fn hash_from(file: &mut File, bytes: u64, hashes: &mut [Hashes]) -> io::Result<()> {
+    let mut left = bytes;
+    let mut buffer = vec![0; PIECE_BYTES];
+    while left > 0 {
+        let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let piece = &mut buffer[..wanted];
+        file.read_exact(piece)?;
+        hashes.iter_mut().for_each(|hashes| hashes.update(piece));
+        left -= piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Leaves the bytes as those of a download of the release that broke off.
+#[cfg(feature = "conformance")]
+pub(crate) fn leave_beginning(state_dir: &Path, source: &str, tag: &str, bytes: &[u8]) {
+    let mut file = Download { state_dir, source, size_bytes_max: u64::MAX }.begin(tag).expect("a file in the state directory");
+    file.write_all(bytes).expect("room for a release");
 }
 
 /// What an unsuccessful download leaves for later looks.
@@ -327,12 +383,45 @@ mod tests {
         let download = at(directory.path());
         let mut heard = Vec::new();
         let release = Release::new("one", "app", BODY).size_bytes(3).digest(sha1());
-        let whole = download.receive(release, None, &mut |bytes| heard.push(bytes)).expect("whole");
-        assert_eq!((fs::read(whole.path()).expect("read"), heard), (BODY.to_vec(), vec![3]));
-        assert_eq!(names(directory.path()), [DOWNLOAD], "nobody is to go on with it");
-        assert_eq!(download.beginning(), None);
+        let whole = download.receive(release, None, &mut |progress| heard.push(progress.bytes())).expect("whole");
+        assert_eq!((fs::read(whole.path()).expect("read"), heard), (BODY.to_vec(), vec![Some(0), Some(3)]));
+        assert_eq!(names(directory.path()), [DOWNLOAD, BEGINNING]);
+        assert_eq!(download.beginning(), None, "no fetcher is to go on with it");
         drop(whole);
         assert_eq!(names(directory.path()), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_killed_look_has_left_whole_is_not_read_again() {
+        let directory = testing::directory();
+        let download = at(directory.path());
+        let leave = || {
+            let whole = download.receive(Release::new("one", "app", BODY), None, &mut |_| ()).expect("whole");
+            // As if this process had been killed.
+            std::mem::forget(whole);
+        };
+        let unread = || Breaks(b"", Some(io::Error::other("it was read")));
+        for release in [Release::new("one", "app", unread()), Release::new("one", "app", unread()).size_bytes(3).digest(sha1())] {
+            leave();
+            let mut heard = Vec::new();
+            let whole =
+                download.receive(release, download.beginning().as_ref(), &mut |progress| heard.push(progress.bytes())).expect("whole");
+            assert_eq!((fs::read(whole.path()).expect("read"), heard, whole.resumed_at), (BODY.to_vec(), vec![Some(3)], 3));
+            drop(whole);
+            assert_eq!(names(directory.path()), [""; 0]);
+        }
+
+        // Unless the source says something else of it by now.
+        let another = Digest::from_hex(DigestAlgorithm::Sha1, &SHA1.replace('a', "b")).expect("a digest");
+        for release in [
+            Release::new("two", "app", unread()),
+            Release::new("one", "app", unread()).size_bytes(4),
+            Release::new("one", "app", unread()).digest(another),
+        ] {
+            leave();
+            let error = failed(download.receive(release, None, &mut |_| ()));
+            assert!(error.to_string().contains("it was read"), "{error}");
+        }
     }
 
     #[test]

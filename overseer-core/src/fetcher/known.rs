@@ -92,7 +92,11 @@ impl Known {
 
     /// Whether the program has trusted keys, so that a release without a signature is of no use to it. A fetcher then gets the
     /// `.minisig` file beside the release for [`Release::signature`](crate::Release::signature), and answers
-    /// [`Look::incomplete`](crate::Look::incomplete) while that is not there yet.
+    /// [`Look::incomplete`](crate::Look::incomplete) while that is not there yet. It reads no more of it than
+    /// [`SIGNATURE_BYTES_MAX`](crate::SIGNATURE_BYTES_MAX) and one byte, which is enough for core to refuse it.
+    ///
+    /// A release whose signature is not accepted is held back by its tag: for 10 min, then for an hour each time. Where the source tells the version of the
+    /// signature without one more request, it belongs into the tag, so that a release that is signed anew is tried at once.
     pub fn wants_signature(&self) -> bool {
         self.wants_signature
     }

@@ -15,13 +15,17 @@ mod file;
 mod known;
 pub(crate) mod poll;
 
+mod progress;
 mod release;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncFetcher;
+#[cfg(feature = "conformance")]
+pub(crate) use download::leave_beginning;
 pub use file::File;
 pub use known::{Known, MEMO_BYTES_MAX, Partial};
-pub use release::{Digest, DigestAlgorithm, Look, Release};
+pub use progress::Progress;
+pub use release::{Digest, DigestAlgorithm, Look, Release, SIGNATURE_BYTES_MAX};
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

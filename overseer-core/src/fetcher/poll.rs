@@ -5,9 +5,10 @@
 
 use super::download::{Download, DownloadError, Whole, local};
 use super::release::Found;
-use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Release};
+use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Progress, Release};
+use crate::binary::header;
 use crate::binary::staging::{self, AttributeError, Staging};
-use crate::binary::{Demands, Identity, Packing, Refusal, UnpackError, check, id_of, previous, prove_contents, unpack};
+use crate::binary::{Demands, Identity, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack};
 use crate::config::PreUpgrade;
 use crate::message::cut;
 use crate::protocol::{FromPoll, Order, Outcome, ReleaseName, Report, Staged, Verdict};
@@ -23,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::exit;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The pause between two messages that bytes came.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
@@ -57,9 +58,12 @@ pub(crate) fn run(mut link: Link, poll: Poll) -> ! {
     };
     // Inherited as ignored, it would keep us from learning how the self-check ended.
     reset_to_default(Signal::CHLD);
-    let mut last = None::<Instant>;
-    let mut progress = |bytes| {
-        if last.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
+    let (mut last, mut there) = (None::<Instant>, None);
+    let mut progress = |progress: Progress| {
+        let Some(bytes) = progress.bytes() else { return };
+        // The first number may be that of an earlier look.
+        let has_grown = there.replace(bytes).is_some_and(|before| before != bytes);
+        if has_grown && last.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
             last = Some(Instant::now());
             // That nobody listens shows at the report.
             let _ = link.send(&FromPoll::Progress { bytes }, &[]);
@@ -126,7 +130,7 @@ impl From<AttributeError> for Stop {
 
 impl Poll {
     /// Looks once, and answers the report and the descriptor that goes with it: a staged release, opened for reading and flocked.
-    pub(super) fn look(mut self, order: Order, original: &Original, progress: &mut dyn FnMut(u64)) -> (Report, Option<File>) {
+    pub(crate) fn look(mut self, order: Order, original: &Original, progress: &mut dyn FnMut(Progress)) -> (Report, Option<File>) {
         let mut report = Report { outcome: Outcome::Unchanged, memo: None, running_id: None };
         match self.look_into(order, original, progress, &mut report) {
             Ok(file) => (report, file),
@@ -141,10 +145,10 @@ impl Poll {
         &mut self,
         order: Order,
         original: &Original,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
         report: &mut Report,
     ) -> Result<Option<File>, FetchError> {
-        let Order { mut known, path, state_dir, running, judged } = order;
+        let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s } = order;
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -198,8 +202,9 @@ impl Poll {
             return Err(FetchError::bad_release(text));
         }
         let version = release.version.as_deref().map(|version| printable(version, VERSION_BYTES_MAX));
-        let mut name = ReleaseName { id: String::new(), tag: release.tag.clone(), source: source.clone(), version };
-        let upgrade = Upgrade { known: &known, path: &path, state_dir: &state_dir, started_from, judged: &judged, original };
+        let mut name = ReleaseName { id: String::new(), tag: release.tag.clone(), source: source.clone(), version, signed_unix_s: None };
+        let (known, path, state_dir, judged) = (&known, path.as_path(), state_dir.as_path(), judged.as_slice());
+        let upgrade = Upgrade { known, path, state_dir, started_from, judged, installed_signed_unix_s, original };
         match upgrade.stage(self, &download, release, &mut name, progress) {
             Ok((staged, file)) => {
                 report.memo = memo;
@@ -233,6 +238,7 @@ struct Upgrade<'a> {
     state_dir: &'a Path,
     started_from: Identity,
     judged: &'a [String],
+    installed_signed_unix_s: Option<u64>,
     original: &'a Original,
 }
 
@@ -252,14 +258,37 @@ impl Upgrade<'_> {
         download: &Download<'_>,
         release: Release,
         name: &mut ReleaseName,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<(Staged, File), Stop> {
         let packing = Packing::of(&release.file_name)?;
+        let minisig = release.signature.as_deref();
+        let signed = poll.demands.examine(minisig, &release.file_name, self.installed_signed_unix_s, unix_s())?;
         let model = self.model()?;
         staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
+        // What was published stays until there is a verdict: who is killed before need not download it again.
+        let (staging, _whole) = self.prove(packing, signed, &poll.demands, download, release, name, progress)?;
+        self.try_out(poll, &staging)?;
+        self.make_ready(staging, &model, name)
+    }
+
+    /// Downloads and unpacks the release, and proves of it what can be proved without executing it.
+    #[expect(clippy::too_many_arguments, reason = "they are the release and what is wanted of it, which nothing else holds together")]
+    fn prove(
+        &self,
+        packing: Packing,
+        signed: Option<Signed>,
+        demands: &Demands,
+        download: &Download<'_>,
+        release: Release,
+        name: &mut ReleaseName,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Staging, Whole), Stop> {
         let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
-        let staging = self.unpack(packing, &whole, poll.demands.size_bytes_max, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        if let Some(signed) = signed {
+            name.signed_unix_s = prove_signature(&signed, &whole).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        }
+        let staging = self.unpack(packing, &whole, demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
         name.id = id_of_file(staging.path())?;
         if self.known.id.as_ref() == Some(&name.id) {
             return Err(Stop::Same);
@@ -267,10 +296,9 @@ impl Upgrade<'_> {
         if self.judged.contains(&name.id) {
             return Err(Stop::Judged);
         }
-        prove_contents(staging.file()).map_err(|refusal| whole.blame(refusal, &name.tag))?;
-        drop(whole);
-        self.try_out(poll, &staging)?;
-        self.make_ready(staging, &model, name)
+        progress(Progress::Checking);
+        prove_contents(staging.file(), demands.allow_scripts).map_err(|refusal| whole.blame(refusal, &name.tag))?;
+        Ok((staging, whole))
     }
 
     /// The running binary, whose attributes the release gets. If it cannot be read, nobody need download anything.
@@ -278,7 +306,7 @@ impl Upgrade<'_> {
         File::open(self.path).map_err(|error| local("read", self.path, &error))
     }
 
-    fn unpack(&self, packing: Packing, whole: &Whole, size_bytes_max: u64, progress: &mut dyn FnMut(u64)) -> Result<Staging, Stop> {
+    fn unpack(&self, packing: Packing, whole: &Whole, demands: &Demands, progress: &mut dyn FnMut(Progress)) -> Result<Staging, Stop> {
         let in_directory = |error: &io::Error| local("make a file in", self.directory(), error);
         if packing == Packing::Plain
             && let Some(staging) = Staging::adopt(self.directory(), self.name(), whole.path()).map_err(|error| in_directory(&error))?
@@ -287,7 +315,14 @@ impl Upgrade<'_> {
         }
         let (staging, mut writer) = Staging::create(self.directory(), self.name()).map_err(|error| in_directory(&error))?;
         let from = File::open(whole.path()).map_err(|error| local("open", whole.path(), &error))?;
-        unpack(packing, &from, &mut writer, size_bytes_max, progress).map_err(|error| match error {
+        let wanted = Wanted {
+            program: &self.name().to_string_lossy(),
+            entry: demands.archive_entry.as_deref(),
+            scripts: demands.allow_scripts,
+            size_bytes_max: demands.size_bytes_max,
+        };
+        let mut heard = |bytes| progress(Progress::Unpacking { bytes });
+        unpack(packing, &from, &mut writer, &wanted, &mut heard).map_err(|error| match error {
             UnpackError::Refused(refusal) => Stop::Refused(refusal),
             UnpackError::Read(error) => Stop::Failed(local("read", whole.path(), &error)),
             UnpackError::Write(error, written) => {
@@ -302,7 +337,10 @@ impl Upgrade<'_> {
     fn try_out(&self, poll: &mut Poll, staging: &Staging) -> Result<(), Stop> {
         let before = identity_of(staging)?;
         staging.make_executable().map_err(|error| local("make executable", staging.path(), &error))?;
-        check::prove(staging.file(), staging.path(), poll.check_timeout, self.original)?;
+        let executed = check::prove(staging.file(), staging.path(), poll.check_timeout, self.original)?;
+        if header::is_script(staging.file()).unwrap_or(false) {
+            self.prove_script(executed)?;
+        }
         if let Some(hook) = poll.pre_upgrade.take() {
             match catch_unwind(AssertUnwindSafe(|| hook(staging.path()))) {
                 Ok(Ok(())) => {}
@@ -317,6 +355,17 @@ impl Upgrade<'_> {
             return Err(Refusal::hold_back("was changed by its self-check or by the pre-upgrade hook").into());
         }
         Ok(())
+    }
+
+    /// A script at the program's path that starts the program at that path would start itself for ever.
+    fn prove_script(&self, executed: Option<Identity>) -> Result<(), Refusal> {
+        match executed {
+            Some(executed) if !executed.same_inode(&self.started_from) => Ok(()),
+            Some(_) => Err(Refusal::reject(format!("is a script that starts {}, which it would replace", self.path.display()))),
+            None => {
+                Err(Refusal::reject("is a script, and what it starts does not say which file it is: it is built with too old an overseer"))
+            }
+        }
     }
 
     fn make_ready(&self, staging: Staging, model: &File, name: &ReleaseName) -> Result<(Staged, File), Stop> {
@@ -337,6 +386,18 @@ impl Upgrade<'_> {
         }
         made
     }
+}
+
+/// Whether the file as it was published is what was signed, and when.
+fn prove_signature(signed: &Signed, whole: &Whole) -> Result<Option<u64>, Stop> {
+    let unreadable = |error: io::Error| local("read", whole.path(), &error);
+    let published = File::open(whole.path()).map_err(unreadable)?;
+    Ok(signed.prove(published).map_err(unreadable)??)
+}
+
+/// The time of this machine's clock, in seconds since 1970.
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Of a download put together by two looks, not the release need be wrong.
@@ -361,7 +422,7 @@ fn caught<T>(call: impl FnOnce() -> T) -> Result<T, FetchError> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| FetchError::passing(format!("the fetcher panicked: {}", panic_text(&*panic))))
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
 }
@@ -379,5 +440,7 @@ fn printable_error(error: FetchError) -> FetchError {
     FetchError { text: printable(&error.text, TEXT_BYTES_MAX), ..error }
 }
 
+#[cfg(all(test, feature = "unpack"))]
+mod mutants;
 #[cfg(test)]
 pub(crate) mod tests;

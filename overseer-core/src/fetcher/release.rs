@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Read};
 
+/// The longest text of a `.minisig` file: 4 KiB. A release with a longer one is refused.
+pub const SIGNATURE_BYTES_MAX: usize = 4096;
+
 /// The outcome of one look that worked.
 #[derive(Debug)]
 pub struct Look {
@@ -102,8 +105,13 @@ impl Read for Body {
 }
 
 impl Release {
-    /// A release with the source's `tag` for it, the `file_name` that says by its ending how to unpack it (`.gz`, or none), and
-    /// the bytes of the published file. A read of `body` that fails or that blocks for longer than `fetch_timeout` ends the look.
+    /// A release with the source's `tag` for it, the `file_name` that says by its ending how to unpack it, and the bytes of the published file.
+    ///
+    /// `.gz` and `.zst` hold the program itself, `.tar`, `.tar.gz`, `.tgz`, `.tar.zst`, `.tzst` and `.zip` hold it among others (see
+    /// [`Config::archive_entry`](crate::Config::archive_entry)); with an ending that says of a file that it is packed in another way, such as `.xz` or `.deb`, it is rejected. Any
+    /// other name is that of the program as it is.
+    ///
+    /// A read of `body` that fails or that blocks for longer than `fetch_timeout` ends the look.
     ///
     /// To tell core that a *passing* error is not one, a reader may wrap a [`FetchError`](crate::FetchError) with [`std::io::Error::other`]: kind, text
     /// and pause are then taken from it.

@@ -514,7 +514,8 @@ impl Master {
             }
             let there = std::fs::metadata(&path).map(|metadata| Identity::of(&metadata));
             let shunned = memory.shunned;
-            if there.is_ok_and(|there| !there.same_inode(&running) && Some(there) != shunned) {
+            let is_new = there.is_ok_and(|there| !there.same_inode(&running) && Some(there) != shunned);
+            if is_new && self.supervisor.takes_up_changes() {
                 self.log.write(&Message::PathChanged { path });
                 // If it is a release on probation, a crash of it takes it back here too.
                 self.supervisor.adopt(memory.directory.load().0.for_second_master());
@@ -524,7 +525,8 @@ impl Master {
             return done(Outcome::Unchanged);
         }
         let (known, judged) = self.supervisor.known();
-        let order = Order { known, path, state_dir: memory.directory.path().to_owned(), running, judged };
+        let (state_dir, installed_signed_unix_s) = (memory.directory.path().to_owned(), self.supervisor.installed_signed_unix_s());
+        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s };
         let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
         let Some(program) = program else { return failed("no generation serves".to_owned()) };
         match Poller::start(program.as_fd(), &order, &self.original) {

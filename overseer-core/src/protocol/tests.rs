@@ -37,6 +37,7 @@ fn release() -> ReleaseName {
         tag: "\"66f1-62a\"".to_owned(),
         source: "https://releases.example/app".to_owned(),
         version: Some("1.2.3".to_owned()),
+        signed_unix_s: None,
     }
 }
 
@@ -133,10 +134,18 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
         partial: None,
         wants_signature: false,
     };
-    let order =
-        Order { known, path: "/srv/app".into(), state_dir: "/srv/.app.overseer".into(), running: file(11), judged: vec!["00".repeat(20)] };
+    let order = Order {
+        known,
+        path: "/srv/app".into(),
+        state_dir: "/srv/.app.overseer".into(),
+        running: file(11),
+        judged: vec!["00".repeat(20)],
+        installed_signed_unix_s: None,
+    };
     is_golden("v1-master-order.bin", &order, 0);
+    is_golden("v1-master-order-signed.bin", &Order { installed_signed_unix_s: Some(1_800_000_000), ..order }, 0);
     is_golden("v1-poll-progress.bin", &FromPoll::Progress { bytes: 65_536 }, 0);
+    let signed = ReleaseName { signed_unix_s: Some(1_799_999_999), ..release() };
     let error = FetchError::settings("403 Forbidden").retry_after(Duration::from_secs(60));
     for (name, outcome, fds) in [
         ("v1-poll-unchanged.bin", Outcome::Unchanged, 0),
@@ -147,7 +156,9 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
         ("v1-poll-rejected.bin", Outcome::Refused { release: release(), verdict: Verdict::Reject, why: "no marker".to_owned() }, 0),
         ("v1-poll-held-back.bin", Outcome::Refused { release: release(), verdict: Verdict::HoldBack, why: "hangs".to_owned() }, 0),
         ("v1-poll-blameless.bin", Outcome::Refused { release: release(), verdict: Verdict::Blameless, why: "disk full".to_owned() }, 0),
+        ("v1-poll-mendable.bin", Outcome::Refused { release: release(), verdict: Verdict::Mendable, why: "not signed".to_owned() }, 0),
         ("v1-poll-staged.bin", Outcome::Staged(staged()), 1),
+        ("v1-poll-staged-signed.bin", Outcome::Staged(Staged { release: signed, ..staged() }), 1),
     ] {
         is_golden(name, &report(outcome), fds);
     }
@@ -157,9 +168,13 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
 fn what_is_said_to_and_by_a_check_in_version_1_is_written_and_read_as_ever() {
     let token = "6c9f".to_owned();
     is_golden("v1-check-order.bin", &CheckOrder { token: token.clone() }, 0);
-    is_golden("v1-check-fine.bin", &Checked { token: token.clone(), protocol: Versions { min: 1, max: 1 }, problem: None }, 0);
+    is_golden(
+        "v1-check-fine.bin",
+        &Checked { token: token.clone(), protocol: Versions { min: 1, max: 1 }, problem: None, executable: None },
+        0,
+    );
     let problem = Some("interval is 0".to_owned());
-    is_golden("v1-check-problem.bin", &Checked { token, protocol: Versions { min: 1, max: 1 }, problem }, 0);
+    is_golden("v1-check-problem.bin", &Checked { token, protocol: Versions { min: 1, max: 1 }, problem, executable: None }, 0);
 }
 
 #[test]

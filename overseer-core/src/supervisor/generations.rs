@@ -3,7 +3,7 @@
 use super::{
     Action, Asker, Blame, Child, Generation, Installation, Leaving, Origin, Program, Settings, Stage, Started, Supervisor, describe,
 };
-use crate::binary::{Identity, Installed, Probation};
+use crate::binary::{Identity, Probation};
 use crate::message::{Message, Seconds};
 use crate::protocol::ReleaseName;
 use crate::signal::Signal;
@@ -88,7 +88,11 @@ impl Supervisor {
             if !is_leaving {
                 child.deadline = Some(now + settings.ready_timeout.unwrap_or(settings.warm_up));
             }
-            child.settings = settings;
+            child.settings = settings.clone();
+            if self.active == Some(generation) && settings.installation == Installation::WithoutRestart {
+                self.settings = settings;
+                self.plan_first_look();
+            }
         }
     }
 
@@ -162,6 +166,8 @@ impl Supervisor {
                     self.probation_until = Some(self.now + self.settings.probation);
                 }
             }
+            // It was installed while this one came up, and has not run.
+            Some(probation) if probation.identity == self.staged_identity => {}
             Some(_) => {
                 // Another file runs, so nobody will learn how the release would have lived.
                 self.record.probation = None;
@@ -230,13 +236,9 @@ impl Supervisor {
 
     /// Remembers that the release is at the program's path.
     pub(super) fn installed(&mut self, release: ReleaseName, identity: Identity) {
-        let at_unix_s = self.unix_s();
-        self.record.previous = self.record.installed.take().map(|installed| installed.release);
-        self.record.verdicts.retain(|judged| judged.release.id != release.id);
-        self.record.remember_id(identity, &release.id);
+        self.record.was_installed(release, identity, self.unix_s());
         self.probation_until = None;
         self.looking.setbacks = 0;
-        self.record.installed = Some(Installed { release, at_unix_s });
         self.act(Action::Save);
     }
 
@@ -561,9 +563,13 @@ impl Supervisor {
         if self.is_leaving() {
             return;
         }
-        if self.settings.installation == Installation::WithoutRestart && asker != Asker::PathChanged {
-            self.say(Message::ShuttingDown {});
-            return self.shut_down();
+        if self.settings.installation == Installation::WithoutRestart {
+            // What such a program was called for must not happen twice: what is at the path runs from the next start on.
+            if asker != Asker::PathChanged {
+                self.say(Message::ShuttingDown {});
+                self.shut_down();
+            }
+            return;
         }
         if let Some(why) = self.why_no_restart_now() {
             self.say(Message::RestartWaits { why });

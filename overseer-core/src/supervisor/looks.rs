@@ -1,47 +1,27 @@
 //! When to look for a release, and what is remembered of each.
 
+use super::remembered::{self, RETRY_AFTER_MAX};
 use super::{Action, Blame, Installation, Stage, Supervisor, describe};
-use crate::binary::{Identity, Installed, Looks, Memo};
-use crate::fetcher::{FetchError, FetchErrorKind, Known, MEMO_BYTES_MAX};
+use crate::binary::Identity;
+use crate::fetcher::{FetchError, FetchErrorKind, Known};
 use crate::message::{Message, Seconds};
 use crate::protocol::{Outcome, ReleaseName, Report, Staged, Verdict};
 use std::time::Duration;
 
-/// The first look comes this long after the first ready, or after the interval if that is shorter.
+/// The first look comes this long after the first ready, or after the interval if that is shorter. A program that ends by itself may not live so long: there
+/// it comes at once.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
-/// Failing looks are never further apart than this, unless the interval is.
-const BACK_OFF_MAX: Duration = Duration::from_secs(60 * 60);
-/// The longest pause that a source can ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most bytes of settled tags that a fetcher is told of, so that they fit into one frame.
-const SETTLED_BYTES_MAX: usize = 32 * 1024;
-/// For how long a release is held back after its first and second failure; the third rejects it.
-const HOLD_BACKS: [Duration; 2] = [Duration::from_secs(10 * 60), Duration::from_secs(60 * 60)];
 
 impl Supervisor {
     /// What the fetcher is to be told of the past, and the IDs of releases that are rejected or held back.
     pub(crate) fn known(&self) -> (Known, Vec<String>) {
         let source = self.settings.source.as_deref().unwrap_or_default();
-        let now = self.unix_s();
-        let judged = self.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none_or(|until| until > now));
-        let ids = judged.clone().map(|judged| judged.release.id.clone()).filter(|id| !id.is_empty()).collect();
-        let installed = self.record.installed.iter().map(|installed| &installed.release);
-        let newest_first = installed.chain(&self.waiting).chain(judged.rev().map(|judged| &judged.release));
-        let tags = newest_first.filter(|release| release.source == source && !release.tag.is_empty()).map(|release| &release.tag);
-        let mut room = SETTLED_BYTES_MAX;
-        let settled = tags.take_while(|tag| room.checked_sub(escaped_bytes(tag)).map(|rest| room = rest).is_some());
-        let active = self.active.and_then(|active| self.children.get(&active));
-        let identity = active.map(|child| child.identity).unwrap_or_default();
-        let known = Known {
-            settled: settled.cloned().collect(),
-            id: self.record.id_of(&identity).map(str::to_owned),
-            size_bytes: identity.size_bytes,
-            path: self.path.clone(),
-            memo: self.record.memo.as_ref().filter(|memo| memo.source == source).map(|memo| memo.text.clone()),
-            partial: None,
-            wants_signature: false,
-        };
-        (known, ids)
+        self.record.known(source, &self.running(), &self.path, self.waiting.as_ref(), self.unix_s())
+    }
+
+    /// When the installed release was signed, in seconds since 1970; no older one is taken.
+    pub(crate) fn installed_signed_unix_s(&self) -> Option<u64> {
+        self.record.installed_signed_unix_s()
     }
 
     /// The file that the active generation runs.
@@ -55,10 +35,11 @@ impl Supervisor {
             self.looking.next = None;
             return;
         };
-        if self.record.looks.source != source {
-            self.record.looks = Looks { source, ..Looks::default() };
-        }
-        let soon = self.now + FIRST_LOOK.min(self.settings.interval);
+        self.record.will_look_at(&source);
+        let soon = match self.settings.installation {
+            Installation::WithoutRestart => self.now,
+            Installation::Proved | Installation::AtNextRestart => self.now + FIRST_LOOK.min(self.settings.interval),
+        };
         let unix_now = self.unix_s();
         let looks = &self.record.looks;
         let pause_after_last = match looks.next_unix_s {
@@ -88,8 +69,7 @@ impl Supervisor {
 
     /// The pause after so many failures in a row and one more.
     fn grown_pause(&self, failures_before: u32) -> Duration {
-        let pause = self.pause();
-        pause.saturating_mul(1 << failures_before.min(16)).min(BACK_OFF_MAX.max(pause))
+        remembered::grown_pause(self.pause(), failures_before)
     }
 
     /// A release could not be tried, or not be installed, for no fault of its own. It need not be downloaded at every look until somebody has mended that.
@@ -108,8 +88,12 @@ impl Supervisor {
     /// When to look, unless something stands in the way.
     pub(super) fn next_look(&self) -> Option<super::Time> {
         let active = self.children.get(&self.active?)?;
-        let may_look =
-            !self.is_leaving() && self.candidate.is_none() && active.stage == Stage::Active && self.looking.running_until.is_none();
+        // Of a program that ends by itself, nothing more than that it has begun will ever be known.
+        let serves = match self.settings.installation {
+            Installation::WithoutRestart => matches!(active.stage, Stage::Welcomed | Stage::Active),
+            Installation::Proved | Installation::AtNextRestart => active.stage == Stage::Active,
+        };
+        let may_look = !self.is_leaving() && self.candidate.is_none() && serves && self.looking.running_until.is_none();
         self.looking.next.filter(|_| may_look)
     }
 
@@ -123,6 +107,7 @@ impl Supervisor {
             return;
         }
         self.looking.next = None;
+        self.looking.has_moved = false;
         self.looking.running_until = Some(self.now + self.settings.fetch_timeout);
         self.say(Message::Look { source: self.source() });
         self.act(Action::Poll);
@@ -137,6 +122,7 @@ impl Supervisor {
     }
 
     pub(super) fn poll_progress(&mut self) {
+        self.looking.has_moved = true;
         if let Some(until) = self.looking.running_until.as_mut().filter(|until| **until != super::Time::MAX) {
             *until = self.now + self.settings.fetch_timeout;
         }
@@ -179,6 +165,11 @@ impl Supervisor {
             if matches!(report.outcome, Outcome::Staged(_)) {
                 self.act(Action::Discard);
             }
+            // The next run of a program that ends by itself goes on with a download, but where none got going its source is left alone for the
+            // interval: there may be a hundred runs in a second.
+            if self.settings.installation == Installation::WithoutRestart && !self.looking.has_moved {
+                self.record.looks.last_unix_s = Some(self.unix_s());
+            }
             return self.act(Action::Save);
         }
         self.remember_memo(report.memo);
@@ -191,9 +182,9 @@ impl Supervisor {
             Outcome::Same { release } => {
                 self.looked("the running release".to_owned());
                 // One that was taken back while the look went on does not run any more.
-                if !self.is_unwanted(&release) {
-                    let at_unix_s = self.unix_s();
-                    self.record.installed = Some(Installed { release, at_unix_s });
+                let now = self.unix_s();
+                if !self.record.is_unwanted(&release, now) {
+                    self.record.runs(release, now);
                 }
             }
             Outcome::Judged { release } => {
@@ -217,7 +208,7 @@ impl Supervisor {
                 let why = "its result is of a kind that this master does not know; start the service anew to run the newer one";
                 self.look_failed(&FetchError::passing(why));
             }
-            Outcome::Refused { release, why, .. } if self.is_installed(&release) => {
+            Outcome::Refused { release, why, .. } if self.record.is_installed(&release) => {
                 // It was proved before it was installed; now its source is broken, or the disk.
                 self.looked(format!("the installed release, refused: {why}"));
             }
@@ -226,6 +217,7 @@ impl Supervisor {
                 match verdict {
                     Verdict::Reject => self.release_rejected(release, why),
                     Verdict::HoldBack => self.release_failed(release, why, Blame::Release),
+                    Verdict::Mendable => self.release_waits_to_be_mended(release, why),
                     Verdict::Blameless => self.release_failed(release, why, Blame::Nobody),
                 }
             }
@@ -238,20 +230,14 @@ impl Supervisor {
     }
 
     fn remember_memo(&mut self, memo: Option<String>) {
-        let Some(text) = memo else { return };
-        if text.len() > MEMO_BYTES_MAX {
-            self.record.memo = None;
-            return self.say(Message::MemoDropped { bytes: text.len() });
+        if let Err(bytes) = self.record.remember_memo(&self.source(), memo) {
+            self.say(Message::MemoDropped { bytes });
         }
-        self.record.memo = Some(Memo { source: self.source(), text });
     }
 
     /// The look worked; the next one comes after the usual pause.
     fn looked(&mut self, outcome: String) {
-        let now = self.unix_s();
-        let looks = &mut self.record.looks;
-        (looks.last_unix_s, looks.last_success_unix_s) = (Some(now), Some(now));
-        (looks.failures, looks.outcome) = (0, outcome);
+        self.record.looked(outcome, self.unix_s());
         let pause = self.pause();
         let pause = self.jittered(pause);
         self.plan_look(self.now + pause);
@@ -259,12 +245,8 @@ impl Supervisor {
 
     /// The look did not work; the pauses grow.
     fn look_failed(&mut self, error: &FetchError) {
-        let (source, why, now) = (self.source(), error.to_string(), self.unix_s());
-        let looks = &mut self.record.looks;
-        looks.last_unix_s = Some(now);
-        looks.outcome = format!("failed: {why}");
-        let failures_before = looks.failures;
-        looks.failures = looks.failures.saturating_add(1);
+        let (source, why) = (self.source(), error.to_string());
+        let failures_before = self.record.look_failed(&why, self.unix_s());
         let grown = self.grown_pause(failures_before);
         let asked_for = error.pause_asked_for().unwrap_or_default().min(RETRY_AFTER_MAX);
         let pause = self.jittered(grown).max(asked_for);
@@ -282,7 +264,7 @@ impl Supervisor {
         // There is one staged release; what waited has given way to it.
         self.waiting = None;
         self.record.remember_id(staged.identity, &release.id);
-        if self.is_unwanted(&release) {
+        if self.record.is_unwanted(&release, self.unix_s()) {
             // It was judged while the look went on.
             return self.act(Action::Discard);
         }
@@ -326,11 +308,22 @@ impl Supervisor {
             self.set_back();
             return self.note(Message::TriedAgain { release: name, why, active });
         }
-        let failures_before = self.record.failures_of(&release);
-        let Some(pause) = HOLD_BACKS.get(failures_before as usize) else { return self.release_rejected(release, why) };
+        let Some(pause) = self.record.hold_back_of(&release) else { return self.release_rejected(release, why) };
+        self.hold_back(release, why, active, pause);
+    }
+
+    /// The signature of the release was not accepted. Another one may be published for the same release, or other settings, so it is tried again until it is.
+    fn release_waits_to_be_mended(&mut self, release: ReleaseName, why: String) {
+        let Some(active) = self.active else { return };
+        let pause = self.record.hold_back_until_mended(&release);
+        self.hold_back(release, why, active, pause);
+    }
+
+    fn hold_back(&mut self, release: ReleaseName, why: String, active: super::Generation, pause: Duration) {
+        let name = describe(&release);
         let until = self.unix_s() + pause.as_secs();
         self.judge(release, Some(until), why.clone());
-        self.note(Message::HeldBack { release: name, why, active, again: Seconds(*pause) });
+        self.note(Message::HeldBack { release: name, why, active, again: Seconds(pause) });
     }
 
     fn release_rejected(&mut self, release: ReleaseName, why: String) {
@@ -346,16 +339,6 @@ impl Supervisor {
         self.judge(release, None, why);
     }
 
-    fn is_installed(&self, release: &ReleaseName) -> bool {
-        self.record.installed.as_ref().is_some_and(|installed| installed.release.is_same(release))
-    }
-
-    /// Whether the release is rejected, or held back and its time has not come.
-    fn is_unwanted(&self, release: &ReleaseName) -> bool {
-        let now = self.unix_s();
-        self.record.verdicts.iter().any(|judged| judged.release.is_same(release) && judged.until_unix_s.is_none_or(|until| until > now))
-    }
-
     fn judge(&mut self, release: ReleaseName, until: Option<u64>, reason: String) {
         let now = self.unix_s();
         if self.waiting.take_if(|waiting| waiting.is_same(&release)).is_some() {
@@ -364,9 +347,4 @@ impl Supervisor {
         self.record.judge(release, until, reason, now);
         self.act(Action::Save);
     }
-}
-
-/// How long the text is in a frame.
-fn escaped_bytes(text: &str) -> usize {
-    serde_json::to_string(text).map_or(usize::MAX, |escaped| escaped.len())
 }

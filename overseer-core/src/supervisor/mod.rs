@@ -11,10 +11,12 @@
 //! - after TERM, INT or QUIT nothing is promoted or committed.
 //!
 //! The parts: `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
-//! release, and what is remembered of each), `signals` (who gets which, and how the master leaves).
+//! release), `remembered` (what
+//! follows from what is known of each, also without a master), `signals` (who gets which, and how the master leaves).
 
 mod generations;
 mod looks;
+pub(crate) mod remembered;
 mod settings;
 mod signals;
 #[cfg(test)]
@@ -296,6 +298,8 @@ struct Looking {
     next: Option<Time>,
     /// A poll process runs, and this is when it must have moved; [`Time::MAX`] once it has been killed.
     running_until: Option<Time>,
+    /// Bytes of a release have come since it began.
+    has_moved: bool,
     /// It was killed because it had not moved.
     is_overdue: bool,
     /// It was killed for something that cannot wait for it, so its end says nothing about the source.
@@ -433,6 +437,11 @@ impl Supervisor {
         self.active
     }
 
+    /// Whether a file that another master puts at the path is to be taken up while the program runs.
+    pub(crate) fn takes_up_changes(&self) -> bool {
+        self.settings.installation != Installation::WithoutRestart
+    }
+
     /// Whether nothing has been heard of the generation yet; only then its hello is answered.
     pub(crate) fn is_starting(&self, generation: Generation) -> bool {
         self.children.get(&generation).is_some_and(|child| child.stage == Stage::Starting)
@@ -518,12 +527,7 @@ impl Supervisor {
     }
 }
 
-/// How an operator reads of a release: `release v1.2 (3f2a9c01d4e7)`. Its tag, which people did not choose, only if it has no other name.
+/// How an operator reads of a release.
 pub(crate) fn describe(release: &ReleaseName) -> String {
-    match (release.version.as_deref(), release.id.get(..12)) {
-        (Some(version), Some(id)) => format!("release {version} ({id})"),
-        (Some(version), None) => format!("release {version}"),
-        (None, Some(id)) => format!("release {id}"),
-        (None, None) => format!("release with the tag {}", release.tag),
-    }
+    release.to_string()
 }

@@ -7,7 +7,7 @@
 use super::testing::{Master, file, generation, release, report, seconds, settings};
 use super::{Action, Asker, Blame, Event, Generation, Installation, Program, Settings, Time};
 use crate::fetcher::FetchError;
-use crate::protocol::{Outcome, Report, Verdict};
+use crate::protocol::{Outcome, ReleaseName, Report, Verdict};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
 use std::collections::BTreeMap;
@@ -369,6 +369,11 @@ impl World {
             _ if unwanted.contains(&offered.id) => Outcome::Unchanged,
             4 => Outcome::Refused { release: offered, verdict: Verdict::Reject, why: "no marker".to_owned() },
             5 => Outcome::Refused { release: offered, verdict: Verdict::HoldBack, why: "timed out".to_owned() },
+            6 if self.one_in(2) => {
+                // Its signature is looked at before it is a file.
+                let release = ReleaseName { id: String::new(), ..offered };
+                Outcome::Refused { release, verdict: Verdict::Mendable, why: "not signed".to_owned() }
+            }
             6 => Outcome::Refused { release: offered, verdict: Verdict::Blameless, why: "disk full".to_owned() },
             _ if self.master.path != running => Outcome::Incomplete { why: "another file is at the path".to_owned() },
             _ => self.master.staging(self.published),

@@ -27,7 +27,7 @@ pub(super) fn file(number: u64) -> Identity {
 
 /// The release that consists of the file with this number.
 pub(super) fn release(number: u64) -> ReleaseName {
-    ReleaseName { id: format!("{number:040x}"), tag: format!("tag-{number}"), source: SOURCE.to_owned(), version: None }
+    ReleaseName { id: format!("{number:040x}"), tag: format!("tag-{number}"), source: SOURCE.to_owned(), ..ReleaseName::default() }
 }
 
 pub(super) fn seconds(seconds: f64) -> Time {

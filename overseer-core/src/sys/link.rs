@@ -47,17 +47,22 @@ pub(crate) enum Received<T> {
 
 /// The socket that another process left open for us under this number, if it is the one with this inode. It is close-on-exec from now on.
 pub(crate) fn adopt_socket(descriptor: RawFd, inode: u64) -> Option<OwnedFd> {
-    // SAFETY: the number is only asked about until fcntl(2) has said that it is an open descriptor.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    fcntl(borrowed, FcntlArg::F_GETFD).ok()?;
-    let status = fstat(borrowed).ok()?;
-    let is_socket = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
-    if !is_socket || status.st_ino != inode {
+    if !is_socket(descriptor, inode) {
         return None;
     }
+    // SAFETY: it is open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
     // SAFETY: it is the socket that was made for this process under this number; nobody else in it knows it.
     Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Whether the descriptor is open, and the socket with this inode.
+pub(crate) fn is_socket(descriptor: RawFd, inode: u64) -> bool {
+    // SAFETY: the number is only asked about until fcntl(2) has said that it is an open descriptor.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let status = fcntl(borrowed, FcntlArg::F_GETFD).and_then(|_| fstat(borrowed));
+    status.is_ok_and(|status| SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK && status.st_ino == inode)
 }
 
 /// One end of a socket pair.

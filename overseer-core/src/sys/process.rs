@@ -59,7 +59,7 @@ fn wait_for(pid: Option<Pid>, flags: libc::c_int) -> Option<(Pid, Exit)> {
     }
 }
 
-/// Reaps processes that ended and are none of `ours`: PID 1 inherits the orphans of all others.
+/// Reaps processes that ended and are none of `ours`: PID 1 inherits the orphans of all others, and who ignores SIGCHLD waits for none.
 pub(crate) fn reap_others(ours: &[Pid]) {
     // One of ours is reaped with its own SIGCHLD, and the rest after it.
     while let Ok(Some(pid)) = ended(libc::P_ALL, 0)
@@ -71,6 +71,11 @@ pub(crate) fn reap_others(ours: &[Pid]) {
 /// Whether the process has ended; it stays to be reaped, so that its number and its group's are nobody else's yet.
 pub(crate) fn has_ended(pid: Pid) -> bool {
     !matches!(ended(libc::P_PID, pid.as_raw().unsigned_abs()), Ok(None) | Err(Errno::EINTR))
+}
+
+/// Whether the process is a child of ours that has not been reaped.
+pub(crate) fn is_child(pid: Pid) -> bool {
+    ended(libc::P_PID, pid.as_raw().unsigned_abs()) != Err(Errno::ECHILD)
 }
 
 /// A process that has ended and stays to be reaped. Without nix, for the reason above.

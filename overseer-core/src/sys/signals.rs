@@ -98,6 +98,42 @@ pub(crate) fn reset_to_default(signal: Signal) {
     let _ = set(signal, &SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()));
 }
 
+/// While it lives, the children of this process stay to be reaped when they end, also where it ignores SIGCHLD.
+#[derive(Debug)]
+pub(crate) struct ChildrenStay(Option<libc::sigaction>);
+
+impl ChildrenStay {
+    pub(crate) fn begin() -> Self {
+        // SAFETY: with no new action, sigaction(2) only writes the old one to `before`, for which all zeros are a valid value.
+        let mut before = unsafe {
+            let mut before = std::mem::zeroed::<libc::sigaction>();
+            libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut before);
+            before
+        };
+        if before.sa_sigaction != libc::SIG_IGN && before.sa_flags & libc::SA_NOCLDWAIT == 0 {
+            return Self(None);
+        }
+        let restore = before;
+        before.sa_flags &= !libc::SA_NOCLDWAIT;
+        if before.sa_sigaction == libc::SIG_IGN {
+            before.sa_sigaction = libc::SIG_DFL;
+        }
+        // SAFETY: it is the action that was in force, or the default one, and runs no code of ours.
+        unsafe { libc::sigaction(libc::SIGCHLD, &raw const before, std::ptr::null_mut()) };
+        Self(Some(restore))
+    }
+}
+
+impl Drop for ChildrenStay {
+    fn drop(&mut self) {
+        let Some(before) = self.0 else { return };
+        // SAFETY: it is the action that was in force before.
+        unsafe { libc::sigaction(libc::SIGCHLD, &raw const before, std::ptr::null_mut()) };
+        // What ended meanwhile stays; nobody waits for it, and the kernel would have removed it.
+        super::process::reap_others(&[]);
+    }
+}
+
 impl Original {
     /// What is in force now; to be called before any handler is installed. Rust's runtime ignores SIGPIPE in every program, so
     /// what it was before cannot be known, and children get its default.

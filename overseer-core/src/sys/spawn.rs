@@ -2,13 +2,18 @@
 //!
 //! By descriptor, not by path: what was looked at is what runs. Without a shell: `execvp` and `posix_spawnp` hand a file that the
 //! kernel refuses to `/bin/sh`, so a damaged release would run as a script; here it is an error.
+//!
+//! A script (`#!`) is started by its interpreter, which opens it as `/dev/fd/N`. So its descriptor, and no other, is left open for the new process; the
+//! kernel refuses it else (ENOENT).
 
 use super::link::Link;
 use super::signals::Original;
+use crate::binary::header;
 use crate::protocol::EXEC_FAILED;
 use crate::role::RoleName;
 use crate::signal::Signal;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -52,6 +57,7 @@ impl Spawn<'_> {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let plan = Plan {
             program: self.program.as_raw_fd(),
+            is_script: is_script(self.program),
             arguments: pointers(&arguments),
             environment: pointers(&environment),
             socket: socket.as_raw_fd(),
@@ -100,6 +106,11 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
         Ok(strings) => strings,
         Err(error) => return error,
     };
+    let keep_open = |keep: bool| {
+        let flags = if keep { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+        is_script(program) && fcntl(program, FcntlArg::F_SETFD(flags)).is_ok()
+    };
+    keep_open(true);
     original.restore();
     let (arguments, environment) = (pointers(&arguments), pointers(&environment));
     // SAFETY: both lists end in a null pointer and, like the strings that they point to, live through the call (execveat(2)).
@@ -107,7 +118,16 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
         let flags = libc::AT_EMPTY_PATH;
         libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), arguments.as_ptr(), environment.as_ptr(), flags);
     }
-    io::Error::last_os_error()
+    let error = io::Error::last_os_error();
+    keep_open(false);
+    error
+}
+
+/// Whether the kernel will hand the file to an interpreter. One that cannot be read is no script for anybody.
+fn is_script(program: BorrowedFd<'_>) -> bool {
+    // By its name in /proc, since a descriptor that is only a path cannot be read.
+    let opened = File::open(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    opened.is_ok_and(|file| header::is_script(&file).unwrap_or(false))
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
@@ -122,6 +142,7 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 /// All that the forked process needs, prepared before the fork.
 struct Plan<'a> {
     program: RawFd,
+    is_script: bool,
     arguments: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
     socket: RawFd,
@@ -169,7 +190,7 @@ impl Plan<'_> {
             let socket = self.socket.unsigned_abs();
             libc::syscall(libc::SYS_close_range, 3, socket - 1, libc::CLOSE_RANGE_CLOEXEC);
             libc::syscall(libc::SYS_close_range, socket + 1, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
-            if libc::fcntl(self.socket, libc::F_SETFD, 0) < 0 {
+            if libc::fcntl(self.socket, libc::F_SETFD, 0) < 0 || (self.is_script && libc::fcntl(self.program, libc::F_SETFD, 0) < 0) {
                 return Errno::last();
             }
             self.spawn.original.restore();

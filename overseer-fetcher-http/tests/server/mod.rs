@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -36,6 +36,7 @@ pub(crate) struct Answer {
     body: Vec<u8>,
     zeros: u64,
     then: Then,
+    sent_bytes: Option<Arc<AtomicU64>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -48,12 +49,12 @@ enum Then {
 impl Answer {
     /// `status` is `200 OK`; there is no header but those that are given.
     pub(crate) fn new(status: &str) -> Self {
-        Self { head: format!("HTTP/1.1 {status}\r\n"), body: Vec::new(), zeros: 0, then: Then::ReadOn }
+        Self { head: format!("HTTP/1.1 {status}\r\n"), body: Vec::new(), zeros: 0, then: Then::ReadOn, sent_bytes: None }
     }
 
     /// Nothing at all, on an open connection.
     pub(crate) fn silence() -> Self {
-        Self { head: String::new(), body: Vec::new(), zeros: 0, then: Then::Hold }
+        Self { head: String::new(), body: Vec::new(), zeros: 0, then: Then::Hold, sent_bytes: None }
     }
 
     /// The connection ends without a word.
@@ -110,6 +111,12 @@ impl Answer {
         self
     }
 
+    /// Adds what is sent of the body to `sent_bytes`, while it is sent.
+    pub(crate) fn counted(mut self, sent_bytes: &Arc<AtomicU64>) -> Self {
+        self.sent_bytes = Some(Arc::clone(sent_bytes));
+        self
+    }
+
     fn send(&self, stream: &mut impl Write, is_head: bool) -> std::io::Result<()> {
         if self.head.is_empty() {
             return Ok(());
@@ -117,7 +124,12 @@ impl Answer {
         stream.write_all(self.head.as_bytes())?;
         stream.write_all(b"\r\n")?;
         if !is_head {
-            stream.write_all(&self.body)?;
+            for piece in self.body.chunks(64 * 1024) {
+                stream.write_all(piece)?;
+                if let Some(sent_bytes) = &self.sent_bytes {
+                    sent_bytes.fetch_add(piece.len() as u64, Ordering::SeqCst);
+                }
+            }
             let zeros = [0; 64 * 1024];
             let mut left = self.zeros;
             while left > 0 {
@@ -225,6 +237,13 @@ impl Server {
         self.seen().iter().map(|request| format!("{} {}", request.method, request.target)).collect()
     }
 
+    /// Ends all connections that there are.
+    pub(crate) fn hang_up(&self) {
+        for stream in self.open.lock().expect("no panic").iter() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -234,9 +253,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.leaving.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
-        for stream in self.open.lock().expect("no panic").iter() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.hang_up();
         if let Some(accepting) = self.accepting.take()
             && accepting.join().is_err()
             && !std::thread::panicking()

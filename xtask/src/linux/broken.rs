@@ -1,13 +1,15 @@
-//! `cargo xtask demo --broken`: releases that are broken in nine ways are published one after the other, and then a good one.
+//! `cargo xtask demo --broken`: releases that are broken in eleven ways are published one after the other, and then a good one.
 //!
 //! After each it is shown, and checked, that the service went on, what the master decided about the release and why, that the good
-//! file is at the program's path, and that the release is not downloaded again.
+//! file is at the program's path, and that the release is not downloaded again. The program takes only what is signed, and so all but two are.
 
 use super::build::{self, Build, Noise, Profile};
 use super::client::Answer;
 use super::load::{Load, Tally};
 use super::process;
 use super::scene::{PATIENCE, Running, Scene};
+use super::signing::Key;
+use super::source::Source;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -21,7 +23,15 @@ const SETTINGS: [&str; 10] =
 struct Case {
     what: &'static str,
     build: Build,
+    signed: Signed,
     ends: Ends,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signed {
+    WithTheKey,
+    WithAnother,
+    Not,
 }
 
 /// How far a broken release gets.
@@ -45,16 +55,16 @@ struct Decision {
 pub(crate) fn run(verbose: bool) -> Result<(), String> {
     process::show_errors(verbose);
     let scene = Scene::new("demo")?;
-    let good = build::app(&scene.releases, Profile::Dev, 1, None)?;
-    let next = build::app(&scene.releases, Profile::Dev, 3, None)?;
+    let good = build::app(&scene.releases, Profile::Dev, 1, None, &[])?;
+    let next = build::app(&scene.releases, Profile::Dev, 3, None, &[])?;
     let cases = cases(&scene)?;
 
     let begun = Instant::now();
     println!("BUILT APP (1)");
     good.install(&scene.path)?;
-    scene.server.publish(&good)?;
+    scene.publish_signed(&good)?;
     println!("RUNNING APP");
-    let mut running = scene.start(&SETTINGS)?;
+    let mut running = scene.start_trusting(&SETTINGS)?;
     let load = Load::start(running.address, CLIENTS_PER_SECOND)?;
     show(&running, &running.get("/")?, &good)?;
     let mut decisions = Vec::new();
@@ -71,16 +81,19 @@ pub(crate) fn run(verbose: bool) -> Result<(), String> {
     summary(&tally, &cases, &decisions, published, begun.elapsed())
 }
 
-/// The nine kinds of broken releases.
+/// The eleven kinds of broken releases.
 fn cases(scene: &Scene) -> Result<Vec<Case>, String> {
     let file = |name: &str| -> PathBuf { scene.releases.join(name) };
-    let app = |fault| build::app(&scene.releases, Profile::Dev, 2, Some(fault));
+    let app = |fault| build::app(&scene.releases, Profile::Dev, 2, Some(fault), &[]);
     let mut noise = vec![0; 1 << 20];
     Noise::new("random bytes").fill(&mut noise);
     let program = fs::read("/bin/true").map_err(|error| format!("cannot read /bin/true: {error}"))?;
     let script = "echo the script ran > /dev/stderr\n";
-    let whole = build::app(&scene.releases, Profile::Dev, 2, None)?;
-    let case = |what, build, ends| Case { what, build, ends };
+    let whole = build::app(&scene.releases, Profile::Dev, 2, None, &[])?;
+    let size_bytes = whole.size_bytes()?;
+    let another = |name: &str, more| whole.padded(name, file(name), size_bytes + more);
+    let case = |what, build, ends| Case { what, build, signed: Signed::WithTheKey, ends };
+    let unsigned = |what, build, signed| Case { what, build, signed, ends: Ends::Unseen };
     Ok(vec![
         case("a version that exits at its start", app("exit-at-start")?, Ends::Unseen),
         case("a version that hangs before it is ready", app("hang-before-ready")?, Ends::Unseen),
@@ -91,12 +104,20 @@ fn cases(scene: &Scene) -> Result<Vec<Case>, String> {
         case("a shell script without #!", Build::written("a bare script", file("bare-script"), script.as_bytes())?, Ends::Unseen),
         case("/bin/true", Build::written("/bin/true", file("true"), &program)?, Ends::Unseen),
         case("the first half of a build", whole.truncated("a truncated build", file("truncated"))?, Ends::Unseen),
+        unsigned("a build that nobody has signed", another("unsigned", 1)?, Signed::Not),
+        unsigned("a build that a stranger has signed", another("of-a-stranger", 2)?, Signed::WithAnother),
     ])
 }
 
 fn publish_broken(scene: &Scene, running: &mut Running, case: &Case, good: &Build) -> Result<Decision, String> {
     running.skip_what_was_said();
-    let from = scene.server.publish(&case.build)?;
+    let from = match case.signed {
+        Signed::WithTheKey => scene.publish_signed(&case.build)?,
+        Signed::WithAnother => {
+            Source::publish(&scene.server, &case.build, Some(&Key::new()?.sign(&case.build.path, scene.server.file_name())?))?
+        }
+        Signed::Not => scene.server.publish(&case.build)?,
+    };
     let line = running.master_says("a decision about the release", PATIENCE, decision)?;
     let to = Instant::now();
     for said in running.said_since(from) {
@@ -107,27 +128,26 @@ fn publish_broken(scene: &Scene, running: &mut Running, case: &Case, good: &Buil
     if scene.installed_id()? != good.id {
         return Err(format!("after {} the file at the program's path is not the good one", case.what));
     }
-    not_downloaded_again(scene, &case.build)?;
+    not_downloaded_again(scene, &case.build, usize::from(case.signed != Signed::Not))?;
     Ok(Decision { line, from, to })
 }
 
 /// Whether a line of the master's is its last word on a release for now.
 pub(crate) fn decision(line: &str) -> Option<String> {
-    ["rejected", "tried again in"].iter().any(|words| line.contains(words)).then(|| line.to_owned())
+    ["rejected", "tried again in", "is taken only with its .minisig file"].iter().any(|words| line.contains(words)).then(|| line.to_owned())
 }
 
-/// The source has been looked at twice more, and the release was not asked for again.
-fn not_downloaded_again(scene: &Scene, build: &Build) -> Result<(), String> {
+/// The source has been looked at twice more, and the release was not asked for again. One whose signature is missing is never asked for.
+fn not_downloaded_again(scene: &Scene, build: &Build, expected: usize) -> Result<(), String> {
     scene.server.wait_for_requests(scene.server.requests(), 2, PATIENCE)?;
     match scene.server.downloads(&build.id) {
-        0 => Err(format!("{} was never downloaded", build.name)),
-        1 => Ok(()),
-        count => Err(format!("{} was downloaded {count} times", build.name)),
+        count if count == expected => Ok(()),
+        count => Err(format!("{} was downloaded {count} times and not {expected}", build.name)),
     }
 }
 
 fn publish_good(scene: &Scene, running: &mut Running, next: &Build) -> Result<Instant, String> {
-    let published = scene.server.publish(next)?;
+    let published = scene.publish_signed(next)?;
     let answer = running.get_until("version 3", |answer| answer.id == next.id)?;
     show(running, &answer, next)?;
     running.master_says("that version 3 is installed", PATIENCE, |line| line.contains("is installed at").then_some(()))?;
@@ -140,10 +160,10 @@ fn publish_good(scene: &Scene, running: &mut Running, next: &Build) -> Result<In
 /// What was decided holds for the next master too.
 fn start_again(scene: &Scene, cases: &[Case], next: &Build) -> Result<(), String> {
     let rejected = cases.iter().find(|case| case.ends == Ends::Installed).ok_or("no release was taken back")?;
-    scene.server.publish(&rejected.build)?;
-    let running = scene.start(&SETTINGS)?;
+    scene.publish_signed(&rejected.build)?;
+    let running = scene.start_trusting(&SETTINGS)?;
     show(&running, &running.get("/")?, next)?;
-    not_downloaded_again(scene, &rejected.build)?;
+    not_downloaded_again(scene, &rejected.build, 1)?;
     running.stop()?;
     match scene.leftovers() {
         names if names.is_empty() => Ok(()),
@@ -195,6 +215,8 @@ fn verdict(line: &str) -> &'static str {
         "taken back and rejected"
     } else if line.contains("rejected") {
         "rejected"
+    } else if line.contains("is taken only with") {
+        "not taken yet"
     } else {
         "held back"
     }

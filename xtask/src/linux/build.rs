@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// How long one build may take: the first one, on a slow machine, compiles every dependency.
@@ -95,36 +96,51 @@ impl Build {
     }
 }
 
-/// Builds version `version` of the example `app`, with a fault if one is named, and keeps a copy in `directory`. Cargo's progress is
-/// shown on standard error.
-pub(crate) fn app(directory: &Path, profile: Profile, version: u32, fault: Option<&str>) -> Result<Build, String> {
+/// Builds version `version` of the example `app`, with these features and with a fault if one is named, and keeps a copy in `directory`. Cargo's
+/// progress is shown on standard error.
+pub(crate) fn app(directory: &Path, profile: Profile, version: u32, fault: Option<&str>, features: &[&str]) -> Result<Build, String> {
     let name = fault.map_or_else(|| version.to_string(), |fault| format!("{version} ({fault})"));
     eprintln!("building app {name}");
     let mut command =
-        ci::cargo(&["build", "--package", "overseer-examples", "--bin", "app", "--message-format", "json-render-diagnostics"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+        ci::cargo(&["rustc", "--package", "overseer-examples", "--bin", "app", "--message-format", "json-render-diagnostics"]);
+    command.args(["--features", &features.join(",")]);
+    match profile {
+        // Three quarters of a build for debugging are nothing that runs, and each release is copied, hashed and sent several times.
+        Profile::Dev => command.args(["--", "-C", "strip=debuginfo"]),
+        Profile::Release => command.arg("--release"),
+    };
     command.env("APP_VERSION", version.to_string()).env_remove("APP_FAULT");
     if let Some(fault) = fault {
         command.env("APP_FAULT", fault);
     }
-    let cargo = Process::start_showing_errors("cargo build", &mut command)?;
-    match cargo.wait_exit(BUILD_TIME)? {
-        WaitStatus::Exited(_, 0) => {}
-        exit => return Err(format!("app {name} could not be built: cargo ended with {exit:?}")),
-    }
-    let output = cargo.output(Duration::from_secs(10))?;
-    let built = output.lines().rev().find_map(executable).ok_or("cargo names no executable of the package overseer-examples")?;
+    let built = executable(&mut command, "app", &format!("app {name}"))?;
     let path = directory.join(format!("app-{}", name.replace([' ', '(', ')'], "")));
     fs::copy(&built, &path).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
     Build::of(name, path)
 }
 
-/// The executable in a line of cargo's that reports an artifact.
-fn executable(line: &str) -> Option<PathBuf> {
+/// Builds the server of buckets.
+pub(crate) fn local_s3() -> Result<PathBuf, String> {
+    eprintln!("building a local S3");
+    let arguments = ["build", "--package", "xtask", "--features", "s3", "--bin", "local_s3", "--message-format", "json-render-diagnostics"];
+    executable(&mut ci::cargo(&arguments), "local_s3", "a local S3")
+}
+
+/// Runs cargo. Answers the executable of that name that it has built; `what` is for a message.
+fn executable(command: &mut Command, name: &str, what: &str) -> Result<PathBuf, String> {
+    let cargo = Process::start_showing_errors("cargo build", command)?;
+    match cargo.wait_exit(BUILD_TIME)? {
+        WaitStatus::Exited(_, 0) => {}
+        exit => return Err(format!("{what} could not be built: cargo ended with {exit:?}")),
+    }
+    let output = cargo.output(Duration::from_secs(10))?;
+    output.lines().rev().find_map(|line| artifact(line, name)).ok_or_else(|| format!("cargo names no executable {name}"))
+}
+
+/// The executable of that name in a line of cargo's that reports an artifact.
+fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    (message.get("reason")? == "compiler-artifact" && message.get("target")?.get("name")? == "app")
+    (message.get("reason")? == "compiler-artifact" && message.get("target")?.get("name")? == name)
         .then(|| message.get("executable")?.as_str().map(PathBuf::from))
         .flatten()
 }
@@ -181,8 +197,9 @@ mod tests {
     #[test]
     fn the_executable_is_found_in_what_cargo_says() {
         let line = r#"{"reason":"compiler-artifact","target":{"name":"app","kind":["bin"]},"executable":"/t/debug/app","fresh":true}"#;
-        assert_eq!(executable(line), Some(PathBuf::from("/t/debug/app")));
-        assert_eq!(executable(r#"{"reason":"build-finished","success":true}"#), None);
-        assert_eq!(executable("not JSON"), None);
+        assert_eq!(artifact(line, "app"), Some(PathBuf::from("/t/debug/app")));
+        assert_eq!(artifact(line, "other"), None);
+        assert_eq!(artifact(r#"{"reason":"build-finished","success":true}"#, "app"), None);
+        assert_eq!(artifact("not JSON", "app"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: a server is upgraded from version 1 to 2 to 3 under load and loses nothing.
+//! `cargo xtask demo`: a server is upgraded from version 1 to 2 to 3 under load and loses nothing. Each release is signed, and comes
+//! through the fetcher of `--fetcher`.
 //!
 //! The story is printed line by line as it happens, and checked as it is printed: a line that does not come, or that comes out of
 //! order, ends the demo with what was wrong.
@@ -8,6 +9,7 @@ use super::client::{Answer, Asked};
 use super::load::{Load, Tally};
 use super::process;
 use super::scene::{PATIENCE, Running, Scene};
+use super::source::{Fetcher, Source};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,12 +18,13 @@ const CLIENTS_PER_SECOND: u32 = 200;
 /// How long the slow request takes that is in flight during each upgrade.
 const SLOW: Duration = Duration::from_secs(5);
 
-pub(crate) fn run(verbose: bool) -> Result<(), String> {
+pub(crate) fn run(fetcher: Fetcher, verbose: bool) -> Result<(), String> {
     process::show_errors(verbose);
-    let scene = Scene::new("demo")?;
-    let app = |version| build::app(&scene.releases, Profile::Dev, version, None);
+    let scene = Scene::of("demo", fetcher)?;
+    let app = |version| build::app(&scene.releases, Profile::Dev, version, None, fetcher.features());
     let builds = [app(1)?, app(2)?, app(3)?];
 
+    println!("releases come {}, signed with the key {}", fetcher.in_words(), scene.key.public());
     let begun = Instant::now();
     let (mut story, load) = Story::begin(&scene, &builds)?;
     let mut published = Vec::new();
@@ -33,20 +36,22 @@ pub(crate) fn run(verbose: bool) -> Result<(), String> {
     summary(&tally, &published, begun.elapsed())
 }
 
+type AnyScene = Scene<Box<dyn Source>>;
+
 /// The server, and what is to be told of it.
 struct Story<'a> {
-    scene: &'a Scene,
+    scene: &'a AnyScene,
     builds: &'a [Build; 3],
     running: Running,
 }
 
 impl<'a> Story<'a> {
-    fn begin(scene: &'a Scene, builds: &'a [Build; 3]) -> Result<(Self, Load), String> {
+    fn begin(scene: &'a AnyScene, builds: &'a [Build; 3]) -> Result<(Self, Load), String> {
         println!("BUILT APP (1)");
         builds[0].install(&scene.path)?;
-        scene.server.publish(&builds[0])?;
+        scene.publish_signed(&builds[0])?;
         println!("RUNNING APP");
-        let running = scene.start(&["--every", "200ms", "--warm-up", "1s"])?;
+        let running = scene.start_trusting(&["--every", "200ms", "--warm-up", "1s"])?;
         let load = Load::start(running.address, CLIENTS_PER_SECOND)?;
         let mut story = Self { scene, builds, running };
         story.app_writes(1, "listening...")?;
@@ -58,7 +63,7 @@ impl<'a> Story<'a> {
     fn upgrade_to(&mut self, version: u32) -> Result<Instant, String> {
         let (asked_at, slow) = self.ask_slowly()?;
         println!("BUILT APP ({version})");
-        let published = self.scene.server.publish(self.build(version))?;
+        let published = self.scene.publish_signed(self.build(version))?;
         self.app_writes(version, "listening...")?;
         self.says_hello_twice(version)?;
         if slow.is_finished() {
@@ -84,8 +89,7 @@ impl<'a> Story<'a> {
             names => return Err(format!("files were left beside the program: {}", names.join(", "))),
         }
         for build in &self.builds[1..] {
-            let downloads = self.scene.server.downloads(&build.id);
-            if downloads != 1 {
+            if let Some(downloads) = self.scene.server.downloads(build).filter(|downloads| *downloads != 1) {
                 return Err(format!("version {} was downloaded {downloads} times", build.name));
             }
         }

@@ -2,16 +2,25 @@
 
 mod bench;
 mod broken;
+mod bucket;
 mod build;
 mod client;
 mod demo;
+mod folder;
+mod github;
+mod http;
 mod load;
+mod packing;
 mod proc;
 mod process;
 mod report;
 mod scene;
 mod server;
+mod signing;
 mod soak;
+mod source;
+
+pub(crate) use source::Fetcher;
 
 use crate::Task;
 
@@ -19,8 +28,8 @@ use crate::Task;
 pub(crate) fn run(task: Task) -> Result<(), String> {
     process::prepare()?;
     let outcome = match task {
-        Task::Demo { broken: false, verbose } => demo::run(verbose),
-        Task::Demo { broken: true, verbose } => broken::run(verbose),
+        Task::Demo { broken: false, fetcher, verbose } => demo::run(fetcher, verbose),
+        Task::Demo { broken: true, verbose, .. } => broken::run(verbose),
         Task::Bench { rate, restarts, upgrades, idle_seconds } => bench::run(&bench::Plan { rate, restarts, upgrades, idle_seconds }),
         Task::Soak { minutes, rate } => soak::run(minutes, rate),
         Task::Ci => unreachable!("the checks run everywhere"),

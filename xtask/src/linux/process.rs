@@ -115,6 +115,12 @@ pub(crate) fn descendants() -> Vec<Descendant> {
     descendants_of(getpid())
 }
 
+/// Those that were not started by this tool itself, and have not ended.
+pub(crate) fn strays() -> Vec<Descendant> {
+    let own: Vec<Pid> = lock(&STARTED).processes.iter().map(|process| process.pid).collect();
+    descendants().into_iter().filter(|descendant| !descendant.is_zombie && !own.contains(&descendant.pid)).collect()
+}
+
 /// All processes that descend from the process `ancestor`, parents before their children.
 pub(crate) fn descendants_of(ancestor: Pid) -> Vec<Descendant> {
     let mut children: HashMap<Pid, Vec<Descendant>> = HashMap::new();

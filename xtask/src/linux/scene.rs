@@ -1,9 +1,11 @@
 //! What every task needs: a directory with the installed program, the server of releases, and the running master.
 
-use super::build::id_of;
+use super::build::{Build, id_of};
 use super::client::{self, Answer};
 use super::process::{self, Line, Process, Stream};
 use super::server::Server;
+use super::signing::Key;
+use super::source::{Fetcher, Source};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -17,30 +19,57 @@ use std::time::{Duration, Instant};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program as it is installed, and where its releases come from.
-pub(crate) struct Scene {
+pub(crate) struct Scene<S = Server> {
     /// Where builds are kept.
     pub(crate) releases: PathBuf,
     /// The program's path.
     pub(crate) path: PathBuf,
-    pub(crate) server: Server,
+    pub(crate) server: S,
+    /// What releases are signed with.
+    pub(crate) key: Key,
 }
 
 impl Scene {
-    /// An empty one, in a directory that is removed at the end.
+    /// An empty one with a server of its own, in a directory that is removed at the end.
     pub(crate) fn new(purpose: &str) -> Result<Self, String> {
+        Self::with(purpose, |_| Server::start())
+    }
+}
+
+impl Scene<Box<dyn Source>> {
+    /// An empty one, with what this fetcher looks at.
+    pub(crate) fn of(purpose: &str, fetcher: Fetcher) -> Result<Self, String> {
+        Self::with(purpose, |directory| fetcher.open(directory))
+    }
+}
+
+impl<S: Source> Scene<S> {
+    fn with(purpose: &str, open: impl FnOnce(&Path) -> Result<S, String>) -> Result<Self, String> {
         let directory = process::directory(purpose)?;
         let make = |name: &str| {
             let path = directory.join(name);
             fs::create_dir(&path).map_err(|error| format!("cannot make {}: {error}", path.display())).map(|()| path)
         };
-        let (releases, installed) = (make("releases")?, make("installed")?);
-        Ok(Self { releases, path: installed.join("app"), server: Server::start()? })
+        let (releases, installed, published) = (make("releases")?, make("installed")?, make("published")?);
+        Ok(Self { releases, path: installed.join("app"), server: open(&published)?, key: Key::new()? })
+    }
+
+    /// Signs and publishes a build.
+    pub(crate) fn publish_signed(&self, build: &Build) -> Result<Instant, String> {
+        let signature = self.key.sign(&build.path, self.server.file_name())?;
+        self.server.publish(build, Some(&signature))
+    }
+
+    /// Starts the installed program, which takes only what is signed with the key, and waits until it serves.
+    pub(crate) fn start_trusting(&self, settings: &[&str]) -> Result<Running, String> {
+        self.start(&[&["--trusted-key", &self.key.public()], settings].concat())
     }
 
     /// Starts the installed program and waits until it serves.
     pub(crate) fn start(&self, settings: &[&str]) -> Result<Running, String> {
         let mut command = Command::new(&self.path);
-        command.args(["--listen", "127.0.0.1:0", "--fetch", &self.server.url()]).args(settings);
+        command.args(["--listen", "127.0.0.1:0"]).args(settings);
+        self.server.tell(&mut command);
         Running::start(&mut command)
     }
 
@@ -164,7 +193,7 @@ impl Running {
             WaitStatus::Exited(_, 0) => {}
             exit => return Err(format!("the master ended with {exit:?} after SIGTERM; {}", self.process.account())),
         }
-        let left: Vec<_> = process::descendants().into_iter().filter(|descendant| !descendant.is_zombie).collect();
+        let left = process::strays();
         if left.is_empty() { Ok(()) } else { Err(format!("the master left processes behind: {left:?}")) }
     }
 }

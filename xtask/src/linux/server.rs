@@ -1,16 +1,15 @@
-//! The server that releases are published on: HTTP/1.1 on a listener of the standard library, one file, and every request counted.
+//! The server that releases are published on: one file with its signature, and every request counted.
 
 use super::build::Build;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use super::http::{self, http_date};
+use super::source::Source;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-
-/// The longest request head that is read, in bytes.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// A running server. Its threads live as long as this tool.
 pub(crate) struct Server {
@@ -33,9 +32,12 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Published {
     path: PathBuf,
-    size_bytes: u64,
     tag: String,
     last_modified: String,
+    /// The text of its `.minisig` file.
+    signature: Option<String>,
+    /// What the name of a packed file ends in; `/app` then leads to that name.
+    ending: &'static str,
 }
 
 /// A request that came.
@@ -53,6 +55,8 @@ pub(crate) enum Kind {
     Head,
     /// The whole file, or the part from a byte on.
     Get,
+    /// The `.minisig` file.
+    Signature,
     /// A conditional request for what the client has.
     NotModified,
     /// Anything that was answered with an error.
@@ -62,34 +66,29 @@ pub(crate) enum Kind {
 impl Server {
     /// Starts on a free port of 127.0.0.1 with nothing published.
     pub(crate) fn start() -> Result<Self, String> {
-        let failed = |error: io::Error| format!("cannot start the server of releases: {error}");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared::default());
         let serving = Arc::clone(&shared);
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let shared = Arc::clone(&serving);
-                // A client that hangs up is its own affair; what it asked for has been counted.
-                thread::spawn(move || drop(shared.serve(connection)));
-            }
-        });
+        let address = http::listen(move |request, connection| serving.answer(request, connection))?;
         Ok(Self { address, shared })
     }
 
     /// Where the release is.
-    pub(crate) fn url(&self) -> String {
+    fn url(&self) -> String {
         format!("http://{}/app", self.address)
     }
 
-    /// Publishes a build in the place of the one before, at once and whole.
+    /// Publishes a build in the place of the one before, at once and whole, and without a signature.
     pub(crate) fn publish(&self, build: &Build) -> Result<Instant, String> {
-        let metadata = fs::metadata(&build.path).map_err(|error| format!("cannot publish {}: {error}", build.path.display()))?;
-        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        let published =
-            Published { path: build.path.clone(), size_bytes: metadata.len(), tag: build.id.clone(), last_modified: http_date(modified) };
-        lock(&self.shared.inner).published = Some(published);
-        Ok(Instant::now())
+        Source::publish(self, build, None)
+    }
+
+    /// Publishes a packed build, whose name ends in `ending`.
+    pub(crate) fn publish_packed(&self, build: &Build, ending: &'static str) -> Result<Instant, String> {
+        let at = self.publish(build)?;
+        if let Some(published) = &mut lock(&self.shared.inner).published {
+            published.ending = ending;
+        }
+        Ok(at)
     }
 
     /// How often the file with this ID was asked for.
@@ -121,114 +120,64 @@ impl Server {
     }
 }
 
-impl Shared {
-    /// Answers the requests of one connection until the client hangs up.
-    fn serve(&self, mut connection: TcpStream) -> io::Result<()> {
-        connection.set_nodelay(true)?;
-        let mut bytes = Vec::new();
-        while let Some(head) = read_head(&mut connection, &mut bytes)? {
-            self.answer(&mut connection, &head)?;
-            if header(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
-                break;
-            }
-        }
-        Ok(())
+impl Source for Server {
+    fn tell(&self, command: &mut Command) {
+        command.args(["--fetch", &self.url()]);
     }
 
-    fn answer(&self, connection: &mut TcpStream, head: &str) -> io::Result<()> {
+    fn publish(&self, build: &Build, signature: Option<&str>) -> Result<Instant, String> {
+        let metadata = fs::metadata(&build.path).map_err(|error| format!("cannot publish {}: {error}", build.path.display()))?;
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        let published = Published {
+            path: build.path.clone(),
+            tag: build.id.clone(),
+            last_modified: http_date(modified),
+            signature: signature.map(str::to_owned),
+            ending: "",
+        };
+        lock(&self.shared.inner).published = Some(published);
+        Ok(Instant::now())
+    }
+
+    fn downloads(&self, build: &Build) -> Option<usize> {
+        Some(Self::downloads(self, &build.id))
+    }
+}
+
+impl Shared {
+    fn answer(&self, request: &http::Request, connection: &mut TcpStream) -> io::Result<()> {
         let published = lock(&self.inner).published.clone();
         let id = published.as_ref().map(|published| published.tag.clone());
         let count = |kind| {
             lock(&self.inner).requests.push(Request { at: Instant::now(), kind, id });
             self.changed.notify_all();
         };
-        let mut words = head.lines().next().unwrap_or_default().split(' ');
-        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let Some(published) = published.filter(|_| target == "/app" && matches!(method, "HEAD" | "GET")) else {
+        let Some(published) = published.filter(|_| matches!(request.method.as_str(), "HEAD" | "GET")) else {
             count(Kind::Refused);
-            return connection.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+            return http::send(connection, "404 Not Found", "", "");
         };
+        match (request.target.as_str(), &published.signature) {
+            ("/app", _) if !published.ending.is_empty() => {
+                return http::send(connection, "302 Found", &format!("Location: /app{}\r\n", published.ending), "");
+            }
+            (target, _) if target.strip_prefix("/app") == Some(published.ending) => {}
+            ("/app.minisig", Some(signature)) => {
+                count(Kind::Signature);
+                return http::send(connection, "200 OK", "", signature);
+            }
+            _ => {
+                count(Kind::Refused);
+                return http::send(connection, "404 Not Found", "", "");
+            }
+        }
         let validators = format!("ETag: \"{}\"\r\nLast-Modified: {}\r\n", published.tag, published.last_modified);
-        let quoted = format!("\"{}\"", published.tag);
-        if header(head, "if-none-match").is_some_and(|tags| tags.contains(&quoted)) {
+        if request.header("if-none-match").is_some_and(|tags| tags.contains(&format!("\"{}\"", published.tag))) {
             count(Kind::NotModified);
-            return connection.write_all(format!("HTTP/1.1 304 Not Modified\r\n{validators}\r\n").as_bytes());
+            return http::send(connection, "304 Not Modified", &validators, "");
         }
-        let first = first_byte(head, &quoted, published.size_bytes);
-        let length = published.size_bytes - first;
-        let status = match first {
-            0 => "200 OK".to_owned(),
-            _ => format!("206 Partial Content\r\nContent-Range: bytes {first}-{}/{}", published.size_bytes - 1, published.size_bytes),
-        };
-        let head = format!(
-            "HTTP/1.1 {status}\r\n{validators}Accept-Ranges: bytes\r\nContent-Type: application/octet-stream\r\nContent-Length: {length}\r\n\r\n"
-        );
-        if method == "HEAD" {
-            count(Kind::Head);
-            return connection.write_all(head.as_bytes());
-        }
-        count(Kind::Get);
-        let mut file = File::open(&published.path)?;
-        file.seek(SeekFrom::Start(first))?;
-        connection.write_all(head.as_bytes())?;
-        io::copy(&mut file.take(length), connection).map(drop)
+        count(if request.method == "HEAD" { Kind::Head } else { Kind::Get });
+        http::send_file(connection, request, &published.path, &published.tag, &validators)
     }
-}
-
-/// The next request head; `None` when the client hung up between two of them.
-fn read_head(connection: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<Option<String>> {
-    let mut buffer = [0; 4096];
-    loop {
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = bytes.drain(..end + 4).collect();
-            return String::from_utf8(head).map(Some).map_err(io::Error::other);
-        }
-        if bytes.len() > HEAD_BYTES_MAX {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        match connection.read(&mut buffer)? {
-            0 => return Ok(None),
-            count => bytes.extend_from_slice(&buffer[..count]),
-        }
-    }
-}
-
-/// The value of a header; `name` in lower case.
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines()
-        .skip(1)
-        .filter_map(|line| line.split_once(':'))
-        .find(|(key, _)| key.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.trim())
-}
-
-/// Where the answer begins: `Range: bytes=N-`, unless `If-Range` names another file.
-fn first_byte(head: &str, quoted_tag: &str, size_bytes: u64) -> u64 {
-    if header(head, "if-range").is_some_and(|tag| tag != quoted_tag) {
-        return 0;
-    }
-    header(head, "range")
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
-        .filter(|first| *first < size_bytes)
-        .unwrap_or_default()
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT`
-fn http_date(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let days = seconds / 86_400;
-    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days % 7) as usize];
-    // The Gregorian calendar repeats every 400 years of 146,097 days; years begin in March, so that a leap day ends one.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let year = era * 400 + year + u64::from(month >= 10);
-    let month = ["Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb"][month as usize];
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{weekday}, {date:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -238,6 +187,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::io::{Read, Write};
 
     fn ask(server: &Server, request: &str) -> String {
         let mut connection = TcpStream::connect(server.address).expect("connected");
@@ -264,16 +215,12 @@ mod tests {
         assert!(ask(&server, "GET /app HTTP/1.1\r\nRange: bytes=7-\r\nIf-Range: \"other\"").starts_with("HTTP/1.1 200 "));
         assert!(ask(&server, &format!("GET /app HTTP/1.1\r\nIf-None-Match: \"{}\"", build.id)).starts_with("HTTP/1.1 304 "));
 
+        assert!(ask(&server, "GET /app.minisig HTTP/1.1").starts_with("HTTP/1.1 404 "));
+        Source::publish(&server, &build, Some("signed")).expect("published");
+        assert!(ask(&server, "GET /app.minisig HTTP/1.1").ends_with("\r\n\r\nsigned"));
+
         assert_eq!(server.downloads(&build.id), 3);
         let kinds: Vec<Kind> = lock(&server.shared.inner).requests.iter().map(|request| request.kind).collect();
-        assert_eq!(kinds, [Kind::Refused, Kind::Head, Kind::Get, Kind::Get, Kind::Get, Kind::NotModified]);
-    }
-
-    #[test]
-    fn a_date_is_written_as_http_wants_it() {
-        let at = |seconds| http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(at(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
-        assert_eq!(at(1_704_067_199), "Sun, 31 Dec 2023 23:59:59 GMT");
+        assert_eq!(kinds, [Kind::Refused, Kind::Head, Kind::Get, Kind::Get, Kind::Get, Kind::NotModified, Kind::Refused, Kind::Signature]);
     }
 }

@@ -69,7 +69,7 @@ struct Settled {
 
 impl<'a> Soak<'a> {
     fn new(scene: &'a Scene) -> Result<Self, String> {
-        let app = |version, fault| build::app(&scene.releases, Profile::Release, version, fault);
+        let app = |version, fault| build::app(&scene.releases, Profile::Release, version, fault, &[]);
         let good = app(1, None)?;
         let mut noise = vec![0; 1 << 20];
         Noise::new("random bytes").fill(&mut noise);

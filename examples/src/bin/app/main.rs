@@ -1,4 +1,4 @@
-//! A web server that upgrades itself over HTTP: the program of `cargo xtask demo`.
+//! A web server that upgrades itself: the program of `cargo xtask demo`.
 //!
 //! It shows the whole of overseer in one `main`: an address, a fetcher, the accept loop that ends at the drain, and requests that
 //! are still answered after it. There is no web framework in it; see `http.rs` for the few lines of HTTP.
@@ -15,14 +15,14 @@
 //! kill -USR2 $(pgrep -o -x app)                                # a restart
 //! ```
 //!
-//! `OVERSEER=off /tmp/app` runs it alone, without a master.
+//! Releases can also come from a file, from S3 and from GitHub: see `source.rs`. `OVERSEER=off /tmp/app` runs it alone, without a master.
 
 mod fault;
 mod http;
 mod settings;
+mod source;
 
 use overseer_core::{Config, State, run};
-use overseer_fetcher_http::HttpFetcher;
 use settings::Settings;
 use std::io;
 use std::process::ExitCode;
@@ -54,6 +54,8 @@ fn config(settings: Settings) -> Config<io::Result<()>> {
         // This program says that it is ready, by accepting; one that does not manage to within this time is not a good release.
         .ready_timeout(settings.ready_timeout.unwrap_or(Duration::from_secs(60)))
         .warm_up(warm_up)
+        .trusted_keys(settings.trusted_keys)
+        .allow_downgrade(settings.allow_downgrade)
         .debug(settings.debug);
     if let Some(time) = settings.terminate_timeout {
         config = config.terminate_timeout(time);
@@ -61,13 +63,11 @@ fn config(settings: Settings) -> Config<io::Result<()>> {
     if let Some(time) = settings.probation {
         config = config.probation(time);
     }
-    if let Some(url) = settings.fetch {
-        let mut fetcher = HttpFetcher::new(url);
+    if let Some(source) = settings.fetch {
         if let Some(interval) = settings.every {
-            fetcher = fetcher.every(interval);
             config = config.min_fetch_interval(interval.min(Duration::from_secs(1)));
         }
-        config = config.fetcher(fetcher);
+        config = source.set(config, settings.every);
     }
     if let Some(path) = settings.pid_file {
         config = config.pid_file(path);

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::source::Source;
 use std::time::Duration;
 
 /// What can be set, each as `--name value`.
@@ -7,8 +8,8 @@ use std::time::Duration;
 pub(crate) struct Settings {
     /// `--listen 127.0.0.1:3000`; may be given several times, and the first one is served.
     pub(crate) listen: Vec<String>,
-    /// `--fetch http://host/app`: where releases come from.
-    pub(crate) fetch: Option<String>,
+    /// `--fetch http://host/app`: where releases come from; see [`Source`] for what else it may be.
+    pub(crate) fetch: Option<Source>,
     /// `--every 5s`: the pause between two looks at it.
     pub(crate) every: Option<Duration>,
     pub(crate) warm_up: Option<Duration>,
@@ -17,6 +18,10 @@ pub(crate) struct Settings {
     pub(crate) terminate_timeout: Option<Duration>,
     pub(crate) pid_file: Option<String>,
     pub(crate) state_dir: Option<String>,
+    /// `--trusted-key RW...`: a minisign key that may sign releases; may be given several times.
+    pub(crate) trusted_keys: Vec<String>,
+    /// `--allow-downgrade true`
+    pub(crate) allow_downgrade: bool,
     /// `--debug true`
     pub(crate) debug: bool,
 }
@@ -31,9 +36,10 @@ impl Settings {
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
             let time = || duration(&value).map(Some).ok_or_else(|| format!("{name} {value}: not a duration such as 5s, 200ms or 1m"));
+            let yes_or_no = || value.parse().map_err(|_| format!("{name} {value}: not true or false"));
             match name.as_str() {
                 "--listen" => settings.listen.push(value),
-                "--fetch" => settings.fetch = Some(value),
+                "--fetch" => settings.fetch = Some(value.parse().map_err(|why| format!("--fetch {why}"))?),
                 "--every" => settings.every = time()?,
                 "--warm-up" => settings.warm_up = time()?,
                 "--probation" => settings.probation = time()?,
@@ -41,7 +47,9 @@ impl Settings {
                 "--terminate-timeout" => settings.terminate_timeout = time()?,
                 "--pid-file" => settings.pid_file = Some(value),
                 "--state-dir" => settings.state_dir = Some(value),
-                "--debug" => settings.debug = value.parse().map_err(|_| format!("--debug {value}: not true or false"))?,
+                "--trusted-key" => settings.trusted_keys.push(value),
+                "--allow-downgrade" => settings.allow_downgrade = yes_or_no()?,
+                "--debug" => settings.debug = yes_or_no()?,
                 _ => return Err(format!("{name} is not a setting of this program")),
             }
         }
@@ -77,13 +85,18 @@ mod tests {
     #[test]
     fn a_wrong_argument_is_named() {
         assert_eq!(read(&["--every", "often"]), Err("--every often: not a duration such as 5s, 200ms or 1m".to_owned()));
+        assert_eq!(read(&["--allow-downgrade", "yes"]), Err("--allow-downgrade yes: not true or false".to_owned()));
         assert_eq!(read(&["--listen"]), Err("--listen needs a value".to_owned()));
+        assert_eq!(read(&["--fetch", "ftp://host/app"]), Err("--fetch ftp://...: this program has no fetcher for that".to_owned()));
         assert_eq!(read(&["--port", "1"]), Err("--port is not a setting of this program".to_owned()));
     }
 
     #[test]
-    fn the_last_of_two_values_holds_and_addresses_add_up() {
+    fn the_last_of_two_values_holds_and_addresses_and_keys_add_up() {
         let settings = read(&["--every", "1m", "--every", "200ms", "--listen", ":1", "--listen", ":2"]).expect("settings");
+        assert_eq!((settings.trusted_keys.len(), settings.allow_downgrade), (0, false));
+        let signed = read(&["--trusted-key", "RW1", "--trusted-key", "RW2", "--allow-downgrade", "true"]).expect("settings");
+        assert_eq!((signed.trusted_keys, signed.allow_downgrade), (vec!["RW1".to_owned(), "RW2".to_owned()], true));
         assert_eq!(settings.every, Some(Duration::from_millis(200)));
         assert_eq!(settings.listen, [":1", ":2"]);
     }

@@ -7,6 +7,7 @@ use crate::binary::{Demands, StateDir, commit};
 use crate::role::RoleName;
 use crate::sys::process;
 use crate::sys::spawn::Spawn;
+use minisign::KeyPair;
 use nix::unistd::Pid;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -19,6 +20,7 @@ struct Scene {
     path: PathBuf,
     state_dir: PathBuf,
     judged: Vec<String>,
+    installed_signed_unix_s: Option<u64>,
 }
 
 impl Scene {
@@ -31,12 +33,13 @@ impl Scene {
         testing::program(&path, Part::Good);
         let place = crate::binary::Place::at(&path, None).expect("a place");
         let state_dir = StateDir::open(&place).expect("a state directory").path().to_owned();
-        Self { directory, path, state_dir, judged: Vec::new() }
+        Self { directory, path, state_dir, judged: Vec::new(), installed_signed_unix_s: None }
     }
 
     fn order(&self, known: Known) -> Order {
         let running = Identity::of(&fs::metadata(&self.path).expect("metadata"));
-        Order { known, path: self.path.clone(), state_dir: self.state_dir.clone(), running, judged: self.judged.clone() }
+        let (path, state_dir, judged) = (self.path.clone(), self.state_dir.clone(), self.judged.clone());
+        Order { known, path, state_dir, running, judged, installed_signed_unix_s: self.installed_signed_unix_s }
     }
 
     fn look(&self, fetcher: impl Fetcher) -> (Report, Option<File>) {
@@ -114,7 +117,13 @@ fn a_release_is_staged_and_can_be_committed() {
     let said = scene.look(offer("app", bytes.clone()));
     assert_eq!((said.0.memo.as_deref(), said.0.running_id.clone()), (Some("a memo"), Some(id(&old))));
     let (staged, file) = staged(said);
-    let name = ReleaseName { id: id(&bytes), tag: "one".to_owned(), source: "here".to_owned(), version: Some("v1".to_owned()) };
+    let name = ReleaseName {
+        id: id(&bytes),
+        tag: "one".to_owned(),
+        source: "here".to_owned(),
+        version: Some("v1".to_owned()),
+        ..ReleaseName::default()
+    };
     assert_eq!(staged.release, name);
     let metadata = fs::metadata(&staged.path).expect("metadata");
     assert_eq!((Identity::of(&metadata), metadata.mode() & 0o7777), (staged.identity, 0o751));
@@ -194,6 +203,55 @@ fn the_running_one_is_the_same_and_a_refused_one_stays_refused() {
     scene.has_only_the_program();
 }
 
+#[test]
+fn a_script_is_staged_where_scripts_are_allowed_and_not_one_that_would_replace_what_it_starts() {
+    let scene = Scene::new();
+    let other = testing::directory();
+    let program = other.path().join("program");
+    testing::program(&program, Part::Good);
+    let script = |path: &Path| format!("#!/bin/sh\nexec {} \"$@\"\n", path.display()).into_bytes();
+    let allow = |poll: &mut Poll| poll.demands.allow_scripts = true;
+
+    let (_, verdict, why) = refused(scene.look(offer("app", script(&program))));
+    assert!(verdict == Verdict::Reject && why.contains("scripts are not allowed"), "{why}");
+    let (_, verdict, why) = refused(scene.look_with(offer("app", script(&scene.path)), allow));
+    assert!(verdict == Verdict::Reject && why.contains("which it would replace"), "{why}");
+    let (_, verdict, why) = refused(scene.look_with(offer("app", b"#!/bin/sh\nexit 0\n".to_vec()), allow));
+    assert!(verdict == Verdict::HoldBack && why.contains("without an answer"), "{why}");
+    scene.has_only_the_program();
+
+    let (report, file) = scene.look_with(offer("app", script(&program)), allow);
+    assert!(matches!(report.outcome, Outcome::Staged(_)) && file.is_some(), "{report:?}");
+}
+
+/// What a shell would run, and the kernel does not.
+#[cfg(feature = "unpack")]
+#[test]
+fn text_in_an_archive_goes_to_no_shell_allowed_scripts_or_not() {
+    let scene = Scene::new();
+    let elsewhere = testing::directory();
+    let trace = elsewhere.path().join("trace");
+    let text = format!("touch {}\n", trace.display()).into_bytes();
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o755);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(&mut header, "app", &text[..]).expect("packed");
+    let tar = archive.into_inner().expect("packed");
+    let mut archive = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+    archive.start_file("bin/app", zip::write::SimpleFileOptions::default().unix_permissions(0o755)).expect("packed");
+    archive.write_all(&text).expect("packed");
+    let zip = archive.finish().expect("packed").into_inner();
+    for allowed in [false, true] {
+        for (name, bytes) in [("app", &text), ("app.tar", &tar), ("app.zip", &zip)] {
+            let (_, verdict, why) = refused(scene.look_with(offer(name, bytes.clone()), |poll| poll.demands.allow_scripts = allowed));
+            assert!(verdict == Verdict::Reject && why.contains("is text"), "{name}: {why}");
+        }
+    }
+    assert!(!trace.exists(), "a shell ran it");
+    scene.has_only_the_program();
+}
+
 struct Unread;
 
 impl Read for Unread {
@@ -216,13 +274,144 @@ fn a_settled_tag_is_not_read_even_if_the_fetcher_does_not_ask() {
     let (report, _) = poll.look(order, &Original::capture().expect("signals"), &mut |_| ());
     assert!(matches!(report.outcome, Outcome::Unchanged), "{report:?}");
 
-    let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app.tar.gz", Unread))));
+    let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app.tar.xz", Unread))));
     let (_, verdict, why) = refused(scene.look(fetcher));
-    assert!(verdict == Verdict::Reject && why.contains(".tar.gz cannot be unpacked"), "{why}");
+    assert!(verdict == Verdict::Reject && why.contains(".tar.xz cannot be unpacked"), "{why}");
     let fetcher = fetcher_fn("here", |_| Ok(Look::release(Release::new("one", "app", Unread))));
     let error = failed(scene.look(fetcher));
     assert!(error.to_string().contains("panicked: it was read"), "{error}");
     scene_has_no_staged_file(&scene);
+}
+
+/// Trusts one key and demands nothing else.
+fn trusting(pair: &KeyPair) -> impl Fn(&mut Poll) + use<> {
+    let key = pair.pk.to_base64();
+    move |poll| poll.demands.trusted_keys = vec![key.clone()]
+}
+
+fn key_pair() -> KeyPair {
+    KeyPair::generate_unencrypted_keypair().expect("a key pair")
+}
+
+/// Offers the bytes with this signature.
+fn offer_signed(name: &'static str, bytes: Vec<u8>, minisig: String) -> impl Fetcher {
+    fetcher_fn("here", move |known| {
+        assert!(known.wants_signature());
+        let release = Release::new("one", name, io::Cursor::new(bytes.clone())).signature(minisig.clone());
+        Ok(Look::release(release).remember("a memo"))
+    })
+}
+
+#[test]
+fn a_signed_release_is_staged_with_the_time_of_its_signature() {
+    let (mut scene, pair, bytes) = (Scene::new(), key_pair(), release());
+    scene.installed_signed_unix_s = Some(1_699_999_999);
+    let minisig = testing::sign(&pair, &bytes, "timestamp:1700000000\tfile:app\thashed");
+    let (staged, _file) = staged(scene.look_with(offer_signed("app", bytes, minisig), trusting(&pair)));
+    assert_eq!(staged.release.signed_unix_s, Some(1_700_000_000));
+}
+
+#[test]
+fn what_a_signature_does_not_allow_is_refused_before_it_is_read() {
+    let (mut scene, pair, stranger) = (Scene::new(), key_pair(), key_pair());
+    scene.installed_signed_unix_s = Some(1_700_000_001);
+    let sign = |pair, comment| Some(testing::sign(pair, b"", comment));
+    for (minisig, word) in [
+        (None, "is not signed"),
+        (Some("nonsense".to_owned()), "cannot be read"),
+        (sign(&stranger, "timestamp:1700000001\tfile:app"), "is no trusted one"),
+        (sign(&pair, "timestamp:1700000001\tfile:other"), "signature of another file"),
+        (sign(&pair, "timestamp:1700000000\tfile:app"), "before the installed release"),
+        (sign(&pair, "file:app"), "without a timestamp"),
+        (sign(&pair, "timestamp:99000000000\tfile:app"), "ahead of this machine's clock"),
+    ] {
+        let fetcher = fetcher_fn("here", move |_| {
+            let release = Release::new("one", "app", Unread);
+            Ok(Look::release(minisig.iter().cloned().fold(release, Release::signature)).remember("a memo"))
+        });
+        let said = scene.look_with(fetcher, trusting(&pair));
+        assert_eq!(said.0.memo, None, "it would hide the release from the next look");
+        let (name, verdict, why) = refused(said);
+        assert!(verdict == Verdict::Mendable && why.contains(word), "{word}: {why}");
+        assert_eq!((name.id.as_str(), name.signed_unix_s), ("", None), "the file behind a wrong signature may be a good one");
+        scene.has_only_the_program();
+    }
+}
+
+#[test]
+fn a_downgrade_that_is_allowed_is_staged_with_its_own_time() {
+    let (mut scene, pair, bytes) = (Scene::new(), key_pair(), release());
+    scene.installed_signed_unix_s = Some(1_700_000_001);
+    let minisig = testing::sign(&pair, &bytes, "timestamp:1700000000\tfile:app");
+    let lax = |poll: &mut Poll| {
+        trusting(&pair)(poll);
+        poll.demands.allow_downgrade = true;
+    };
+    let (staged, _file) = staged(scene.look_with(offer_signed("app", bytes, minisig), lax));
+    assert_eq!(staged.release.signed_unix_s, Some(1_700_000_000));
+}
+
+#[test]
+fn a_broken_signature_is_found_before_the_file_is_looked_at_and_nothing_is_left() {
+    let (scene, pair, bytes) = (Scene::new(), key_pair(), release());
+    let minisig = testing::sign(&pair, &bytes, "timestamp:1700000000\tfile:app");
+    let mut changed = bytes.clone();
+    changed[1000] ^= 1;
+    for other in [changed, bytes[..bytes.len() - 1].to_vec(), b"#!/bin/sh\n".to_vec()] {
+        let (name, verdict, why) = refused(scene.look_with(offer_signed("app", other, minisig.clone()), trusting(&pair)));
+        assert!(verdict == Verdict::Mendable && why.contains("broken signature"), "{why}");
+        assert_eq!((name.id.as_str(), name.signed_unix_s), ("", None));
+        scene.has_only_the_program();
+    }
+    // The running one too: a time is learnt from a proved signature only.
+    let running = fs::read(&scene.path).expect("read");
+    refused(scene.look_with(offer_signed("app", running.clone(), minisig), trusting(&pair)));
+    let minisig = testing::sign(&pair, &running, "timestamp:1700000000\tfile:app");
+    let (report, _) = scene.look_with(offer_signed("app", running, minisig), trusting(&pair));
+    assert!(matches!(&report.outcome, Outcome::Same { release } if release.signed_unix_s == Some(1_700_000_000)), "{report:?}");
+}
+
+#[cfg(feature = "unpack")]
+#[test]
+fn the_signature_is_one_of_the_file_as_it_was_published() {
+    let (scene, pair, bytes) = (Scene::new(), key_pair(), release());
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(&bytes).expect("packed");
+    let packed = packer.finish().expect("packed");
+    let unpacked = testing::sign(&pair, &bytes, "file:app.gz");
+    let (_, _, why) = refused(scene.look_with(offer_signed("app.gz", packed.clone(), unpacked), trusting(&pair)));
+    assert!(why.contains("broken signature"), "{why}");
+    let minisig = testing::sign(&pair, &packed, "file:app.gz");
+    let (staged, _file) = staged(scene.look_with(offer_signed("app.gz", packed, minisig), trusting(&pair)));
+    assert_eq!((staged.release.id, staged.release.signed_unix_s), (id(&bytes), None));
+}
+
+#[test]
+fn a_release_put_together_of_two_is_not_blamed_on_its_signature() {
+    let (scene, pair) = (Scene::new(), key_pair());
+    let minisig = testing::sign(&pair, b"abcd", "file:app");
+    let first = fetcher_fn("here", {
+        let minisig = minisig.clone();
+        move |_| Ok(Look::release(Release::new("one", "app", &b"xx"[..]).size_bytes(4).signature(minisig.clone())))
+    });
+    failed(scene.look_with(first, trusting(&pair)));
+    let rest = fetcher_fn("here", move |_| {
+        Ok(Look::release(Release::new("one", "app", &b"cd"[..]).size_bytes(4).resumed_at(2).signature(minisig.clone())))
+    });
+    let error = failed(scene.look_with(rest, trusting(&pair)));
+    assert!(error.to_string().contains("broken signature") && error.to_string().contains("fetched anew"), "{error}");
+    scene.has_only_the_program();
+}
+
+#[test]
+fn without_trusted_keys_a_signature_proves_nothing_and_is_not_asked_for() {
+    let (scene, bytes) = (Scene::new(), release());
+    let fetcher = fetcher_fn("here", move |known| {
+        assert!(!known.wants_signature());
+        Ok(Look::release(Release::new("one", "app", io::Cursor::new(bytes.clone())).signature("nonsense")))
+    });
+    let (staged, _file) = staged(scene.look(fetcher));
+    assert_eq!(staged.release.signed_unix_s, None);
 }
 
 fn scene_has_no_staged_file(scene: &Scene) {

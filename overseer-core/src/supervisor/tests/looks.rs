@@ -1,8 +1,9 @@
 use super::super::testing::{Master, SOURCE, UNIX_START, file, release, report, seconds, settings};
-use super::super::{Action, Event, Settings, Time};
+use super::super::{Action, Event, Installation, Settings, Time};
 use crate::binary::Record;
 use crate::fetcher::{FetchError, MEMO_BYTES_MAX};
 use crate::protocol::{Outcome, Report};
+use crate::sys::process::Exit;
 use std::time::Duration;
 
 const HOUR: f64 = 3600.0;
@@ -44,6 +45,48 @@ fn the_first_look_comes_a_second_after_the_first_ready() {
     master.forget();
     master.until(1.9);
     assert_eq!(master.done(), [Action::Poll]);
+}
+
+/// A master of a program that ends by itself, which has begun and not said that it is ready.
+fn short_lived(record: Record, unix_start: u64) -> Master {
+    let settings = Settings { installation: Installation::WithoutRestart, ..settings() };
+    let mut master = Master::again(settings, record, file(1), None, unix_start);
+    master.forget();
+    master.welcome(1);
+    master
+}
+
+#[test]
+fn the_first_look_at_a_program_that_ends_by_itself_comes_at_once() {
+    let mut master = short_lived(Record::default(), UNIX_START);
+    assert_eq!(master.done(), [Action::Poll]);
+    master.looked(Outcome::Unchanged);
+    let mut soon = short_lived(master.saved.clone(), UNIX_START + 60);
+    assert_eq!(soon.done(), [] as [Action; 0]);
+    soon.until(100.0);
+    assert!((209.0..=271.0).contains(&next_look(&soon).as_secs_f64()), "the interval is over then: {:?}", next_look(&soon));
+}
+
+#[test]
+fn a_look_that_ends_with_the_program_is_repeated_at_once_only_if_it_has_brought_bytes() {
+    for (brings, done) in [(true, &[Action::Poll][..]), (false, &[])] {
+        let mut master = short_lived(Record::default(), UNIX_START);
+        if brings {
+            master.handle(Event::PollProgress);
+        }
+        master.exits(1, Exit::Code(0));
+        master.looked(Outcome::Failed { error: FetchError::passing("killed") });
+        assert_eq!(master.left, Some(Exit::Code(0)));
+        assert_eq!(short_lived(master.saved, UNIX_START + 1).done(), done);
+    }
+}
+
+#[test]
+fn what_is_installed_before_the_program_is_ready_keeps_its_probation() {
+    let mut master = short_lived(Record::default(), UNIX_START);
+    master.finds(2);
+    master.until(5.0);
+    assert_eq!(master.saved.probation.as_ref().map(|probation| probation.identity), Some(file(2)));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod orders;
 mod probation;
 mod restart;
 mod signals;
+mod signatures;
 mod upgrade;
 mod verdicts;
 

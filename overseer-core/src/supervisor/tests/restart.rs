@@ -1,6 +1,7 @@
 use super::super::testing::{Master, file, seconds, settings};
 use super::super::{Action, Asker, Blame, Event, Installation, Program, Settings};
 use super::{accept, drain, is_at_rest, kill, sends, spawn, trust};
+use crate::protocol::Outcome;
 use crate::signal::Signal;
 use crate::sys::process::Exit;
 use std::time::Duration;
@@ -318,6 +319,7 @@ fn the_settings_of_the_generation_that_serves_hold() {
 #[test]
 fn with_no_restart_the_restart_signal_is_a_graceful_end() {
     let mut master = Master::serving(Settings { installation: Installation::WithoutRestart, ..settings() });
+    master.looked(Outcome::Unchanged);
     master.restart();
     assert_eq!(master.done(), [drain(1), Action::CloseListeners]);
     assert_eq!(master.said(), ["shutting-down", "draining"]);
@@ -336,10 +338,12 @@ fn with_no_restart_a_signal_while_the_program_starts_lets_it_end_by_sigterm() {
 }
 
 #[test]
-fn with_no_restart_a_file_that_another_master_installed_is_taken_up_all_the_same() {
+fn with_no_restart_a_file_that_another_master_installed_is_left_for_the_next_start() {
     let mut master = Master::serving(Settings { installation: Installation::WithoutRestart, ..settings() });
+    master.looked(Outcome::Unchanged);
+    assert!(!master.rules.takes_up_changes());
     master.handle(Event::RestartAsked { asker: Asker::PathChanged });
-    assert_eq!(master.done(), [spawn(2, Program::AtPath)]);
+    assert_eq!((master.done(), master.active()), (vec![], Some(1)));
 }
 
 #[test]

@@ -1,15 +1,14 @@
-//! What the first bytes of a file say: whether it is an executable for this machine, and whether all of it is there.
+//! Whether an ELF file is a whole program for this machine. Reads its tables and nothing else.
 
-use super::Refusal;
+use super::{Loaders, cut_off};
+use crate::binary::Refusal;
 use object::Endianness;
 use object::elf::{self, DataEncoding, FileClass, FileHeader32, FileHeader64, Machine};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// The machine as ELF numbers it, and its name; `None` where this crate does not know it, and the kernel's word has to do.
@@ -36,82 +35,26 @@ const MACHINE: Option<(Machine, &str)> = if cfg!(target_arch = "x86_64") {
 const BITS: u8 = if cfg!(target_pointer_width = "32") { 32 } else { 64 };
 const ORDER: DataEncoding = if cfg!(target_endian = "big") { elf::ELFDATA2MSB } else { elf::ELFDATA2LSB };
 
-/// Beginnings of what is uploaded by mistake.
-const OTHERS: &[(&[u8], &str)] = &[
-    (b"\x1f\x8b", "is compressed with gzip, which its name does not say (.gz)"),
-    (b"PK\x03\x04", "is a zip archive"),
-    (b"\x28\xb5\x2f\xfd", "is compressed with zstd"),
-    (b"\xfd7zXZ\0", "is compressed with xz"),
-    (b"BZh", "is compressed with bzip2"),
-    (b"MZ", "is a Windows program"),
-    (b"\xcf\xfa\xed\xfe", "is a macOS program"),
-    (b"\xce\xfa\xed\xfe", "is a macOS program"),
-    (b"\xca\xfe\xba\xbe", "is a macOS program"),
-    (b"!<arch>\n", "is a library archive"),
-];
+/// The longest table of segments that Linux takes, and the longest path (PATH_MAX). Nothing longer is read into memory.
+const SEGMENTS_BYTES_MAX: u64 = 64 * 1024;
+const PATH_BYTES_MAX: u64 = 4096;
 
-/// Looks whether the file is a whole executable for this machine.
-///
-/// # Errors
-/// It is not: rejected. It cannot be read: nobody is blamed.
-pub(crate) fn prove(file: &File) -> Result<(), Refusal> {
-    let unreadable = |error: io::Error| Refusal::blameless(format!("the staged file cannot be read: {error}"));
-    let size_bytes = file.metadata().map_err(unreadable)?.len();
-    let mut start = [0; 512];
-    let read = read_up_to(file, &mut start).map_err(unreadable)?;
-    let start = &start[..read];
-    if !start.starts_with(&elf::ELFMAG) {
-        return Err(Refusal::reject(what_it_is(start)));
-    }
+pub(super) fn prove(file: &File, start: &[u8], size_bytes: u64, loaders: &Loaders<'_>) -> Result<(), Refusal> {
     match start.get(elf::ELFMAG.len()).copied().map(FileClass) {
-        Some(elf::ELFCLASS64) if BITS == 64 => prove_elf::<FileHeader64<Endianness>>(file, start, size_bytes),
-        Some(elf::ELFCLASS32) if BITS == 32 => prove_elf::<FileHeader32<Endianness>>(file, start, size_bytes),
+        Some(elf::ELFCLASS64) if BITS == 64 => prove_class::<FileHeader64<Endianness>>(file, start, size_bytes, loaders),
+        Some(elf::ELFCLASS32) if BITS == 32 => prove_class::<FileHeader32<Endianness>>(file, start, size_bytes, loaders),
         Some(elf::ELFCLASS32 | elf::ELFCLASS64) => Err(Refusal::reject(format!("is not for a {BITS}-bit system as this program is"))),
         Some(class) => Err(Refusal::reject(format!("has a damaged header (class {})", class.0))),
         None => Err(cut_off(size_bytes, "its header")),
     }
 }
 
-fn read_up_to(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-fn what_it_is(start: &[u8]) -> String {
-    if start.is_empty() {
-        return "is empty".to_owned();
-    }
-    if start.starts_with(b"#!") {
-        let line = start.split(|byte| *byte == b'\n').next().unwrap_or(start);
-        let line: String = String::from_utf8_lossy(line).chars().filter(|letter| !letter.is_control()).take(80).collect();
-        return format!("is a script ({line}), not an executable");
-    }
-    if let Some((_, what)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
-        return format!("{what}, not an executable for this machine");
-    }
-    let text = start.trim_ascii_start().to_ascii_lowercase();
-    if text.starts_with(b"<!doctype") || text.starts_with(b"<html") {
-        return "is an HTML page, not an executable".to_owned();
-    }
-    if start.iter().all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace()) && start.is_ascii() {
-        return "is text, not an executable".to_owned();
-    }
-    format!("is no executable of any kind known here (it starts with {})", super::hex(&start[..start.len().min(8)]))
-}
-
-fn cut_off(size_bytes: u64, what: &str) -> Refusal {
-    Refusal::reject(format!("is cut off: {what} ends after the {size_bytes} bytes that are there"))
-}
-
-fn prove_elf<H: FileHeader<Endian = Endianness>>(file: &File, start: &[u8], size_bytes: u64) -> Result<(), Refusal> {
+fn prove_class<H: FileHeader<Endian = Endianness>>(
+    file: &File,
+    start: &[u8],
+    size_bytes: u64,
+    loaders: &Loaders<'_>,
+) -> Result<(), Refusal> {
     if start.len() < size_of::<H>() {
         return Err(cut_off(size_bytes, "its header"));
     }
@@ -145,6 +88,10 @@ fn prove_elf<H: FileHeader<Endian = Endianness>>(file: &File, start: &[u8], size
     if end(sections_at, sections) > size_bytes {
         return Err(cut_off(size_bytes, "its section table"));
     }
+    // A table of sections without a number has it in its first entry: no program has as many.
+    if segments > SEGMENTS_BYTES_MAX || (header.e_shnum(endian) == 0 && sections_at != 0) {
+        return Err(Refusal::reject("has a damaged header (more segments or sections than a program has)"));
+    }
     let segments = header.program_headers(endian, &cache).map_err(damaged)?;
     if !segments.iter().any(|segment| segment.p_type(endian) == elf::PT_LOAD) || header.e_entry(endian).into() == 0 {
         return Err(Refusal::reject("is a library or has nothing to execute"));
@@ -161,19 +108,15 @@ fn prove_elf<H: FileHeader<Endian = Endianness>>(file: &File, start: &[u8], size
             return Err(cut_off(size_bytes, "a section"));
         }
     }
-    for segment in segments {
+    for segment in segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_INTERP) {
+        if segment.p_filesz(endian).into() > PATH_BYTES_MAX {
+            return Err(Refusal::reject("has a damaged header (its dynamic loader has too long a name)"));
+        }
         if let Some(loader) = segment.interpreter(endian, &cache).map_err(damaged)? {
-            prove_loader(Path::new(OsStr::from_bytes(loader)))?;
+            loaders.prove(Path::new(OsStr::from_bytes(loader)))?;
         }
     }
     Ok(())
-}
-
-fn prove_loader(loader: &Path) -> Result<(), Refusal> {
-    if loader.exists() {
-        return Ok(());
-    }
-    Err(Refusal::reject(format!("needs the dynamic loader {}, which is not here", loader.display())))
 }
 
 fn machine_name(machine: Machine) -> String {
@@ -193,8 +136,9 @@ fn machine_name(machine: Machine) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing;
+    use super::super::prove;
     use super::*;
+    use crate::binary::testing;
     use crate::protocol::Verdict;
     use std::fs;
 
@@ -202,7 +146,7 @@ mod tests {
         let directory = testing::directory();
         let path = directory.path().join("release");
         fs::write(&path, bytes).expect("written");
-        prove(&File::open(&path).expect("opened")).expect_err("it does not fit")
+        prove(&File::open(&path).expect("opened"), false).expect_err("it does not fit")
     }
 
     #[test]
@@ -255,7 +199,7 @@ mod tests {
                 other[place] = random.u8(..);
             }
             fs::write(&path, &other).expect("written");
-            prove(&File::open(&path).expect("opened")).expect_err("it is cut off at least");
+            prove(&File::open(&path).expect("opened"), false).expect_err("it is cut off at least");
         }
     }
 }
