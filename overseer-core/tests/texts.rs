@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const TEXTS: [&str; 12] = [
     "README.md",
@@ -130,4 +131,20 @@ fn the_text_about_fetchers_has_the_example_word_for_word() {
         let lines = |text: &str| text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<String>>();
         assert_eq!(lines(&parts.join("\n")), lines(&whole), "the text leaves something out, or says it twice");
     }
+}
+
+#[test]
+fn every_crate_that_core_depends_on_has_a_reason() {
+    let Some(root) = root() else { return };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["tree", "--offline", "--locked", "--package", "overseer-core", "--edges", "normal,no-proc-macro", "--prefix", "none"]);
+    let output = cargo.current_dir(&root).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8_lossy(&output.stdout);
+    let text = read(&root.join("docs/ARCHITECTURE.md"));
+    let section = text.split("\n## What core depends on\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let listed: Vec<&str> = section.split(['|', ',', ' ', '\n']).collect();
+    let needed = tree.lines().filter_map(|line| line.split(' ').next()).filter(|name| !matches!(*name, "" | "overseer-core"));
+    let missing: Vec<&str> = needed.filter(|name| !listed.contains(name)).collect();
+    assert!(missing.is_empty(), "docs/ARCHITECTURE.md gives no reason for: {}", missing.join(", "));
 }
