@@ -7,6 +7,7 @@
 use super::build::{self, Build, Profile};
 use super::client::Asked;
 use super::load::{Load, Sample, Tally};
+use super::packing::Packing;
 use super::proc;
 use super::report::{Report, median_ms, milliseconds, spread};
 use super::scene::{PATIENCE, Running, Scene};
@@ -238,33 +239,41 @@ fn looks(scene: &Scene, one: &Build, report: &mut Report) -> Result<(), String> 
     running.stop()
 }
 
-/// The peak memory of the poll process for a small release and for one ten times as long.
+/// The peak memory of the poll process for a small release and for one that is much longer, plain and packed.
 fn downloads(scene: &Scene, one: &Build, two: &Build, report: &mut Report) -> Result<(), String> {
-    let mut peaks = Vec::new();
-    for size_mib in [20, 200] {
-        one.install_anew(&scene.path)?;
-        scene.server.publish(one)?;
-        let asked = scene.server.requests();
-        let mut running = scene.start(&["--every", "1s"])?;
-        let serving = running.get("/")?.pid;
-        scene.server.wait_for_requests(asked, 1, PATIENCE)?;
-        let name = format!("release-{size_mib}");
-        let release = two.padded(&name, scene.releases.join(&name), size_mib * MIB)?;
-        running.skip_what_was_said();
-        scene.server.publish(&release)?;
-        peaks.push(peak_until_proved(&mut running, serving)?);
-        running.process_leaves()?;
-        running.stop()?;
-        let _ = std::fs::remove_file(&release.path);
+    for (packing, [small, large], what) in [
+        (Packing::Plain, ["download_20_peak_kib", "download_500_peak_kib"], "plain"),
+        (Packing::Gz, ["download_gz_20_peak_kib", "download_gz_500_peak_kib"], "as .gz"),
+        (Packing::TarGz, ["download_tar_gz_20_peak_kib", "download_tar_gz_500_peak_kib"], "as .tar.gz"),
+        (Packing::Zip, ["download_zip_20_peak_kib", "download_zip_500_peak_kib"], "as .zip"),
+        (Packing::TarZst, ["download_tar_zst_20_peak_kib", "download_tar_zst_500_peak_kib"], "as .tar.zst"),
+    ] {
+        let mut peaks = Vec::new();
+        for size_mib in [20, 500] {
+            let name = format!("release-{size_mib}");
+            let whole = two.padded(&name, scene.releases.join(&name), size_mib * MIB)?;
+            let release = packing.pack(&whole, scene.releases.join(format!("{name}{}", packing.ending())))?;
+            one.install_anew(&scene.path)?;
+            scene.server.publish_packed(&release, packing.ending())?;
+            let mut running = scene.start(&["--every", "1s"])?;
+            let serving = running.get("/")?.pid;
+            peaks.push(peak_until_proved(&mut running, serving)?);
+            running.process_leaves()?;
+            running.stop()?;
+            for path in [&whole.path, &release.path] {
+                // Plain, it is the same file.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        report.tell(small, format!("peak memory of a poll of 20 MiB, {what} (KiB)"), peaks[0] as f64, "");
+        report.at_most(large, "  of 500 MiB (KiB)", peaks[1] as f64, peaks[0] as f64 + 10.0 * 1024.0, "");
     }
-    report.tell("download_20_peak_kib", "peak memory of a poll of 20 MiB (KiB)", peaks[0] as f64, "");
-    report.at_most("download_200_peak_kib", "  of 200 MiB (KiB)", peaks[1] as f64, peaks[0] as f64 + 2048.0, "");
     Ok(())
 }
 
 /// The peak memory of the largest process of the master beside the serving one, until a release is proved.
 fn peak_until_proved(running: &mut Running, serving: i32) -> Result<u64, String> {
-    let deadline = Instant::now() + PATIENCE * 2;
+    let deadline = Instant::now() + PATIENCE * 6;
     let mut peak = 0;
     while Instant::now() < deadline {
         for other in running.others_than(serving) {

@@ -10,6 +10,7 @@ mod folder;
 mod github;
 mod http;
 mod load;
+mod packing;
 mod proc;
 mod process;
 mod report;

@@ -36,6 +36,8 @@ struct Published {
     last_modified: String,
     /// The text of its `.minisig` file.
     signature: Option<String>,
+    /// What the name of a packed file ends in; `/app` then leads to that name.
+    ending: &'static str,
 }
 
 /// A request that came.
@@ -80,6 +82,15 @@ impl Server {
         Source::publish(self, build, None)
     }
 
+    /// Publishes a packed build, whose name ends in `ending`.
+    pub(crate) fn publish_packed(&self, build: &Build, ending: &'static str) -> Result<Instant, String> {
+        let at = self.publish(build)?;
+        if let Some(published) = &mut lock(&self.shared.inner).published {
+            published.ending = ending;
+        }
+        Ok(at)
+    }
+
     /// How often the file with this ID was asked for.
     pub(crate) fn downloads(&self, id: &str) -> usize {
         self.count(|request| request.kind == Kind::Get && request.id.as_deref() == Some(id))
@@ -122,6 +133,7 @@ impl Source for Server {
             tag: build.id.clone(),
             last_modified: http_date(modified),
             signature: signature.map(str::to_owned),
+            ending: "",
         };
         lock(&self.shared.inner).published = Some(published);
         Ok(Instant::now())
@@ -145,7 +157,10 @@ impl Shared {
             return http::send(connection, "404 Not Found", "", "");
         };
         match (request.target.as_str(), &published.signature) {
-            ("/app", _) => {}
+            ("/app", _) if !published.ending.is_empty() => {
+                return http::send(connection, "302 Found", &format!("Location: /app{}\r\n", published.ending), "");
+            }
+            (target, _) if target.strip_prefix("/app") == Some(published.ending) => {}
             ("/app.minisig", Some(signature)) => {
                 count(Kind::Signature);
                 return http::send(connection, "200 OK", "", signature);
