@@ -48,8 +48,8 @@ impl Checksums {
 }
 
 fn whole(value: Option<&str>) -> Option<&str> {
-    // Base64 has no dash.
-    value.filter(|value| !value.contains('-'))
+    let counts_parts = |value: &str| value.rsplit_once('-').is_some_and(|(_, parts)| parts.parse::<u32>().is_ok());
+    value.filter(|value| !counts_parts(value))
 }
 
 fn unreadable(name: &str, value: &str) -> String {

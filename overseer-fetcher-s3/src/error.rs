@@ -108,8 +108,8 @@ impl Refusal {
                 let told = told.unwrap_or_default();
                 settings_error(format!("the bucket {bucket} is in the region {told}, and {region} was asked; set region to {told}"))
             }
-            ("RequestTimeTooSkewed", _) => self.skewed(&answered),
-            ("", 403) if self.skew >= SKEW_MAX => self.skewed(&answered),
+            ("RequestTimeTooSkewed", _) => self.skewed(connection, &answered),
+            ("", 403) if self.skew >= SKEW_MAX => self.skewed(connection, &answered),
             ("InvalidAccessKeyId", _) => settings_error(format!("{place} does not know the access key {from}")),
             ("SignatureDoesNotMatch", _) => settings_error(format!("the secret key {from} does not belong to its access key")),
             ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => {
@@ -129,7 +129,7 @@ impl Refusal {
             }
             ("PreconditionFailed", _) | (_, 412) => passing("it was replaced since HEAD told of it".to_owned()),
             (_, 301 | 302 | 303 | 307 | 308) => {
-                let host = self.location.unwrap_or_else(|| "another host".to_owned());
+                let host = self.location.map_or_else(|| "another host".to_owned(), |host| connection.words(&host));
                 let why = format!("it redirects to {host}, and no signed request follows a redirect");
                 if status == 307 { passing(why) } else { settings_error(why) }
             }
@@ -144,8 +144,10 @@ impl Refusal {
         }
     }
 
-    fn skewed(&self, answered: &str) -> FetchError {
-        let clocks = self.clocks.as_ref().map_or_else(String::new, |(here, there)| format!(": here it is {here}, there {there}"));
+    fn skewed(&self, connection: &Connection, answered: &str) -> FetchError {
+        let clocks = self.clocks.as_ref().map_or_else(String::new, |(here, there)| {
+            format!(": here it is {}, there {}", connection.words(here), connection.words(there))
+        });
         FetchError::settings(format!(
             "{answered}: the clocks differ by more than the allowed 15 min{clocks}; set the clock of this machine"
         ))
@@ -154,7 +156,7 @@ impl Refusal {
 
 impl Connection {
     /// A server's own words, as they may be logged: short, printable, and left out if they repeat a secret.
-    fn words(&self, said: &str) -> String {
+    pub(crate) fn words(&self, said: &str) -> String {
         if self.secrets.iter().any(|secret| said.contains(secret)) || said.contains("Signature=") {
             return "...".to_owned();
         }

@@ -65,9 +65,9 @@ fn is_running(head: &HeadObjectOutput, size_bytes: u64, known: &Known) -> bool {
 async fn release(connection: &Arc<Connection>, head: &HeadObjectOutput, object: Object<'_>, known: &Known) -> Result<Look, FetchError> {
     let settings = &connection.settings;
     let source = &settings.source;
-    let checksums = Checksums::of(head).map_err(|what| FetchError::passing(format!("{source} has {what}")))?;
-    let name =
-        name_by_encoding(settings.file_name(), head.content_encoding()).map_err(|why| FetchError::settings(format!("{source} {why}")))?;
+    let checksums = Checksums::of(head).map_err(|what| FetchError::passing(format!("{source} has {}", connection.words(&what))))?;
+    let name = name_by_encoding(settings.file_name(), head.content_encoding())
+        .map_err(|why| FetchError::settings(format!("{source} {}", connection.words(&why))))?;
     let mut signature = None;
     if known.wants_signature() {
         signature = match small_file(connection, ".minisig").await? {
