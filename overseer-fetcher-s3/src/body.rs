@@ -37,19 +37,21 @@ pub(crate) struct Transfer {
     pub(crate) at: u64,
     /// Over the whole object. None for a body that starts elsewhere than at its beginning.
     pub(crate) crc: Option<Crc>,
-    pub(crate) deadline: Instant,
+    /// None if that is further away than a clock can tell.
+    pub(crate) deadline: Option<Instant>,
     pub(crate) resumes_left: u32,
 }
 
 impl Transfer {
     pub(crate) fn new(connection: Arc<Connection>, etag: Option<String>, size_bytes: u64) -> Self {
-        let deadline = Instant::now() + connection.settings.get_timeout;
+        let deadline = Instant::now().checked_add(connection.settings.get_timeout);
         Self { connection, etag, size_bytes, at: 0, crc: None, deadline, resumes_left: RESUMES_MAX }
     }
 
     /// For how long nothing may come.
     pub(crate) fn patience(&self) -> Duration {
-        patience(&self.connection).min(self.deadline.saturating_duration_since(Instant::now()))
+        let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        patience(&self.connection).min(left)
     }
 
     /// Starts to read `body`, which begins at byte `at` of the object. Must be called on a runtime.

