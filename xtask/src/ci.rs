@@ -19,8 +19,8 @@ struct Step {
     environment: &'static [(&'static str, &'static str)],
 }
 
-/// What the example `app` and the demo can do only when asked to.
-const ALL_FETCHERS: &str = "overseer-examples/github,overseer-examples/s3,xtask/s3";
+/// What the example `app`, the demo and the S3 fetcher can do only when asked to.
+const ALL_FETCHERS: &str = "overseer-examples/github,overseer-examples/s3,overseer-fetcher-s3/sso,xtask/s3";
 
 const STEPS: [Step; 11] = [
     Step { name: "formatting", arguments: &["fmt", "--all", "--check"], environment: &[] },
