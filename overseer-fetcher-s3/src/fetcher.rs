@@ -1,7 +1,7 @@
 //! What a user sets, and what core asks for.
 
 use crate::look::look;
-use crate::settings::{self, Settings};
+use crate::settings::{self, ChecksumFile, Settings};
 use overseer_core::{AsyncFetcher, DEFAULT_INTERVAL, FetchError, Known, Look};
 use std::fmt;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct S3Fetcher {
     pub(crate) head_timeout: Duration,
     pub(crate) get_timeout: Duration,
     pub(crate) interval: Duration,
-    pub(crate) sha256_file: bool,
+    pub(crate) checksum_file: ChecksumFile,
     pub(crate) root_certificates: Vec<Vec<u8>>,
 }
 
@@ -55,7 +55,7 @@ impl S3Fetcher {
             head_timeout: HEAD_TIMEOUT,
             get_timeout: GET_TIMEOUT,
             interval: DEFAULT_INTERVAL,
-            sha256_file: false,
+            checksum_file: ChecksumFile::None,
             root_certificates: Vec::new(),
         }
     }
@@ -131,7 +131,16 @@ impl S3Fetcher {
     /// unless set. While that object is missing, the release counts as not yet published.
     #[must_use]
     pub fn sha256_file(mut self, required: bool) -> Self {
-        self.sha256_file = required;
+        self.checksum_file = if required { ChecksumFile::Own } else { ChecksumFile::None };
+        self
+    }
+
+    /// A release must match its SHA-256 in the object of this name beside it (the key up to its last `/`, and the name), as `sha256sum` writes it for many
+    /// files: `SHA256SUMS`. None unless set. While that object is missing, the release counts as not yet published; while it does not name the release,
+    /// looks fail. Replaces [`sha256_file`](Self::sha256_file).
+    #[must_use]
+    pub fn checksum_file(mut self, name: impl Into<String>) -> Self {
+        self.checksum_file = ChecksumFile::Shared(name.into());
         self
     }
 
@@ -173,7 +182,7 @@ impl fmt::Debug for S3Fetcher {
             .field("head_timeout", &self.head_timeout)
             .field("get_timeout", &self.get_timeout)
             .field("interval", &self.interval)
-            .field("sha256_file", &self.sha256_file)
+            .field("checksum_file", &self.checksum_file)
             .field("root_certificates", &self.root_certificates.len())
             .finish_non_exhaustive()
     }

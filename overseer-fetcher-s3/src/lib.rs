@@ -32,6 +32,7 @@
 //! | [`get_timeout`](S3Fetcher::get_timeout) | 5 min | time for the download within one look; nothing for a fifth of it is a stall |
 //! | [`every`](S3Fetcher::every) | 5 min | pause between two looks; core adds jitter, and backs off while looks fail |
 //! | [`sha256_file`](S3Fetcher::sha256_file) | off | a release must match the `.sha256` object beside it |
+//! | [`checksum_file`](S3Fetcher::checksum_file) | none | a release must match its line in the object of this name beside it: `SHA256SUMS` |
 //! | [`root_certificate`](S3Fetcher::root_certificate) | none | PEM certificates that are trusted beside the system's |
 //!
 //! What is wrong with a setting is found by [`check`](overseer_core::AsyncFetcher::check), before anything is started.

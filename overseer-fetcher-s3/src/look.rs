@@ -70,19 +70,19 @@ async fn release(connection: &Arc<Connection>, head: &HeadObjectOutput, object: 
         .map_err(|why| FetchError::settings(format!("{source} {}", connection.words(&why))))?;
     let mut signature = None;
     if known.wants_signature() {
-        signature = match small_file(connection, ".minisig").await? {
+        signature = match small_file(connection, &format!("{}.minisig", settings.key), ".minisig").await? {
             Ok(text) => Some(text),
             Err(missing) => return Ok(Look::incomplete(missing)),
         };
     }
     let mut digest = None;
-    if settings.sha256_file {
-        let text = match small_file(connection, ".sha256").await? {
+    if let Some((key, called)) = settings.checksum_key() {
+        let text = match small_file(connection, &key, called).await? {
             Ok(text) => text,
             Err(missing) => return Ok(Look::incomplete(missing)),
         };
         let found = Digest::in_checksum_file(&text, settings.file_name());
-        let beside = settings.beside(".sha256");
+        let beside = settings.beside(&key);
         digest = Some(found.ok_or_else(|| FetchError::passing(format!("{beside} has no SHA-256 of {} in it", settings.file_name())))?);
     }
 
@@ -139,15 +139,15 @@ async fn get(transfer: &Transfer, etag: &str, begun: u64) -> Result<(GetObjectOu
     ask(0).await.map(|answer| (answer, 0)).map_err(|failure| failure.into_error(connection, source))
 }
 
-/// Reads the object beside the release with this ending. `Err` in it says that it is missing, which is not a failure but a release that is
+/// Reads an object beside the release, which is called so. `Err` in it says that it is missing, which is not a failure but a release that is
 /// being published: it is written after the release, and backing off would only delay what its publisher is about to mend.
-async fn small_file(connection: &Connection, ending: &str) -> Result<Result<String, String>, FetchError> {
-    let object = connection.settings.beside(ending);
+async fn small_file(connection: &Connection, key: &str, called: &str) -> Result<Result<String, String>, FetchError> {
+    let object = connection.settings.beside(key);
     let patience = patience(connection);
-    let answer = match connection.get_beside(&format!("{}{ending}", connection.settings.key), patience).await {
+    let answer = match connection.get_beside(key, patience).await {
         Ok(answer) => answer,
         Err(Failure::Refused(refusal)) if refusal.is_missing() => {
-            return Ok(Err(format!("{object} is not there; a release is taken only with its {ending} file")));
+            return Ok(Err(format!("{object} is not there; a release is taken only with its {called} file")));
         }
         Err(failure) => return Err(failure.into_error(connection, &object)),
     };

@@ -23,10 +23,20 @@ pub(crate) struct Settings {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) head_timeout: Duration,
     pub(crate) get_timeout: Duration,
-    pub(crate) sha256_file: bool,
+    pub(crate) checksum_file: ChecksumFile,
     pub(crate) root_certificates: Vec<Vec<u8>>,
     /// What the fetcher calls its source, which errors begin with.
     pub(crate) source: String,
+}
+
+/// Which object tells the SHA-256 of a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ChecksumFile {
+    None,
+    /// Beside the release, under its key and `.sha256`.
+    Own,
+    /// The one with this name beside the release: `SHA256SUMS`.
+    Shared(String),
 }
 
 impl Settings {
@@ -48,7 +58,7 @@ impl Settings {
             credentials: fetcher.credentials.clone(),
             head_timeout: fetcher.head_timeout,
             get_timeout: fetcher.get_timeout,
-            sha256_file: fetcher.sha256_file,
+            checksum_file: checksum_file(&fetcher.checksum_file)?,
             root_certificates: fetcher.root_certificates.clone(),
             source: source(fetcher),
         };
@@ -77,9 +87,18 @@ impl Settings {
         self.key.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The object beside the release with this ending, for an error.
-    pub(crate) fn beside(&self, ending: &str) -> String {
-        let object = format!("s3://{}/{}{ending}", self.bucket, self.key);
+    /// The key of what tells the SHA-256 of the release, and what to call it.
+    pub(crate) fn checksum_key(&self) -> Option<(String, &str)> {
+        match &self.checksum_file {
+            ChecksumFile::None => None,
+            ChecksumFile::Own => Some((format!("{}.sha256", self.key), ".sha256")),
+            ChecksumFile::Shared(name) => Some((format!("{}{name}", self.key.strip_suffix(self.file_name()).unwrap_or_default()), name)),
+        }
+    }
+
+    /// Another object of the bucket, for an error.
+    pub(crate) fn beside(&self, key: &str) -> String {
+        let object = format!("s3://{}/{key}", self.bucket);
         self.endpoint.as_ref().map_or_else(|| object.clone(), |url| format!("{object} at {}", host(url)))
     }
 
@@ -114,6 +133,15 @@ fn endpoint_text(fetcher: &S3Fetcher) -> Option<(String, String)> {
 /// A variable of the environment that is set to something.
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+fn checksum_file(setting: &ChecksumFile) -> Result<ChecksumFile, FetchError> {
+    if let ChecksumFile::Shared(name) = setting
+        && (name.is_empty() || name.contains('/'))
+    {
+        return Err(FetchError::settings(format!("checksum_file \"{name}\" is no name of an object beside the release")));
+    }
+    Ok(setting.clone())
 }
 
 fn bucket(bucket: &str) -> Result<String, FetchError> {

@@ -140,6 +140,25 @@ fn a_release_waits_for_the_sha256_file_and_gets_its_digest() {
 }
 
 #[test]
+fn a_checksum_file_of_many_releases_gives_the_digest_of_this_one() {
+    let s3 = Embedded::start();
+    for (key, sums) in [("v1/app", "v1/SHA256SUMS"), ("app", "SHA256SUMS")] {
+        s3.publish(key, &binary(1000));
+        let fetcher = || s3.fetcher(key).checksum_file("SHA256SUMS");
+        let waiting = look(fetcher(), &Known::nothing());
+        let why = waiting.why_incomplete().expect("it is waited for");
+        assert!(why.contains(&format!("/{sums} at ")) && why.ends_with("a release is taken only with its SHA256SUMS file"), "{why}");
+        let (hex, other) = ("ab".repeat(32), "cd".repeat(32));
+        s3.publish(sums, format!("{other}  app-arm\n{hex}  app\n").as_bytes());
+        let release = look(fetcher(), &Known::nothing()).into_release().expect("a release");
+        assert_eq!(release.digests().filter(|digest| digest.to_hex() == hex).count(), 1);
+        assert!(release.digests().all(|digest| digest.to_hex() != other));
+    }
+    let error = s3.fetcher("app").checksum_file("sums/of/all").check().expect_err("it is no name");
+    assert_eq!(error.to_string(), "checksum_file \"sums/of/all\" is no name of an object beside the release");
+}
+
+#[test]
 fn a_release_waits_for_its_signature_where_one_is_wanted() {
     let s3 = Embedded::start();
     s3.publish("app", &binary(1000));
