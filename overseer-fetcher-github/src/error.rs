@@ -114,6 +114,9 @@ pub(crate) fn refusal(settings: &Settings, told: &Told) -> FetchError {
         StatusCode::FORBIDDEN => {
             FetchError::settings(format!("{begin}: {}{said}", refused_token(settings, "does not have the right to read releases")))
         }
+        StatusCode::NOT_FOUND if asked.path().contains("/releases/assets/") => {
+            FetchError::passing(format!("{begin}: the file was taken away or replaced since the release was asked for{said}"))
+        }
         StatusCode::NOT_FOUND => FetchError::settings(format!("{begin}: {}{said}", not_found(settings))),
         _ => {
             let pause = retry_after(headers);

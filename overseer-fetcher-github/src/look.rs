@@ -77,6 +77,11 @@ fn published(settings: &Settings, told: &Told) -> Result<Option<Published>, Fetc
         let why = error::without_token(&error.to_string(), settings);
         FetchError::passing(format!("the answer of {} tells of no release: {why}", shown(&told.asked)))
     };
+    // Names of a release are shown and remembered.
+    if settings.token.as_ref().is_some_and(|token| token.is_in(&told.body)) {
+        let text = format!("the answer of {} has the token of this program in it, and is not read", shown(&told.asked));
+        return Err(FetchError::passing(text));
+    }
     if settings.which != Which::Newest {
         return serde_json::from_slice(&told.body).map(Some).map_err(unreadable);
     }
