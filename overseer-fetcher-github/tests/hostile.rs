@@ -3,6 +3,7 @@
 mod server;
 
 use overseer_core::{FetchError, FetchErrorKind, Fetcher, Known, Look};
+use overseer_fetcher_github::GitHubFetcher;
 use serde_json::{Value, json};
 use server::github::{GitHub, own_name};
 use server::{Answer, Server, binary};
@@ -229,4 +230,25 @@ fn an_answer_without_an_end_is_left() {
     github.api_always(move || Answer::new("200 OK").body("[".repeat(1 << 20).as_bytes()));
     github.fetcher().fetch(&Known::nothing()).expect_err("it is deep");
     github.fetcher().pre_releases(true).fetch(&Known::nothing()).expect_err("it is deep");
+}
+
+#[test]
+fn where_signatures_are_wanted_the_repository_does_not_choose_which_program_this_one_becomes() {
+    let file = |program: &str| own_name().replacen("app", program, 1);
+    let look = |program: &str, known: &Known, asset: Option<&str>| {
+        let name = file(program);
+        let github = GitHub::start();
+        github.publish("v1", &[(&name, &binary(1000)), (&format!("{name}.minisig"), b"signature")]);
+        let fetcher = asset.into_iter().fold(github.fetcher(), GitHubFetcher::asset);
+        { fetcher }.fetch(known).map(|look| look.into_release().is_some())
+    };
+    let signed = || Known::nothing().with_wanted_signature();
+    assert_eq!(look("app", &signed(), None), Ok(true));
+    assert_eq!(look("other", &Known::nothing(), None), Ok(true), "without a key nothing is proved anyway");
+    for program in ["other", "app-admin"] {
+        let error = look(program, &signed(), None).expect_err("it may be another program");
+        assert_eq!(error.kind(), FetchErrorKind::Settings);
+        assert!(error.to_string().contains("signed with the same key; if it is the right one, say so with asset"), "{error}");
+        assert_eq!(look(program, &signed(), Some(&file(program))), Ok(true));
+    }
 }
