@@ -2,8 +2,10 @@
 //!
 //! In a published package there is no repository around this crate, and nothing to check.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const TEXTS: [&str; 12] = [
     "README.md",
@@ -77,6 +79,28 @@ fn every_file_heading_and_test_that_a_text_links_to_is_there() {
 }
 
 #[test]
+fn the_dependencies_of_core_are_those_that_are_listed_with_a_reason() {
+    let Some(root) = root() else { return };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(&root).args(["tree", "--offline", "--package", "overseer-core", "--edges", "normal", "--prefix", "none"]);
+    let tree = cargo.args(["--target", "x86_64-unknown-linux-gnu", "--format", "{p}"]).output().expect("cargo runs");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8(tree.stdout).expect("text");
+    let used: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).filter(|name| *name != "overseer-core").collect();
+
+    let text = read(&root.join("docs/ARCHITECTURE.md"));
+    let table = text.split("\n## What core depends on\n").nth(1).expect("a section What core depends on");
+    let rows = || table.lines().filter_map(|line| line.strip_prefix("| ")).skip(2).map(|row| row.split(" | ").collect::<Vec<_>>());
+    let words = |cell: &str| cell.split([' ', ',', '(', ')', ':']).map(str::to_owned).collect::<Vec<_>>();
+    let listed: BTreeSet<String> = rows().flat_map(|row| [words(row[0]), words(row.last().expect("cells"))].concat()).collect();
+    let missing: Vec<&&str> = used.iter().filter(|name| !listed.contains(**name)).collect();
+    assert!(missing.is_empty(), "docs/ARCHITECTURE.md has no reason for {missing:?}");
+    let first = rows().flat_map(|row| row[0].split(" (").next().unwrap_or_default().split(", ").map(str::to_owned).collect::<Vec<_>>());
+    let gone: Vec<String> = first.filter(|name| !used.contains(name.as_str())).collect();
+    assert!(gone.is_empty(), "docs/ARCHITECTURE.md has a reason for {gone:?}, which nothing uses");
+}
+
+#[test]
 fn every_setting_is_in_the_table_of_the_readme() {
     let Some(root) = root() else { return };
     let readme = read(&root.join("README.md"));
@@ -104,8 +128,9 @@ fn every_name_of_the_go_original_that_the_code_knows_is_in_its_table() {
     }
     let Some(root) = root() else { return };
     let mut found = Vec::new();
-    find_aliases(&root.join("overseer-core/src"), &mut found);
-    find_aliases(&root.join("overseer-fetcher-http/src"), &mut found);
+    for package in ["overseer-core", "overseer-fetcher-http", "overseer-fetcher-s3", "overseer-fetcher-github"] {
+        find_aliases(&root.join(package).join("src"), &mut found);
+    }
     assert!(!found.is_empty());
     let table = read(&root.join("docs/FROM_GO.md"));
     let missing: Vec<String> = found.into_iter().filter(|name| !table.contains(&format!("`{name}`"))).collect();

@@ -114,8 +114,9 @@ pub(crate) fn refusal(settings: &Settings, told: &Told) -> FetchError {
         StatusCode::FORBIDDEN => {
             FetchError::settings(format!("{begin}: {}{said}", refused_token(settings, "does not have the right to read releases")))
         }
-        StatusCode::NOT_FOUND if asked.path().contains("/releases/assets/") => {
-            FetchError::passing(format!("{begin}: the file was taken away or replaced since the release was asked for{said}"))
+        // The release was told of a moment ago, so this is nobody's lack of rights.
+        StatusCode::NOT_FOUND if url::is_of_a_file(asked) => {
+            FetchError::passing(format!("{begin}: the file was replaced or taken away since its release was told of{said}"))
         }
         StatusCode::NOT_FOUND => FetchError::settings(format!("{begin}: {}{said}", not_found(settings))),
         _ => {

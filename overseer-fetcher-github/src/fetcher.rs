@@ -126,7 +126,6 @@ impl GitHubFetcher {
 
     /// Takes the file for which `takes` answers true. It must be one: several are reported, with their names.
     #[must_use]
-    #[doc(alias = "AssetFilter")]
     pub fn asset_by(mut self, takes: impl Fn(&Asset) -> bool + Send + Sync + 'static) -> Self {
         self.choice = Choice::By(Arc::new(takes));
         self

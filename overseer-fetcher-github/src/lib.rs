@@ -77,8 +77,8 @@
 //! - **Half-published releases are waited for**, without a download and without an error: a draft; for 15 minutes from the publication of the
 //!   release (by the clock of the server) a file that is not there, and from its own upload one that is not whole or has no digest. A wanted signature (`NAME.minisig`) and a required checksum file are waited
 //!   for however long it takes.
-//! - **A yanked release** is stayed with: if the release that is installed is gone and the one that is offered in its place is older, and was neither published
-//!   nor edited after it, that one is not taken, which a warning says. To go back, edit the older release or set it as the latest.
+//! - **A yanked release** is not gone back from: if the release that was installed (or rejected) last is gone and the one that is offered in its place is older,
+//!   and was neither published nor edited after it, that one is not taken, which a warning says. To go back, edit the older release or set it as the latest.
 //! - **The token goes to the API and to nobody else**: to addresses with the scheme, the host, the port and the path of `base_url`. Storage hosts, to which GitHub
 //!   redirects for a file, do not get it, and once a chain of redirects has left the API nobody does. `https` never leads to `http`. A repository that was
 //!   renamed is found through GitHub's redirect, with a warning, since somebody else may take the old name.
@@ -106,7 +106,7 @@
 //! | `.. answered 403 Forbidden: the rate limit of 60 requests an hour for requests without a token from this address is used up, asks to come back in 1234s` | passing, with that pause |
 //! | `.. answered 403 Forbidden: the secondary rate limit, against too many requests in a short time, holds, asks to come back in 60s`; likewise 429 | passing, with that pause |
 //! | `.. answered 404 Not Found: example/app has no release that is neither a draft nor a pre-release, or it does not exist, or it is private, which needs a token, and none is set` | settings |
-//! | `.. answered 404 Not Found: the file was taken away or replaced since the release was asked for` | passing |
+//! | `.. answered 404 Not Found: the file was replaced or taken away since its release was told of` | passing |
 //! | `.. answered 503 Service Unavailable`; likewise any other status, with `Retry-After` | passing |
 //! | `the answer of .. tells of no release: expected value at line 1 column 1` | passing |
 //! | `v1.2 of example/app has no file that names this system (linux, x86_64/amd64/x64, x86_64-unknown-linux-gnu); it has app-darwin-arm64` | settings |

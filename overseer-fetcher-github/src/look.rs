@@ -129,7 +129,7 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
     }
     refuse_another_program(api, known, asset, &name)?;
     if told.url != told.asked {
-        let (name, to) = (api.settings.name(), published.html_url.as_deref().unwrap_or_default());
+        let (name, to) = (api.settings.name(), error::without_token(published.html_url.as_deref().unwrap_or_default(), &api.settings));
         log::warn!(target: "overseer::poll", "{name} was renamed, and GitHub redirects to {}: {to}; somebody else may take the old name", shown(&told.url));
     }
     if let Some(look) = unfinished(asset, &name, is_young || asset.is_young(now))? {

@@ -40,6 +40,11 @@ pub(crate) fn is_below(url: &Url, base: &Url) -> bool {
     url.origin() == base.origin() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Whether this is the address of a file of a release, and not of a release.
+pub(crate) fn is_of_a_file(url: &Url) -> bool {
+    url.path().contains("/releases/assets/")
+}
+
 /// Whether the API of this base is where no GitHub has one: in the cloud it is a host `api.`, else a path `/api/v3`.
 pub(crate) fn is_odd(base: &Url) -> bool {
     !base.host_str().is_some_and(|host| host.starts_with("api.")) && !base.path().ends_with("/api/v3")

@@ -133,6 +133,16 @@ fn not_found_says_what_it_may_mean() {
 }
 
 #[test]
+fn a_file_that_is_replaced_before_it_is_asked_for_passes() {
+    let github = GitHub::with_release("v1", b"first");
+    github.api_instead(|request| request.target.contains("/assets/").then(|| Answer::status("404 Not Found")));
+    let error = error_of(github.fetcher());
+    let asked = github.api.url("/repos/octo/app/releases/assets/102");
+    let text = format!("{asked} answered 404 Not Found: the file was replaced or taken away since its release was told of");
+    assert_eq!((error.to_string(), error.kind()), (text, FetchErrorKind::Passing));
+}
+
+#[test]
 fn a_failing_server_passes_and_its_pause_is_obeyed() {
     for status in ["500 Internal Server Error", "502 Bad Gateway", "503 Service Unavailable", "422 Unprocessable Entity"] {
         let [error, _] = refused(answer(status, &[], "Server Error"));

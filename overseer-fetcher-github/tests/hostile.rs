@@ -149,7 +149,10 @@ fn paths_in_names_stay_names() {
     let github = telling(&release(&name, &[]));
     let error = github.fetcher().fetch(&Known::nothing()).expect_err("no such file");
     assert_eq!(error.kind(), FetchErrorKind::Passing);
-    assert!(error.to_string().contains("/repos/octo/app/releases/assets/102 answered 404 Not Found: the file was taken away"), "{error}");
+    assert!(
+        error.to_string().contains("/repos/octo/app/releases/assets/102 answered 404 Not Found: the file was replaced or taken away"),
+        "{error}"
+    );
     assert!(github.api.seen().iter().all(|request| request.target.starts_with("/repos/octo/app/releases/")));
 }
 

@@ -8,6 +8,7 @@ use overseer_fetcher_github::GitHubFetcher;
 use serde_json::json;
 use server::github::{GitHub, own_name, sha256};
 use server::{Answer, binary};
+use std::time::Duration;
 
 fn look(fetcher: &mut GitHubFetcher, known: &Known) -> Look {
     fetcher.fetch(known).expect("a look")
@@ -66,6 +67,14 @@ fn a_look_with_nothing_new_is_one_conditional_get_answered_304_however_often_the
         assert_eq!((github.api.sent_bytes(), github.api.connections()), (sent, connections + 1), "an answer without a body");
     }
     assert_eq!(github.storage.lines().len(), 1, "only the first look downloaded");
+}
+
+#[test]
+fn no_time_is_too_long() {
+    let github = GitHub::with_release("v1", b"first");
+    let fetcher = github.fetcher().connect_timeout(Duration::MAX).api_timeout(Duration::MAX).get_timeout(Duration::MAX);
+    let mut release = look(&mut { fetcher }, &Known::nothing()).into_release().expect("a release");
+    assert_eq!(whole(&mut release), b"first");
 }
 
 #[test]

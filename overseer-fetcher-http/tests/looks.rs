@@ -5,6 +5,7 @@ mod server;
 use overseer_core::{Digest, DigestAlgorithm, FetchErrorKind, Fetcher, Known, Release};
 use overseer_fetcher_http::HttpFetcher;
 use server::{Answer, Published, Server, binary};
+use std::time::Duration;
 
 fn fetcher(server: &Server) -> HttpFetcher {
     HttpFetcher::new(server.url("/app")).no_proxy()
@@ -40,6 +41,14 @@ fn a_new_release_comes_whole_and_is_settled_by_its_tag() {
     file.replace("\"two\"", &binary(100_000));
     let second = release(&mut fetcher, &known);
     assert_ne!(second.tag(), first.tag());
+}
+
+#[test]
+fn no_time_is_too_long() {
+    let published = Published::new("\"one\"", &binary(1000));
+    let server = Server::start(move |request| published.answer(request));
+    let fetcher = fetcher(&server).connect_timeout(Duration::MAX).head_timeout(Duration::MAX).get_timeout(Duration::MAX);
+    assert_eq!(all(&mut release(&mut { fetcher }, &Known::nothing())), binary(1000));
 }
 
 #[test]

@@ -19,10 +19,10 @@ struct Step {
     environment: &'static [(&'static str, &'static str)],
 }
 
-/// What the example `app` and the demo can do only when asked to.
-const ALL_FETCHERS: &str = "overseer-examples/github";
+/// What the example `app`, the demo and the S3 fetcher can do only when asked to.
+const ALL_FETCHERS: &str = "overseer-examples/github,overseer-examples/s3,overseer-fetcher-s3/sso,xtask/s3";
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step { name: "formatting", arguments: &["fmt", "--all", "--check"], environment: &[] },
     Step {
         name: "clippy",
@@ -48,6 +48,7 @@ const STEPS: [Step; 10] = [
         arguments: &["run", "--quiet", "--package", "xtask", "--", "demo", "--fetcher", "file"],
         environment: &[],
     },
+    Step { name: "demo from S3", arguments: &["run", "--quiet", "--package", "xtask", "--", "demo", "--fetcher", "s3"], environment: &[] },
     Step {
         name: "demo from GitHub",
         arguments: &["run", "--quiet", "--package", "xtask", "--", "demo", "--fetcher", "github"],

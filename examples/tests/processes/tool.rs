@@ -350,7 +350,7 @@ fn a_tool_whose_runs_are_shorter_than_the_download_is_upgraded_all_the_same() {
     let left_there =
         || fs::metadata(tool.scene.state_dir().join("download")).map_or(0, |there| usize::try_from(there.len()).expect("small"));
     source.allow(size / 4);
-    let (code, lines) = tool.run("", &["4"]);
+    let (code, lines) = tool.run("", &["6"]);
     assert!(code == 0 && lines.contains("version 1: done"), "{code}: {lines}");
     there.push(left_there());
     for _ in 0..2 {

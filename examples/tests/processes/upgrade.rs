@@ -2,6 +2,7 @@
 
 use crate::app::{Scene, release};
 use crate::load::{Load, Request, ask, tell};
+use crate::source::Source;
 use std::fs;
 
 #[test]
@@ -57,6 +58,24 @@ fn an_installed_release_is_not_staged_again_by_the_next_master() {
         app.line_after("nothing new at");
     }
     assert_eq!(app.count_lines("is proved"), 0);
+}
+
+#[test]
+fn a_restart_of_the_whole_service_downloads_nothing() {
+    let source = Source::new(release("version=2"));
+    source.allow(usize::MAX);
+    let mut scene = Scene::new("");
+    scene.add_words(&format!("fetch={}", source.url()));
+    let mut app = scene.start();
+    app.line_after("is installed at");
+    assert!(app.terminate().success());
+    let before = source.asked().len();
+    let mut app = scene.start();
+    app.wait_until("it has looked three times", |_| source.asked().len() >= before + 3);
+    assert!(app.terminate().success());
+    let methods: Vec<String> = source.asked().into_iter().map(|asked| asked.method).collect();
+    assert_eq!(methods.iter().filter(|method| *method != "HEAD").collect::<Vec<_>>(), ["GET"], "{methods:?}");
+    assert!(methods[before..].iter().all(|method| method == "HEAD"), "{methods:?}");
 }
 
 #[test]

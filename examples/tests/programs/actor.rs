@@ -8,6 +8,7 @@ mod script;
 use nix::sys::signal::{SigSet, Signal as RawSignal};
 use nix::sys::signalfd::SignalFd;
 use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, fetcher_fn, run};
+use overseer_fetcher_http::HttpFetcher;
 use script::Script;
 use std::fmt::Write as _;
 use std::fs;
@@ -71,6 +72,7 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
         Some("panic") => config.fetcher(fetcher_fn("panic", |_| panic!("the fetcher panics")).every(interval)),
         Some("fail") => config.fetcher(fetcher_fn("fail", |_| Err(FetchError::passing("the fetcher fails"))).every(interval)),
         Some("nothing") => config.fetcher(fetcher_fn("nothing", |_| Ok(Look::unchanged())).every(interval)),
+        Some(url) if url.starts_with("http://") => config.fetcher(HttpFetcher::new(url).every(interval).no_proxy()),
         Some(path) => config.fetcher(File::new(path).every(interval).settle(Duration::ZERO)),
         None => config,
     };

@@ -11,8 +11,8 @@
 //! - after TERM, INT or QUIT nothing is promoted or committed.
 //!
 //! The parts: `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
-//! release), `remembered` (what
-//! follows from what is known of each, also without a master), `signals` (who gets which, and how the master leaves).
+//! release), `remembered` (what follows from what is known of each, also without a master), `signals` (who gets which, and how the
+//! master leaves).
 
 mod generations;
 mod looks;

@@ -220,7 +220,8 @@ impl AsFd for Signals {
 /// Installs the handler for one signal.
 pub(crate) fn take(signal: Signal) -> io::Result<()> {
     let handler = SigHandler::SigAction(handler);
-    set(signal, &SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::empty())).map(drop)
+    // One at a time: a few handlers inside each other do not fit the stack that Rust's runtime has made for them.
+    set(signal, &SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::all())).map(drop)
 }
 
 extern "C" fn nothing(_signal: libc::c_int) {}

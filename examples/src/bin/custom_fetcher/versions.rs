@@ -2,11 +2,14 @@
 //!
 //! A release counts once `server-1.10.0.sha256` is there too, which is copied last, so that half a copy is never taken.
 
-use overseer_core::{Digest, FetchError, Fetcher, Known, Look, Release};
+use overseer_core::{Digest, FetchError, Fetcher, Known, Look, Release, SIGNATURE_BYTES_MAX};
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// More than a checksum needs, and enough of a signature that is too long for core to refuse it.
+const BESIDE_BYTES_MAX: u64 = SIGNATURE_BYTES_MAX as u64 + 1;
 
 /// The versions of one program in a directory.
 #[derive(Debug, Clone)]
@@ -45,8 +48,9 @@ impl Versions {
     /// The text of the file that is published beside the release, after it.
     fn beside(&self, file_name: &str, ending: &str) -> Result<Option<String>, FetchError> {
         let path = self.directory.join(format!("{file_name}{ending}"));
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
+        let mut text = String::new();
+        match File::open(&path).and_then(|file| file.take(BESIDE_BYTES_MAX).read_to_string(&mut text)) {
+            Ok(_) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(&path, &error)),
         }

@@ -1,7 +1,7 @@
 //! From the published file to the executable.
 //!
-//! Everything is streamed and bounded: what comes out of a decompressor by `size_bytes_max`, an archive by that for all of it together, names and
-//! headers by limits of their own. Of an archive, the bytes of one entry are used and nothing else: its paths and links name no file here, its modes
+//! Everything is streamed and bounded: what comes out of a decompressor by `size_bytes_max`, which for a tar archive is all that is in it and for a
+//! zip archive each entry that is read, and names and headers by limits of their own. Of an archive, the bytes of one entry are used and nothing else: its paths and links name no file here, its modes
 //! and owners are not looked at. Nothing is written but the one file that the caller has opened.
 
 #[cfg(feature = "unpack")]

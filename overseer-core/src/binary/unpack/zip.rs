@@ -1,7 +1,7 @@
 //! The entries of a zip archive, by the directory at its end.
 //!
 //! The directory is read in pieces, an entry at a time, however long it is. It counts; of the header before an entry's contents only the
-//! name and the method have to agree with it. Nothing may lie behind the archive, and nothing before it.
+//! name and the method have to agree with it. Nothing may lie behind the archive, and its offsets count from the beginning of the file.
 
 use super::choice::{BEGINNING_BYTES, Choice, Contents, ENTRIES_MAX};
 use super::stream::{Part, Source, Stream};
