@@ -16,6 +16,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub(crate) mod path;
+
 /// The longest frame, without its length.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
 
@@ -123,6 +125,7 @@ pub(crate) struct Welcome {
     /// The SHA-1 of the binary, where the master knows it already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<String>,
+    #[serde(with = "path")]
     pub(crate) path: PathBuf,
     /// What each listener is bound to, in the order asked for.
     pub(crate) addresses: Vec<String>,
@@ -167,7 +170,9 @@ pub(crate) enum FromPoll {
 pub(crate) struct Order {
     pub(crate) known: Known,
     /// The program's file, symlinks resolved.
+    #[serde(with = "path")]
     pub(crate) path: PathBuf,
+    #[serde(with = "path")]
     pub(crate) state_dir: PathBuf,
     /// The file that the active generation runs. If the path holds another one, nothing is fetched.
     pub(crate) running: Identity,
@@ -291,11 +296,13 @@ impl fmt::Display for ReleaseName {
 pub(crate) struct Staged {
     pub(crate) release: ReleaseName,
     /// `.NAME.new-XXXX` in the program's directory.
+    #[serde(with = "path")]
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
     /// The file at the program's path when the upgrade began.
     pub(crate) started_from: Identity,
     /// A link to or a copy of that file in the state directory, to become `previous`.
+    #[serde(with = "path")]
     pub(crate) previous: PathBuf,
 }
 

@@ -32,7 +32,7 @@ const NEWS_WAITING_MAX: usize = 16;
 ///
 /// fn main() {
 ///     sanity_check(); // First: see below.
-///     if std::env::args().nth(1).as_deref() == Some("upgrade") {
+///     if std::env::args_os().nth(1).is_some_and(|argument| argument == "upgrade") {
 ///         let upgrade = Upgrade::new(File::new("/srv/releases/tool")).on_progress(|progress| {
 ///             if let Progress::Downloading { bytes, .. } = progress {
 ///                 eprint!("\r{bytes} bytes");

@@ -166,7 +166,7 @@ impl Api {
             if !is_redirect(answer.status) {
                 return Ok(answer);
             }
-            let next = next(&answer, &url)?;
+            let next = self.next(&answer, &url)?;
             passed.push(url);
             if passed.contains(&next) {
                 return Err(FetchError::passing(format!("{} redirects in a loop: {} comes twice", shown(start), shown(&next))));
@@ -201,6 +201,29 @@ impl Api {
         let answer = sending.map_err(|_| asked.silent(limit))?.map_err(|error| asked.without_answer(&error))?;
         let (parts, body) = answer.into_parts();
         Ok(Answer { asked: start.clone(), url: url.clone(), status: parts.status, headers: parts.headers, body })
+    }
+
+    /// Where a redirect leads.
+    fn next(&self, answer: &Answer, url: &Url) -> Result<Url, FetchError> {
+        let status = answer.status;
+        let unusable = |why: &str| FetchError::passing(format!("{} answered {status} {why}", shown(url)));
+        let location = answer.headers.get(LOCATION).ok_or_else(|| unusable("without a Location"))?;
+        let location = location.to_str().map_err(|_| unusable("with a Location that is no text"))?;
+        // Who asks there would hand it over, and so would a log that names the place.
+        if self.settings.token.as_ref().is_some_and(|token| token.is_in(location.as_bytes())) {
+            return Err(unusable("with a Location that has the token of this program in it"));
+        }
+        let mut next = url.join(location).map_err(|_| unusable("with a Location that is no URL"))?;
+        strip(&mut next);
+        match (url.scheme(), next.scheme()) {
+            ("https", "http") => Err(FetchError::settings(format!(
+                "{} redirects to {}, which anybody on the way could change; refused",
+                shown(url),
+                shown(&next)
+            ))),
+            (_, "http" | "https") => Ok(next),
+            (_, scheme) => Err(unusable(&format!("with a Location of the scheme {scheme}"))),
+        }
     }
 
     /// Reads at most `bytes_max` of a body, before and after it is unpacked if it is compressed.
@@ -247,23 +270,4 @@ impl Answer {
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// Where a redirect leads.
-fn next(answer: &Answer, url: &Url) -> Result<Url, FetchError> {
-    let status = answer.status;
-    let unusable = |why: &str| FetchError::passing(format!("{} answered {status} {why}", shown(url)));
-    let location = answer.headers.get(LOCATION).ok_or_else(|| unusable("without a Location"))?;
-    let location = location.to_str().map_err(|_| unusable("with a Location that is no text"))?;
-    let mut next = url.join(location).map_err(|_| unusable("with a Location that is no URL"))?;
-    strip(&mut next);
-    match (url.scheme(), next.scheme()) {
-        ("https", "http") => Err(FetchError::settings(format!(
-            "{} redirects to {}, which anybody on the way could change; refused",
-            shown(url),
-            shown(&next)
-        ))),
-        (_, "http" | "https") => Ok(next),
-        (_, scheme) => Err(unusable(&format!("with a Location of the scheme {scheme}"))),
-    }
 }

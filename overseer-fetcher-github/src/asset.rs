@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use overseer_core::{Digest, DigestAlgorithm};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 /// For so long after it was published, a release may still be getting its files, and a file its digest.
@@ -12,6 +13,7 @@ pub(crate) const SETTLING_MINUTES: i64 = 15;
 #[derive(Debug, Deserialize)]
 pub(crate) struct Published {
     pub(crate) id: u64,
+    #[serde(deserialize_with = "line")]
     pub(crate) tag_name: String,
     #[serde(default)]
     pub(crate) draft: bool,
@@ -19,6 +21,7 @@ pub(crate) struct Published {
     created_at: Option<String>,
     published_at: Option<String>,
     updated_at: Option<String>,
+    #[serde(default, deserialize_with = "optional_line")]
     pub(crate) html_url: Option<String>,
     #[serde(default)]
     pub(crate) assets: Vec<Asset>,
@@ -54,14 +57,16 @@ impl Published {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Asset {
     pub(crate) id: u64,
+    #[serde(deserialize_with = "line")]
     pub(crate) name: String,
     label: Option<String>,
     content_type: Option<String>,
-    #[serde(default = "uploaded")]
+    #[serde(default = "uploaded", deserialize_with = "line")]
     pub(crate) state: String,
     pub(crate) size: u64,
     #[serde(default)]
     pub(crate) digest: ToldDigest,
+    #[serde(default, deserialize_with = "optional_line")]
     updated_at: Option<String>,
 }
 
@@ -139,8 +144,29 @@ pub(crate) enum ToldDigest {
 
 impl<'de> Deserialize<'de> for ToldDigest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Option::<String>::deserialize(deserializer)?.map_or(Self::NotYet, Self::Is))
+        Ok(optional_line(deserializer)?.map_or(Self::NotYet, Self::Is))
     }
+}
+
+/// What GitHub takes for a name has a few hundred bytes at most.
+const LINE_BYTES_MAX: usize = 1024;
+
+/// A text that may be shown. Nobody's release has a name that moves a cursor or writes a second line into a log.
+fn line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.len() > LINE_BYTES_MAX {
+        return Err(D::Error::custom(format!("a name in it has {} bytes, more than {LINE_BYTES_MAX}", text.len())));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(D::Error::custom("a name in it has a control character"));
+    }
+    Ok(text)
+}
+
+fn optional_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    struct Line(#[serde(deserialize_with = "line")] String);
+    Ok(Option::<Line>::deserialize(deserializer)?.map(|Line(text)| text))
 }
 
 /// What is from the future is young.

@@ -54,8 +54,9 @@
 //! and so are archives that core does not unpack (`.xz`, `.bz2`, `.7z`). No file, or several, is an error that lists them; then
 //! [`asset`](GitHubFetcher::asset), [`asset_pattern`](GitHubFetcher::asset_pattern) or [`asset_by`](GitHubFetcher::asset_by) say which is meant.
 //!
-//! Unless set, the name of the program itself does not count. So if one key signs several programs, say which one this is with [`asset`](GitHubFetcher::asset) or
-//! [`asset_pattern`](GitHubFetcher::asset_pattern): else whoever can publish here can offer any of them, with its own good signature.
+//! For a program with trusted keys the file must be named after the program or after its repository, apart from system, version and packing: a signature
+//! holds for a name, and whoever owns the repository must not choose which of your signed programs this one becomes. A file that is called otherwise is named
+//! with one of these settings. With `asset_by` that is up to the closure.
 //!
 //! In a pattern `{os}` and `{arch}` stand for each of the names above, `{target}` for the target triple of the program, and `{version}` for the tag
 //! of the release: of `v1.2.3` also `1.2.3`.
@@ -110,6 +111,8 @@
 //! | `the answer of .. tells of no release: expected value at line 1 column 1` | passing |
 //! | `v1.2 of example/app has no file that names this system (linux, x86_64/amd64/x64, x86_64-unknown-linux-gnu); it has app-darwin-arm64` | settings |
 //! | `v1.2 of example/app has several files for this program: a, b; choose one with asset, asset_pattern or asset_by` | settings |
+//! | `other-linux-amd64 of v1.2 of example/app is named neither after this program (app) nor after its repository, and may be another one that is signed with the same key; if it is the right one, say so with asset or asset_pattern` | settings |
+//! | `the answer of .. has the token of this program in it, and is not read` | passing |
 //! | `app-linux of v1.2 of example/app is not uploaded yet (its state is open), 15 min after it began; its upload has failed` | bad release |
 //! | `the transfer of app-linux of v1.2 from https://release-assets.githubusercontent.com/.. ended after 5 of 13 bytes; 4 attempts to go on were not enough` | passing |
 //! | `.. was silent: no answer within 30s`; `cannot connect to .. within 10s`; `nothing listens at ..`; `the host of .. cannot be found: ..` | passing |

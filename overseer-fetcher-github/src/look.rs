@@ -3,12 +3,12 @@
 use crate::api::{Api, TEXT_BYTES_MAX, Told};
 use crate::asset::{Asset, Published, SETTLING_MINUTES, ToldDigest};
 use crate::body::{Body, Part};
-use crate::choose::{Unclear, list};
+use crate::choose::{Choice, Unclear, list};
 use crate::error::{self, is_hasty, text};
 use crate::fetcher::Which;
 use crate::memo::{Memo, seconds};
 use crate::settings::Settings;
-use crate::system::System;
+use crate::system::{System, is_named_after};
 use crate::url::shown;
 use overseer_core::{Digest, FetchError, Known, Look, Release, SIGNATURE_BYTES_MAX};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
@@ -77,6 +77,11 @@ fn published(settings: &Settings, told: &Told) -> Result<Option<Published>, Fetc
         let why = error::without_token(&error.to_string(), settings);
         FetchError::passing(format!("the answer of {} tells of no release: {why}", shown(&told.asked)))
     };
+    // Names of a release are shown and remembered.
+    if settings.token.as_ref().is_some_and(|token| token.is_in(&told.body)) {
+        let text = format!("the answer of {} has the token of this program in it, and is not read", shown(&told.asked));
+        return Err(FetchError::passing(text));
+    }
     if settings.which != Which::Newest {
         return serde_json::from_slice(&told.body).map(Some).map_err(unreadable);
     }
@@ -122,6 +127,7 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
     if known.is_settled(&tag) {
         return Ok(remembering(Look::unchanged(), &offered));
     }
+    refuse_another_program(api, known, asset, &name)?;
     if told.url != told.asked {
         let (name, to) = (api.settings.name(), error::without_token(published.html_url.as_deref().unwrap_or_default(), &api.settings));
         log::warn!(target: "overseer::poll", "{name} was renamed, and GitHub redirects to {}: {to}; somebody else may take the old name", shown(&told.url));
@@ -144,6 +150,22 @@ async fn look_at(api: &Arc<Api>, known: &Known, memo: Option<Memo>, told: &Told,
         release = release.digest(digest);
     }
     Ok(remembering(Look::release(release), &offered))
+}
+
+/// A signature holds for a file of one name. Where the settings leave that open, whoever owns the repository must not choose which of the signer's
+/// programs this one becomes.
+fn refuse_another_program(api: &Api, known: &Known, asset: &Asset, release: &str) -> Result<(), FetchError> {
+    let program = known.path().file_name().unwrap_or_default().to_string_lossy();
+    let names = [&*program, &api.settings.repository];
+    let is_open = known.wants_signature() && matches!(api.settings.choice, Choice::System);
+    if !is_open || names.iter().any(|name| is_named_after(&asset.name, name)) {
+        return Ok(());
+    }
+    Err(FetchError::settings(format!(
+        "{} of {release} is named neither after this program ({program}) nor after its repository, and may be another one that is signed with \
+         the same key; if it is the right one, say so with asset or asset_pattern",
+        asset.name
+    )))
 }
 
 /// The tag of a file, and of its signature where one is wanted: a release that is signed anew is another one.

@@ -38,6 +38,13 @@ pub(crate) struct Authorization {
     pub(crate) name: &'static str,
 }
 
+impl Authorization {
+    /// Whether somebody sends the token back.
+    pub(crate) fn is_in(&self, bytes: &[u8]) -> bool {
+        bytes.windows(self.token.len()).any(|part| part == self.token.as_bytes())
+    }
+}
+
 #[derive(Clone)]
 pub(crate) enum ProxyAt {
     Environment,

@@ -147,6 +147,29 @@ pub(crate) fn words(file_name: &str) -> Vec<String> {
     words
 }
 
+/// What else stands beside the name of a program in that of its file: vendors, kinds of builds and archives.
+const DECORATION: &str = "unknown pc static release bin exe tar gz tgz zst tzst zip";
+/// What versions have beside numbers.
+const STAGES: [&str; 8] = ["rc", "alpha", "beta", "pre", "dev", "nightly", "latest", "stable"];
+
+/// Whether a file is named after a program: both names are the same without what they say of systems, processors, versions and packing.
+pub(crate) fn is_named_after(file_name: &str, program: &str) -> bool {
+    let name = name_alone(file_name);
+    !name.is_empty() && name == name_alone(program)
+}
+
+fn name_alone(file_name: &str) -> Vec<String> {
+    let mut words = words(file_name);
+    words.retain(|word| {
+        let in_rows = |rows: &[&[&str]]| rows.iter().any(|row| row.contains(&word.as_str()));
+        let is_version = word.strip_prefix('v').unwrap_or(word).starts_with(|letter: char| letter.is_ascii_digit())
+            || STAGES.iter().any(|stage| word.strip_prefix(stage).is_some_and(|rest| rest.chars().all(|letter| letter.is_ascii_digit())));
+        let is_decoration = DECORATION.split(' ').any(|other| other == word);
+        !(is_version || is_decoration || in_rows(&SYSTEMS) || in_rows(&PROCESSORS) || in_rows(&[&UNIVERSAL, &GNU, &MUSL]))
+    });
+    words
+}
+
 /// `macos14` names macOS, `linux64` and `win32` a processor, too.
 fn split_number(word: &str, words: &mut Vec<String>) {
     let letters = word.trim_end_matches(|letter: char| letter.is_ascii_digit());
@@ -238,6 +261,27 @@ mod tests {
         assert_eq!(musl.fits("app-x86_64-unknown-linux-gnu"), None);
         assert_eq!(musl.fits("app-linux-amd64"), Some(Fit::Named));
         assert!(Fit::NamedWithLibrary > Fit::Named);
+    }
+
+    #[test]
+    fn a_file_is_named_after_its_program_and_no_other() {
+        for name in [
+            "app-linux-amd64",
+            "app",
+            "App_1.2.3-rc1_Linux_x86_64.tar.gz",
+            "app-v2-x86_64-unknown-linux-musl.zst",
+            "app-nightly-linux64.zip",
+            "app.x86-64.static.gz",
+        ] {
+            assert!(is_named_after(name, "app"), "{name}");
+        }
+        for name in
+            ["other-linux-amd64", "app-admin-linux-amd64", "my-app-linux-amd64", "apps-linux-amd64", "linux-amd64", "appliance-linux"]
+        {
+            assert!(!is_named_after(name, "app"), "{name}");
+        }
+        assert!(is_named_after("my_app-linux-amd64.gz", "my-app") && is_named_after("app-linux-arm64", "app-linux-amd64"));
+        assert!(!is_named_after("linux-amd64", "linux"), "nothing is left of it");
     }
 
     #[test]

@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     sanity_check();
     // A real tool has the URL of its releases here.
     let releases = std::env::var("TOOL_RELEASES").ok();
-    let argument = std::env::args().nth(1);
+    // Not `args`, which wants the path of the program to be text.
+    let argument = std::env::args_os().nth(1).map(|argument| argument.to_string_lossy().into_owned());
     let seconds = match (argument.as_deref(), releases) {
         (Some("upgrade"), Some(releases)) => return upgrade(releases),
         (Some("upgrade"), None) => {

@@ -3,7 +3,9 @@
 use crate::app::{App, Scene, can_run, is_root, put, release, version_in};
 use crate::load::{Load, ask, tell};
 use nix::sys::signal::Signal;
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 
@@ -42,6 +44,24 @@ fn an_operators_broken_file_stays_and_the_old_generation_keeps_serving() {
     }
     load.wait_for("1", 5);
     assert_eq!(load.stop().failed(), 0);
+}
+
+#[test]
+fn a_program_whose_path_is_no_text_serves_and_is_upgraded() {
+    let scene = Scene::with_source("");
+    let directory = scene.directory().join(OsStr::from_bytes(b"\xff"));
+    fs::rename(scene.directory().join("app"), &directory).expect("renamed");
+    symlink(&directory, scene.directory().join("app")).expect("a link, which is resolved");
+    let mut app = scene.start();
+    for version in 2..=3 {
+        scene.publish(&format!("version={version}"));
+        app.line_after("is installed at");
+        app.line_after(&format!("generation {} is gone", version - 1));
+        assert_eq!((ask(app.address()).version, scene.version_at_path()), (version.to_string(), version.to_string()));
+    }
+    assert_eq!(app.count_lines("warning: "), 0, "{}", app.all_lines());
+    assert!(app.terminate().success());
+    assert_eq!(scene.names_beside(), ["app"]);
 }
 
 #[test]

@@ -97,8 +97,11 @@ pub(crate) fn prove_contents(file: &File, allow_scripts: bool) -> Result<(), Ref
     Err(Refusal::reject("is an executable, but not an overseer program: it calls neither run nor Upgrade, or a packer has changed it"))
 }
 
-/// Hashes a published file while it comes in, once for each digest that its source names.
-pub(crate) struct Hashes(Vec<(Digest, Hash)>);
+/// Hashes a published file while it comes in: once for each algorithm, however many digests its source names.
+pub(crate) struct Hashes {
+    said: Vec<Digest>,
+    hashes: Vec<(DigestAlgorithm, Hash)>,
+}
 
 enum Hash {
     Sha1(Sha1),
@@ -108,16 +111,23 @@ enum Hash {
 
 impl Hashes {
     pub(crate) fn new(digests: &[Digest]) -> Self {
-        let hash = |digest: &Digest| match digest.algorithm {
-            DigestAlgorithm::Sha1 => Hash::Sha1(Sha1::new()),
-            DigestAlgorithm::Sha256 => Hash::Sha256(Sha256::new()),
-            DigestAlgorithm::Sha512 => Hash::Sha512(Sha512::new()),
-        };
-        Self(digests.iter().map(|digest| (digest.clone(), hash(digest))).collect())
+        let mut hashes: Vec<(DigestAlgorithm, Hash)> = Vec::new();
+        for Digest { algorithm, .. } in digests {
+            if hashes.iter().any(|(known, _)| known == algorithm) {
+                continue;
+            }
+            let hash = match algorithm {
+                DigestAlgorithm::Sha1 => Hash::Sha1(Sha1::new()),
+                DigestAlgorithm::Sha256 => Hash::Sha256(Sha256::new()),
+                DigestAlgorithm::Sha512 => Hash::Sha512(Sha512::new()),
+            };
+            hashes.push((*algorithm, hash));
+        }
+        Self { said: digests.to_vec(), hashes }
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        for (_, hash) in &mut self.0 {
+        for (_, hash) in &mut self.hashes {
             match hash {
                 Hash::Sha1(hash) => hash.update(bytes),
                 Hash::Sha256(hash) => hash.update(bytes),
@@ -131,13 +141,14 @@ impl Hashes {
     /// # Errors
     /// One of them differs: the file is damaged, or another one.
     pub(crate) fn finish(self) -> Result<(), Refusal> {
-        for (said, hash) in self.0 {
+        for (algorithm, hash) in self.hashes {
             let (name, bytes) = match hash {
                 Hash::Sha1(hash) => ("SHA-1", hash.finalize().to_vec()),
                 Hash::Sha256(hash) => ("SHA-256", hash.finalize().to_vec()),
                 Hash::Sha512(hash) => ("SHA-512", hash.finalize().to_vec()),
             };
-            if bytes != said.bytes {
+            let of_it = |said: &&Digest| said.algorithm == algorithm;
+            if let Some(said) = self.said.iter().filter(of_it).find(|said| said.bytes != bytes) {
                 return Err(Refusal::reject(format!("has the {name} {}, and its source says {}", super::hex(&bytes), said.to_hex())));
             }
         }
@@ -175,6 +186,22 @@ mod tests {
             assert_eq!(refusal.verdict, Verdict::Reject);
             assert!(refusal.why.contains(&digests[0].to_hex()), "{}", refusal.why);
         }
+    }
+
+    #[test]
+    fn many_digests_of_one_algorithm_are_one_hash_and_each_is_compared() {
+        let right = Digest::from_hex(DigestAlgorithm::Sha1, "a9993e364706816aba3e25717850c26c9cd0d89d").expect("a digest");
+        let wrong = Digest::new(DigestAlgorithm::Sha1, [0; 20]).expect("a digest");
+        let mut many = vec![right; 4000];
+        let finished = |digests: &[Digest]| {
+            let mut hashes = Hashes::new(digests);
+            assert_eq!(hashes.hashes.len(), 1);
+            hashes.update(b"abc");
+            hashes.finish()
+        };
+        assert_eq!(finished(&many), Ok(()));
+        many.push(wrong.clone());
+        assert!(finished(&many).expect_err("one is wrong").why.ends_with(&wrong.to_hex()));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub struct Known {
     pub(crate) settled: Vec<String>,
     pub(crate) id: Option<String>,
     pub(crate) size_bytes: u64,
+    #[serde(with = "crate::protocol::path")]
     pub(crate) path: PathBuf,
     pub(crate) memo: Option<String>,
     pub(crate) partial: Option<Partial>,

@@ -36,7 +36,7 @@ const VERSION: &str = match option_env!("APP_VERSION") {
 };
 
 fn main() -> ExitCode {
-    let settings = match Settings::from_arguments(std::env::args().skip(1)) {
+    let settings = match Settings::from_arguments(std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned())) {
         Ok(settings) => settings,
         Err(wrong) => {
             eprintln!("app: {wrong}");

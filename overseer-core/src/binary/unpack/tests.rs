@@ -436,6 +436,28 @@ mod packed {
         assert!(refused(Packing::Tar, &twice, &WANTED).contains("2 entries \"app\""));
     }
 
+    /// Deflate has blocks of nothing, five bytes each: an entry of them is read to its end in search of its first byte.
+    #[test]
+    fn entries_of_a_zip_that_share_their_bytes_are_refused_before_each_is_read() {
+        const BLOCKS: usize = 1_000_000;
+        let contents = [[0, 0, 0, 0xff, 0xff].repeat(BLOCKS), vec![1, 0, 0, 0xff, 0xff]].concat();
+        let size = u32::try_from(contents.len()).expect("it is small");
+        let common = |size: u32| [&[20, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0], &size.to_le_bytes()[..], &[0; 4], &[1, 0, 0, 0]].concat();
+        let entry = [&b"PK\x01\x02\x14\x03"[..], &common(size), &[0; 14], b"x"].concat();
+        let zip = |entries: usize| {
+            let directory = entry.repeat(entries);
+            let place = 31 + contents.len();
+            let number = |number: usize| u32::try_from(number).expect("it is small").to_le_bytes();
+            let count = u16::try_from(entries).expect("they are few").to_le_bytes();
+            let end = [&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &number(directory.len()), &number(place), &[0; 2]].concat();
+            [&b"PK\x03\x04"[..], &common(size), b"x", &contents, &directory, &end].concat()
+        };
+        let why = refused(Packing::Zip, &zip(1), &limited(10_000_000));
+        assert!(why.contains("no other executable in it"), "{why}");
+        let why = refused(Packing::Zip, &zip(10_000), &limited(10_000_000));
+        assert!(why.contains("its entries overlap"), "{why}");
+    }
+
     /// Writes a file that unpacks to a program of so many bytes, which needs hardly any itself.
     fn pack_large(packing: Packing, path: &std::path::Path, size: u64) {
         let contents = || b"\x7fELF"[..].chain(std::io::repeat(0)).take(size);

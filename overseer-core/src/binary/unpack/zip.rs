@@ -36,6 +36,8 @@ pub(super) fn take(source: &Source<'_>, wanted: &Wanted<'_>, target: &mut Target
     let directory = archive.directory()?;
     let mut entries = BufReader::new(source.part(directory.place, directory.size));
     let mut choice = Choice::new(wanted);
+    // Entries that share bytes would have them read again for each, thousands of times.
+    let mut room = directory.place;
     for _ in 0..directory.entries {
         let entry = archive.read_entry(&mut entries)?;
         if let Some(what) = entry.unusable() {
@@ -43,6 +45,7 @@ pub(super) fn take(source: &Source<'_>, wanted: &Wanted<'_>, target: &mut Target
             continue;
         }
         let mut contents = archive.contents(&entry, directory.place)?;
+        room = room.checked_sub(entry.packed).ok_or_else(|| damaged("its entries overlap"))?;
         let mut beginning = [0; BEGINNING_BYTES];
         let begins = contents.fill(&mut beginning)?;
         if choice.is_better(&entry.name, Contents::File(&beginning[..begins])) {
