@@ -88,6 +88,9 @@ pub enum UpgradeOutcome {
         /// The release of this source that was declined last, if that was after the running one was installed and still holds. The source may offer it
         /// still; it is not asked for again.
         declined: Option<Declined>,
+        /// The release that was installed last, if somebody has put another file in its place since. The source may offer it still; it is not
+        /// installed over that file again.
+        replaced: Option<ReleaseName>,
     },
     /// A release is installed.
     Upgraded(Upgraded),
@@ -178,10 +181,16 @@ fn asked_for(error: &FetchError) -> String {
 impl fmt::Display for UpgradeOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UpToDate { running, declined: None } => write!(f, "{running} is up to date"),
-            Self::UpToDate { running, declined: Some(declined) } => {
+            Self::UpToDate { running, declined: Some(declined), .. } => {
                 write!(f, "nothing new is offered; {running} stays; before, {declined}")
             }
+            Self::UpToDate { running, replaced: Some(replaced), .. } => {
+                write!(
+                    f,
+                    "nothing new is offered; {running} stays, which somebody has put in the place of {replaced}; the next release is taken again"
+                )
+            }
+            Self::UpToDate { running, declined: None, replaced: None } => write!(f, "{running} is up to date"),
             Self::Upgraded(Upgraded { from, to, path, previous }) => {
                 let (path, previous) = (path.display(), previous.display());
                 write!(f, "{to} is installed at {path} and runs from the next start on; {from} is kept as {previous}")
@@ -521,7 +530,9 @@ impl Ground {
         let judged = self.record.judged(self.now).rev();
         let declined =
             judged.filter(|judged| judged.release.source == self.source && judged.at_unix_s >= installed_at).map(Declined::of).next();
-        UpgradeOutcome::UpToDate { running: self.running_release(), declined }
+        let running = self.running_release();
+        let replaced = self.record.installed.as_ref().map(|installed| &installed.release).filter(|release| !release.is_same(&running));
+        UpgradeOutcome::UpToDate { replaced: replaced.cloned(), running, declined }
     }
 
     /// What is known of the running binary. One that somebody put there has an ID alone.
@@ -644,7 +655,7 @@ mod tests {
         let later = Declined { until: Some(SystemTime::now() + Duration::from_secs(3600)), ..declined.clone() };
         let upgraded = Upgraded { from: from.clone(), to, path: "/app".into(), previous: "/previous".into() };
         for (outcome, text) in [
-            (UpgradeOutcome::UpToDate { running: from.clone(), declined: None }, "release aaaaaaaaaaaa is up to date"),
+            (UpgradeOutcome::UpToDate { running: from.clone(), declined: None, replaced: None }, "release aaaaaaaaaaaa is up to date"),
             (
                 UpgradeOutcome::Upgraded(upgraded),
                 "release v2 (bbbbbbbbbbbb) is installed at /app and runs from the next start on; release aaaaaaaaaaaa is kept as /previous",
@@ -652,7 +663,7 @@ mod tests {
             (UpgradeOutcome::Incomplete { why: "half of it".to_owned() }, "no release to take yet: half of it"),
             (UpgradeOutcome::Declined(later), "release v2 (bbbbbbbbbbbb) is empty; it can be tried again in 1 h"),
             (
-                UpgradeOutcome::UpToDate { running: from, declined: Some(declined) },
+                UpgradeOutcome::UpToDate { running: from, declined: Some(declined), replaced: None },
                 "nothing new is offered; release aaaaaaaaaaaa stays; before, release v2 (bbbbbbbbbbbb) is empty; this release is rejected and not tried again",
             ),
         ] {

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3002".to_owned());
+    let address = std::env::args_os().nth(1).map_or_else(|| "127.0.0.1:3002".to_owned(), |address| address.to_string_lossy().into_owned());
     run(Config::new(program).address(address).wait_for_ready())
 }
 

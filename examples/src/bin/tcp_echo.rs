@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3001".to_owned());
+    let address = std::env::args_os().nth(1).map_or_else(|| "127.0.0.1:3001".to_owned(), |address| address.to_string_lossy().into_owned());
     run(Config::new(program).address(address).terminate_timeout(Duration::from_secs(60)))
 }
 

@@ -145,6 +145,22 @@ fn a_tool_upgrades_itself_from_a_file() {
 }
 
 #[test]
+fn a_version_that_somebody_went_back_to_stays_until_there_is_another_release() {
+    let tool = Tool::with_file(TOOL);
+    tool.publish("version=2");
+    assert_eq!(tool.run("", &["upgrade"]).0, 0);
+    let beside = tool.scene.program().with_file_name("by-hand");
+    fs::copy(tool.scene.state_dir().join("previous"), &beside).expect("copied");
+    fs::rename(&beside, &tool.scene.program()).expect("renamed");
+    let (code, lines) = tool.run("", &["upgrade"]);
+    assert!(code == 0 && lines.contains("which somebody has put in the place of"), "{code}: {lines}");
+    assert_eq!(version_in(&tool.scene.program()), "1");
+    tool.publish("version=3");
+    assert_eq!(tool.run("", &["upgrade"]).0, 0);
+    tool.is_tidy("3");
+}
+
+#[test]
 fn a_bad_release_is_an_exit_code_and_a_reason_and_is_not_fetched_again() {
     let source = Source::new(fs::read("/bin/true").expect("read"));
     source.allow(usize::MAX);
