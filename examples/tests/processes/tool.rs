@@ -151,7 +151,7 @@ fn a_version_that_somebody_went_back_to_stays_until_there_is_another_release() {
     assert_eq!(tool.run("", &["upgrade"]).0, 0);
     let beside = tool.scene.program().with_file_name("by-hand");
     fs::copy(tool.scene.state_dir().join("previous"), &beside).expect("copied");
-    fs::rename(&beside, &tool.scene.program()).expect("renamed");
+    fs::rename(&beside, tool.scene.program()).expect("renamed");
     let (code, lines) = tool.run("", &["upgrade"]);
     assert!(code == 0 && lines.contains("which somebody has put in the place of"), "{code}: {lines}");
     assert_eq!(version_in(&tool.scene.program()), "1");
