@@ -5,7 +5,6 @@ mod server;
 use overseer_core::conformance::{self, Source, Trouble};
 use overseer_fetcher_http::HttpFetcher;
 use server::{Answer, Published, Request, Server};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 const TOKEN: &str = "s3cret-t0ken";
@@ -15,7 +14,6 @@ struct Site {
     server: Server,
     file: Published,
     trouble: Arc<Mutex<Option<Trouble>>>,
-    sent_bytes: Arc<AtomicU64>,
     published: u64,
     has_head: bool,
 }
@@ -24,13 +22,12 @@ impl Site {
     fn start(has_head: bool) -> Self {
         let file = Published::new("\"0\"", b"");
         let trouble = Arc::<Mutex<Option<Trouble>>>::default();
-        let sent_bytes = Arc::<AtomicU64>::default();
-        let (published, suffered, sent) = (file.clone(), Arc::clone(&trouble), Arc::clone(&sent_bytes));
+        let (published, suffered) = (file.clone(), Arc::clone(&trouble));
         let server = Server::start(move |request| {
             let trouble = *suffered.lock().expect("no panic");
-            answer(request, &published, trouble, has_head).counted(&sent)
+            answer(request, &published, trouble, has_head)
         });
-        Self { server, file, trouble, sent_bytes, published: 0, has_head }
+        Self { server, file, trouble, published: 0, has_head }
     }
 }
 
@@ -83,7 +80,7 @@ impl Source for Site {
     }
 
     fn sent_bytes(&self) -> Option<u64> {
-        Some(self.sent_bytes.load(Ordering::SeqCst))
+        Some(self.server.sent_bytes() as u64)
     }
 
     fn denial(&self) -> String {
