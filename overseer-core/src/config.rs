@@ -273,6 +273,13 @@ impl<T> Config<T> {
         self
     }
 
+    /// Whether the master becomes the new file too, under its PID, once that is at the program's path and serves; yes unless set. That file is a release, its
+    /// predecessor if it was taken back, or what somebody put there before a restart. With `false` the master goes on with the code that the service was started with.
+    pub fn upgrade_master(mut self, upgrade: bool) -> Self {
+        self.settings.upgrade_master = upgrade;
+        self
+    }
+
     /// Makes it an error to run on a system that overseer does not support. Otherwise the program then runs alone.
     #[doc(alias = "Required")]
     pub fn required(mut self, required: bool) -> Self {

@@ -31,8 +31,8 @@ pub enum Error {
     /// [`Config::required`](crate::Config::required) was set.
     #[error("overseer is required and does not support {system}")]
     Unsupported { system: &'static str },
-    /// The environment was tampered with, or the descriptor that the master gave was closed before `run`.
-    #[error("{variable}={value} names a socket that this process does not have, and its parent is the process that set it")]
+    /// The environment was tampered with, or a descriptor that a master gave was closed before `run`.
+    #[error("{variable}={value} names a descriptor that was given to this process and is not open")]
     Role { variable: &'static str, value: String },
     /// The system refused something that core cannot do without.
     #[error("{what}")]

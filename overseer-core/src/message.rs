@@ -133,6 +133,14 @@ messages! {
     Error "start-take-back-failed" StartTakeBackFailed { release: String, starts: u32, why: String }
         "{release} was started {starts} times and never lived through its probation, but the previous binary could not be put back: {why}; it is started again"
 
+    // The master itself.
+    Info "master-replaced" MasterReplaced { what: String, took: Seconds }
+        "the master runs {what} now; it was away for {took}"
+    Warning "master-stays" MasterStays { generation: Generation, why: String }
+        "the master is not replaced and goes on as it is: {why}; generation {generation} keeps serving"
+    Warning "setting-waits" SettingWaits { setting: String, why: String }
+        "the new {setting} does not hold yet: {why}"
+
     // Looks at the source.
     Debug "look" Look { source: String }
         "looking for a release at {source}"

@@ -292,7 +292,7 @@ impl fmt::Display for ReleaseName {
 }
 
 /// A proved release that lies beside the program.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Staged {
     pub(crate) release: ReleaseName,
     /// `.NAME.new-XXXX` in the program's directory.
@@ -310,6 +310,9 @@ pub(crate) struct Staged {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CheckOrder {
     pub(crate) token: String,
+    /// A descriptor came with it: what a master hands over to the one that replaces it, to be read.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) snapshot: bool,
 }
 
 /// Check process to the one that started it: the only message.
@@ -324,6 +327,12 @@ pub(crate) struct Checked {
     /// The file that the check process executes: another one than the staged file, if that is a script.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) executable: Option<Identity>,
+    /// This build can be a master that replaces another one.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) reads_snapshots: bool,
+    /// Why it could not go on with this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot_problem: Option<String>,
 }
 
 /// Why the other side is no longer listened to.
@@ -356,6 +365,11 @@ struct Envelope<T> {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// The bytes of a frame that carries `message` and names `fds` descriptors.
@@ -394,6 +408,11 @@ impl Decoder {
     /// The number of bytes that wait for the rest of their frame.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Those bytes.
+    pub(crate) fn waiting(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Whether [`Decoder::next`] would answer something else than `None`.

@@ -1,15 +1,17 @@
 //! Which of the four roles this process has.
 //!
 //! One environment variable names role, descriptor, inode of the socket behind it, and the process that set it. It holds only if the
-//! descriptor *is* that socket. So neither an orphan nor a second copy that the program starts takes itself for a child, nor a child
+//! descriptor *is* that socket. A master that replaces another one in its own process finds a snapshot there in place of a socket. So neither an orphan nor a second copy that the program starts takes itself for a child, nor a child
 //! for a master.
 
 use crate::Error;
 use crate::signal::Signal;
+use crate::sys::handover::Passed;
 use crate::sys::link::{Link, adopt_socket, is_socket};
 use nix::sys::stat::fstat;
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::str::FromStr;
@@ -23,12 +25,16 @@ pub(crate) enum RoleName {
     Child,
     Poll,
     Check,
+    /// The check of a file that is to be the master. It goes by the name of that, so that what `main` does with the name is seen beforehand.
+    Rehearsal,
 }
 
 /// What this process is.
 #[derive(Debug)]
 pub(crate) enum Role {
     Master,
+    /// A master that replaces another one in its own process, and what that has handed over.
+    Successor(File),
     /// One of the others, and its socket to the process that started it.
     Started(RoleName, Link),
 }
@@ -39,6 +45,7 @@ impl fmt::Display for RoleName {
             Self::Child => "child",
             Self::Poll => "poll",
             Self::Check => "check",
+            Self::Rehearsal => "master",
         })
     }
 }
@@ -51,6 +58,7 @@ impl FromStr for RoleName {
             "child" => Ok(Self::Child),
             "poll" => Ok(Self::Poll),
             "check" => Ok(Self::Check),
+            "master" => Ok(Self::Rehearsal),
             _ => Err(()),
         }
     }
@@ -61,7 +69,7 @@ impl RoleName {
     pub(crate) fn parent_death_signal(self) -> Signal {
         match self {
             Self::Child => Signal::TERM,
-            Self::Poll | Self::Check => Signal::KILL,
+            Self::Poll | Self::Check | Self::Rehearsal => Signal::KILL,
         }
     }
 
@@ -70,6 +78,12 @@ impl RoleName {
         let value = format!("{self},{},{},{}", socket.as_raw_fd(), fstat(socket)?.st_ino, std::process::id());
         Ok((VARIABLE.into(), value.into()))
     }
+}
+
+/// The variable for the program that this process becomes.
+pub(crate) fn variable_for_successor(snapshot: Passed) -> (OsString, OsString) {
+    let value = format!("{},{},{},{}", RoleName::Rehearsal, snapshot.descriptor, snapshot.inode, std::process::id());
+    (VARIABLE.into(), value.into())
 }
 
 struct Claim {
@@ -90,13 +104,18 @@ impl Claim {
         };
         parts.next().is_none().then_some(claim)
     }
+
+    /// An exec keeps the PID: whoever set the variable was this process.
+    fn is_successor(&self) -> bool {
+        self.role == RoleName::Rehearsal && self.parent == std::process::id()
+    }
 }
 
 /// The role that this process was started in, without forgetting what told it: for what may be called before [`detect`], or long after it.
 pub(crate) fn started_in() -> Option<RoleName> {
     let value = std::env::var(VARIABLE).ok()?;
     let claim = Claim::read(&value)?;
-    is_socket(claim.descriptor, claim.inode).then_some(claim.role)
+    (claim.is_successor() || is_socket(claim.descriptor, claim.inode)).then_some(claim.role)
 }
 
 /// Finds out what this process is, and forgets what told it.
@@ -111,11 +130,16 @@ pub(crate) fn detect(is_only_thread: bool) -> Result<Role, Error> {
     let Some(value) = std::env::var_os(VARIABLE) else { return Ok(Role::Master) };
     let value = value.to_string_lossy().into_owned();
     let claim = Claim::read(&value);
-    let socket = claim.as_ref().and_then(|claim| adopt_socket(claim.descriptor, claim.inode));
     if is_only_thread {
         // With more threads it stays, which is harmless: no other process has the socket.
         crate::sys::process::remove_variable(VARIABLE);
     }
+    if let Some(claim) = claim.as_ref().filter(|claim| claim.is_successor()) {
+        let snapshot = Passed { descriptor: claim.descriptor, inode: claim.inode };
+        // Without it nobody knows what this process has open and which children it has.
+        return snapshot.take().map(|taken| Role::Successor(File::from(taken))).map_err(|_| Error::Role { variable: VARIABLE, value });
+    }
+    let socket = claim.as_ref().and_then(|claim| adopt_socket(claim.descriptor, claim.inode));
     match (claim, socket) {
         (Some(claim), Some(socket)) => {
             // It was set before the exec too, but the kernel forgets it when the file has capabilities (prctl(2)). Set before the peer is
@@ -153,6 +177,20 @@ mod tests {
         assert!(adopt_socket(descriptor, claim.inode + 1).is_none());
         assert!(adopt_socket(9999, claim.inode).is_none());
         assert!(adopt_socket(descriptor, claim.inode).is_some());
+    }
+
+    #[test]
+    fn only_the_process_that_set_it_succeeds_itself_and_its_rehearsal_goes_by_the_same_name() {
+        let (_, own) = variable_for_successor(Passed { descriptor: 7, inode: 42 });
+        let own = own.into_string().expect("it is text");
+        assert!(own.starts_with("master,7,42,"));
+        assert!(Claim::read(&own).expect("a claim").is_successor());
+        let (_ours, theirs) = Link::pair().expect("a socket pair");
+        let (_, rehearsal) = RoleName::Rehearsal.variable_for(&theirs).expect("a variable");
+        assert!(rehearsal.into_string().expect("it is text").starts_with("master,"));
+        assert!(!Claim::read("master,7,42,1").expect("a claim").is_successor());
+        let child = own.replacen("master", "child", 1);
+        assert!(!Claim::read(&child).expect("a claim").is_successor());
     }
 
     #[test]

@@ -25,7 +25,8 @@ static RUNNING: OnceLock<Weak<Shared>> = OnceLock::new();
 ///
 /// The process that is started by hand or by a process manager becomes the master: it binds the addresses, starts the program in a child process,
 /// and never returns from this call; it ends as the program ends. The same executable, started by the master, returns from here when the
-/// program has returned. Code before this call runs in every process.
+/// program has returned. Code before this call runs in every process, and in the master again after each upgrade, with all signals held: what ends or hangs there
+/// ends or stops the service.
 ///
 /// What prevents the start is written to standard error and answered with exit code 1; see [`try_run`] for the errors.
 #[doc(alias = "Run")]
@@ -54,7 +55,7 @@ pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
         _ => Ok(addresses),
     });
     match role {
-        Role::Started(RoleName::Check, link) => binary::check::answer(link, valid.err().map(|error| error.chain())),
+        Role::Started(RoleName::Check | RoleName::Rehearsal, link) => binary::check::answer(link, valid.err().map(|error| error.chain())),
         Role::Started(RoleName::Poll, link) => {
             valid?;
             let Some(fetcher) = config.fetcher else {
@@ -63,23 +64,31 @@ pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
             let (demands, check_timeout, pre_upgrade) = (config.demands, config.settings.check_timeout, config.pre_upgrade);
             poll::run(link, Poll { fetcher, demands, check_timeout, pre_upgrade })
         }
+        Role::Successor(snapshot) => {
+            let setup = valid.map(|addresses| setup(config, addresses, threads));
+            Err(master::resume(setup, &snapshot))
+        }
         Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
         Role::Master => {
             let addresses = valid?;
             if is_switched_off()? || !is_supported() {
                 return run_alone(config, &addresses);
             }
-            match master::run(Setup {
-                addresses,
-                settings: config.settings,
-                log_format: config.log_format,
-                debug: config.debug,
-                no_warn: config.no_warn,
-                pid_file: config.pid_file,
-                state_dir: config.state_dir,
-                threads,
-            })? {}
+            match master::run(setup(config, addresses, threads))? {}
         }
+    }
+}
+
+fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>) -> Setup {
+    Setup {
+        addresses,
+        settings: config.settings,
+        log_format: config.log_format,
+        debug: config.debug,
+        no_warn: config.no_warn,
+        pid_file: config.pid_file,
+        state_dir: config.state_dir,
+        threads,
     }
 }
 

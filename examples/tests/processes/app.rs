@@ -1,6 +1,7 @@
 //! A program under test: its directory, its process, what it writes, and its certain end.
 
-use crate::load::{PATIENCE, ask};
+use crate::load::{PATIENCE, ask, tell};
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -36,6 +37,11 @@ fn neither_writing_nor_starting() -> MutexGuard<'static, ()> {
 
 /// Fast settings. A slow machine makes nobody ready by age.
 const SETTINGS: &str = "debug ready_timeout=15000 warm_up=100 probation=60000 terminate_timeout=10000 min_fetch_interval=20 interval=40";
+
+/// The number of the signal that [`App::queue_signal`] sends.
+pub(crate) fn queued_signal() -> i32 {
+    libc::SIGRTMIN() + 3
+}
 
 /// The contents of a release: the test program with these words.
 pub(crate) fn release(words: &str) -> Vec<u8> {
@@ -317,6 +323,20 @@ impl App {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("the master lives");
+    }
+
+    /// Sends a real-time signal, of which each is kept for itself, however many wait.
+    pub(crate) fn queue_signal(&self) {
+        // SAFETY: kill(2) touches no memory of ours. nix knows no real-time signals.
+        let sent = unsafe { libc::kill(self.pid().as_raw(), queued_signal()) };
+        assert_eq!(sent, 0, "the master lives");
+    }
+
+    /// How many of a signal this generation says that it has counted; none while another one answers.
+    pub(crate) fn counted(&self, signal: i32, generation: usize) -> usize {
+        let text = tell(&self.address, &format!("counted {signal}")).unwrap_or_else(|error| panic!("{}: {error}", self.address));
+        let (by, count) = text.trim().split_once(' ').unwrap_or_else(|| panic!("{text:?}"));
+        if by == generation.to_string() { count.parse().expect("a number") } else { 0 }
     }
 
     /// Restarts it and waits until the new generation has taken over and the old one is gone.

@@ -9,6 +9,7 @@ mod load;
 mod manners;
 mod packed;
 mod protocol;
+mod reexec;
 mod restart;
 mod signals;
 mod signed;

@@ -5,6 +5,7 @@
 
 mod script;
 
+use nix::libc;
 use nix::sys::signal::{SigSet, Signal as RawSignal};
 use nix::sys::signalfd::SignalFd;
 use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, fetcher_fn, run};
@@ -15,9 +16,11 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, abort, exit};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -31,10 +34,32 @@ fn main() -> ExitCode {
     match script.text("behave").unwrap_or_default() {
         "exit-in-main" => exit(7),
         "hang-in-main" => hang(),
+        "exit-as-master" if role.starts_with("master,") => exit(9),
+        "panic-as-master" if role.starts_with("master,") => panic!("no master"),
+        "forbid-in-rehearsal" if is_rehearsal(&role) => {
+            let own = fs::read_link("/proc/self/exe").expect("a path");
+            fs::set_permissions(own, fs::Permissions::from_mode(0o644)).expect("mode set");
+        }
+        "replace-in-rehearsal" if is_rehearsal(&role) => {
+            let own = fs::read_link("/proc/self/exe").expect("a path");
+            let beside = own.with_extension("somebodys");
+            fs::copy(&own, &beside).expect("copied");
+            fs::rename(&beside, &own).expect("renamed");
+        }
         "hang-before-hello" if role.starts_with("child,") => hang(),
         _ => {}
     }
     run(configure(script, role))
+}
+
+/// The master that replaces another one, in its own process.
+fn is_successor(role: &str) -> bool {
+    role.starts_with("master,") && role.ends_with(&format!(",{}", std::process::id()))
+}
+
+/// The check of a file that is to be the master: it has the same name, and another process has set it.
+fn is_rehearsal(role: &str) -> bool {
+    role.starts_with("master,") && !is_successor(role)
 }
 
 fn hang() -> ! {
@@ -45,7 +70,8 @@ fn hang() -> ! {
 
 fn configure(script: Script, role: String) -> Config<ExitCode> {
     let words = Script::read();
-    let mut config = Config::new(move |state| Actor { script, state, role }.play()).debug(words.has("debug"));
+    let is_successor = is_successor(&role);
+    let mut config = Config::new(move |state| Actor { script, state, role }.play()).debug(words.has("debug") && !words.has("quiet"));
     let address = words.text("address").unwrap_or("127.0.0.1:0");
     config = config.addresses(address.split(',').filter(|address| !address.is_empty()));
     type Set = fn(Config<ExitCode>, Duration) -> Config<ExitCode>;
@@ -97,6 +123,12 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     if words.has("at_next_restart") {
         config = config.no_restart_after_fetch();
     }
+    if words.has("keep_master") {
+        config = config.upgrade_master(false);
+    }
+    if words.text("behave") == Some("bad-master") && is_successor {
+        config = config.warm_up(Duration::MAX);
+    }
     if words.has("json") {
         config = config.log_format(LogFormat::Json);
     }
@@ -147,6 +179,9 @@ impl Actor {
         let (version, generation) = (self.version().to_owned(), self.state.generation());
         // Before the line, so that whoever has read it may count on it.
         let terms = (self.script.text("serve") == Some("term")).then(block_term);
+        if self.script.has("count_signals") {
+            count_signals();
+        }
         println!("serving version={version} generation={generation} pid={pid} on {}", self.state.addresses().join(","));
         let code = self.script.number("exit").unwrap_or(0);
         self.misbehave();
@@ -266,6 +301,10 @@ impl Actor {
             ("poll", None) => format!("{}\n", self.state.poll_now()),
             ("id", None) => format!("{}\n", self.state.id()),
             ("enabled", None) => format!("{}\n", self.state.enabled()),
+            ("counted", Some(signal)) => {
+                let count = COUNTED[signal.parse::<usize>().expect("a number")].load(Ordering::Relaxed);
+                format!("{} {count}\n", self.state.generation())
+            }
             ("descriptors", None) => descriptors().unwrap_or_else(|error| format!("{error}\n")),
             // A file that lies beside the program, as `$ORIGIN` finds it.
             ("beside", Some(name)) => beside(name).unwrap_or_else(|error| format!("{error}\n")),
@@ -283,6 +322,29 @@ impl Actor {
             _ => format!("{line} is no command\n"),
         }
     }
+}
+
+/// How many of each signal this process has got.
+static COUNTED: [AtomicU64; 65] = [const { AtomicU64::new(0) }; 65];
+
+/// Counts some signals that this process gets, a real-time one among them.
+fn count_signals() {
+    let mut mask = SigSet::empty();
+    [RawSignal::SIGUSR1, RawSignal::SIGHUP, RawSignal::SIGWINCH].into_iter().for_each(|signal| mask.add(signal));
+    let mut raw: libc::sigset_t = *mask.as_ref();
+    // SAFETY: sigaddset(3) writes to this initialised set alone, which stays valid. nix knows no real-time signals.
+    let mask = unsafe {
+        libc::sigaddset(&raw mut raw, libc::SIGRTMIN() + 3);
+        SigSet::from_sigset_t_unchecked(raw)
+    };
+    // Before any thread is started, so that all have it.
+    mask.thread_block().expect("blocked");
+    let signals = SignalFd::new(&mask).expect("a descriptor");
+    thread::spawn(move || {
+        while let Ok(Some(info)) = signals.read_signal() {
+            COUNTED[info.ssi_signo as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    });
 }
 
 fn block_term() -> SignalFd {

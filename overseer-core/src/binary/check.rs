@@ -29,9 +29,13 @@ const WAIT_WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(10);
 /// The check process: answers the one question, and ends. `problem` is what is wrong with the settings on this machine.
 pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
     match link.receive::<CheckOrder>() {
-        Ok(Received::Message(order, _)) => {
+        Ok(Received::Message(order, descriptors)) => {
             let executable = std::fs::metadata("/proc/self/exe").ok().map(|metadata| Identity::of(&metadata));
-            let said = link.send(&Checked { token: order.token, protocol: VERSIONS, problem, executable }, &[]);
+            let snapshot = descriptors.into_iter().next().filter(|_| order.snapshot).map(File::from);
+            let snapshot_problem = snapshot.and_then(|file| crate::master::snapshot::problem(&file));
+            let checked =
+                Checked { token: order.token, protocol: VERSIONS, problem, executable, reads_snapshots: order.snapshot, snapshot_problem };
+            let said = link.send(&checked, &[]);
             exit(i32::from(said.is_err()))
         }
         // Whoever asked is gone; nobody is left to be told.
@@ -113,7 +117,7 @@ impl Attempt {
         };
         let (pid, mut link) = spawn.start()?;
         // An end before this is read shows in `watch`.
-        let nonsense = link.send(&CheckOrder { token: token.clone() }, &[]).err();
+        let nonsense = link.send(&CheckOrder { token: token.clone(), snapshot: false }, &[]).err();
         Ok(Self {
             pid,
             link,

@@ -5,6 +5,7 @@
 
 use super::Identity;
 use crate::sys::files;
+use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -15,11 +16,14 @@ use std::path::{Path, PathBuf};
 const RUNNING: &str = "/proc/self/exe";
 
 /// The program's path, and the places that go with it. Found once; the names stay for the life of the master.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
+    #[serde(with = "crate::protocol::path")]
     invoked: PathBuf,
+    #[serde(with = "crate::protocol::path")]
     directory: PathBuf,
     name: OsString,
+    #[serde(with = "crate::protocol::path")]
     state_dir: PathBuf,
 }
 
@@ -109,9 +113,14 @@ impl Place {
         &self.state_dir
     }
 
+    /// The state directory beside the binary.
+    pub(crate) fn default_state_dir(&self) -> PathBuf {
+        self.directory.join(hidden_name(&self.name, ".overseer"))
+    }
+
     /// Whether the state directory is the one beside the binary.
     pub(crate) fn is_state_dir_default(&self) -> bool {
-        self.state_dir == self.directory.join(hidden_name(&self.name, ".overseer"))
+        self.state_dir == self.default_state_dir()
     }
 
     /// Why no release could take the place of the file, if that is plain beforehand. Restarts work all the same.

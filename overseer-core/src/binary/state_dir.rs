@@ -7,6 +7,7 @@ use super::{Place, Record, staging};
 use crate::sys::files;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,20 @@ pub(crate) struct StateDir {
 
 /// Held by the one master of a file that polls. Given up when dropped.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "it is held, not used")] File);
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// The lock that this process has held since before it was replaced by another program.
+    pub(crate) fn resume(file: OwnedFd) -> Self {
+        Self(File::from(file))
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl StateDir {
     /// Makes the directory if it is not there (mode 0700), and looks whether it can be trusted.
@@ -83,6 +97,11 @@ impl StateDir {
             return Err(StateDirError::Writable { path, mode: metadata.mode() & 0o7777 });
         }
         Ok(Self { path })
+    }
+
+    /// The directory of the master before, which has looked at it.
+    pub(crate) fn resume(path: PathBuf) -> Self {
+        Self { path }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -270,7 +270,7 @@ fn play(part: Part, mut link: Link) -> ! {
     }
     let Ok(Received::Message(order, _)) = link.receive::<CheckOrder>() else { exit(9) };
     let order: CheckOrder = order;
-    let right = Checked { token: order.token.clone(), protocol: VERSIONS, problem: None, executable: None };
+    let right = Checked { token: order.token.clone(), protocol: VERSIONS, ..Checked::default() };
     let said = match part {
         Part::OtherToken => link.send(&Checked { token: "0".repeat(32), ..right }, &[]),
         Part::NewProtocol => link.send(&Checked { protocol: Versions { min: 7, max: 9 }, ..right }, &[]),

@@ -4,8 +4,10 @@ use crate::address::{Address, Kind};
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::Generation;
+use crate::sys::handover::Passed;
 use crate::sys::sockets;
 use nix::libc;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,8 +15,9 @@ use std::path::PathBuf;
 
 /// What an address is known by across generations: its name, or its text and how manieth of that text it is. A name that moves to another
 /// text is another socket, beside the old one: generations that have that need it still, and so do those that come after a failed move.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Key {
     Name(String, String),
     Text(String, usize),
 }
@@ -50,6 +53,25 @@ impl Refusal {
     }
 }
 
+/// A listener in the hands of no process: what goes on through an exec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HeldState {
+    key: Key,
+    address: String,
+    pub(crate) socket: Passed,
+    bound_to: String,
+    file: Option<(PathBuf, (u64, u64))>,
+    users: BTreeSet<Generation>,
+}
+
+impl HeldState {
+    /// # Errors
+    /// The address is of a kind that is unknown here.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        Address::parse(&self.address).map(drop).map_err(|error| error.to_string())
+    }
+}
+
 /// All listening sockets of the master.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
@@ -57,6 +79,32 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
+    /// What goes on through an exec.
+    pub(crate) fn state(&self) -> io::Result<Vec<HeldState>> {
+        let states = self.held.iter().map(|(key, held)| {
+            Ok(HeldState {
+                key: key.clone(),
+                address: shown(held.address.name.as_deref(), &held.address.text),
+                socket: Passed::of(&held.socket)?,
+                bound_to: held.bound_to.clone(),
+                file: held.file.clone(),
+                users: held.users.clone(),
+            })
+        });
+        states.collect()
+    }
+
+    /// # Errors
+    /// A socket is not here, or an address is of a kind that is unknown here.
+    pub(crate) fn resume(states: Vec<HeldState>) -> io::Result<Self> {
+        let held = states.into_iter().map(|state| {
+            let address = Address::parse(&state.address).map_err(io::Error::other)?;
+            let held = Held { address, socket: state.socket.take()?, bound_to: state.bound_to, file: state.file, users: state.users };
+            Ok((state.key, held))
+        });
+        Ok(Self { held: held.collect::<io::Result<_>>()? })
+    }
+
     /// Gives `generation` the listeners that it wants, in its order; binds those that nobody has yet.
     ///
     /// # Errors
@@ -87,7 +135,7 @@ impl Listeners {
             held.users.insert(generation);
             return Ok(false);
         }
-        let shown = wanted.name.as_ref().map_or_else(|| wanted.text.clone(), |name| format!("{name}={}", wanted.text));
+        let shown = shown(wanted.name.as_deref(), &wanted.text);
         let refused = |error, overlaps| Refusal { address: shown.clone(), error, overlaps };
         let address = Address::parse(&shown).map_err(|error| refused(io::Error::other(error), false))?;
         let socket = sockets::listen(&address, &wanted.resolved).map_err(|error| {
@@ -178,6 +226,10 @@ impl Held {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+fn shown(name: Option<&str>, text: &str) -> String {
+    name.map_or_else(|| text.to_owned(), |name| format!("{name}={text}"))
 }
 
 fn keys(wanted: &[Wanted]) -> Vec<Key> {

@@ -26,7 +26,7 @@ pub(crate) struct Log {
     pub(crate) debug: bool,
     pub(crate) no_warn: bool,
     output: Output,
-    lost: u64,
+    pub(super) lost: u64,
 }
 
 #[derive(Serialize)]

@@ -6,8 +6,12 @@ mod listeners;
 mod log;
 mod pid_file;
 mod poller;
+mod rehearsal;
+mod replace;
+pub(crate) mod snapshot;
 mod start;
 
+pub(crate) use replace::resume;
 pub(crate) use start::{Setup, run};
 
 use crate::FetchError;
@@ -27,6 +31,7 @@ use log::Log;
 use nix::unistd::Pid;
 use pid_file::PidFile;
 use poller::Poller;
+use rehearsal::Rehearsal;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -80,6 +85,8 @@ struct Master {
     listeners: Listeners,
     children: BTreeMap<Generation, Child>,
     poller: Option<Poller>,
+    /// The last one counts; those before it are being ended.
+    rehearsals: Vec<Rehearsal>,
     staged: Option<(Staged, OwnedFd)>,
     /// `None`: upgrades are off.
     memory: Option<Memory>,
@@ -98,11 +105,14 @@ impl Master {
     fn live(mut self) -> ! {
         self.act();
         loop {
+            // With nothing in hand that the next one would not know of.
+            self.replace_if_due();
             self.slept = self.now();
             let ready = self.wait();
             self.take_signals();
             self.read_children(&ready);
             self.read_poller();
+            self.rehearsals.iter_mut().for_each(Rehearsal::read);
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
                 self.handle(Event::DeadlinePassed);
@@ -117,6 +127,7 @@ impl Master {
         let mut interests = vec![Interest { descriptor: self.signals.as_fd(), write: false }];
         interests.extend(links.iter().map(|link| Interest { descriptor: link.as_fd(), write: link.wants_write() }));
         interests.extend(self.poller.iter().flat_map(Poller::interests));
+        interests.extend(self.rehearsals.iter().flat_map(Rehearsal::interests));
         let has_frame = links.iter().any(|link| link.may_hold_frame());
         let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
         let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();
@@ -182,6 +193,11 @@ impl Master {
                     binary::discard(&staged);
                 }
             }
+            Action::Rehearse { generation } => {
+                self.rehearsals.iter_mut().for_each(Rehearsal::kill);
+                return self.rehearse(generation);
+            }
+            Action::EndRehearsal => self.rehearsals.iter_mut().for_each(Rehearsal::kill),
             Action::Poll => return self.poll(),
             Action::KillPoll => {
                 let is_overdue = self.supervisor.is_poll_overdue();
@@ -320,8 +336,17 @@ impl Master {
             self.poller = None;
             self.poll_ended(ended);
         }
+        let ended: Vec<_> =
+            self.rehearsals.iter_mut().map(|rehearsal| (rehearsal.generation, rehearsal.pid(), rehearsal.take_end())).collect();
+        for (generation, pid, result) in ended {
+            if let Some(result) = result {
+                self.rehearsals.retain(|rehearsal| rehearsal.pid() != pid);
+                self.handle(Event::Rehearsed { generation, result });
+            }
+        }
         if std::process::id() == 1 {
-            let ours: Vec<Pid> = self.children.values().map(|child| child.pid).chain(self.poller.as_ref().map(Poller::pid)).collect();
+            let children = self.children.values().map(|child| child.pid).chain(self.rehearsals.iter().map(Rehearsal::pid));
+            let ours: Vec<Pid> = children.chain(self.poller.as_ref().map(Poller::pid)).collect();
             process::reap_others(&ours);
         }
     }
@@ -564,6 +589,7 @@ impl Master {
     fn leave(&mut self, exit: Exit) -> ! {
         self.has_unsaved = true;
         self.save();
+        self.rehearsals.iter_mut().for_each(Rehearsal::kill);
         self.listeners.close();
         if let Some((staged, _file)) = self.staged.take() {
             binary::discard(&staged);

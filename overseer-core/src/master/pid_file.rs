@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,11 @@ impl PidFile {
         Err(io::Error::new(io::ErrorKind::WouldBlock, "other processes keep making and removing it"))
     }
 
+    /// The file that this process has held since before it was replaced by another program.
+    pub(crate) fn resume(path: PathBuf, file: OwnedFd) -> Self {
+        Self { path, file: File::from(file) }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -58,6 +64,12 @@ impl PidFile {
     /// Removes the file, unless somebody has put another one in its place.
     pub(crate) fn remove(&self) -> io::Result<()> {
         if is_at(&self.file, &self.path) { fs::remove_file(&self.path) } else { Ok(()) }
+    }
+}
+
+impl AsFd for PidFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

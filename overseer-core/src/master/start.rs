@@ -95,7 +95,8 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     }
     let previous = binary::previous::path_in(place.state_dir());
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let supervisor = Supervisor::new(Start { settings, record, path, previous, unix, seed: fastrand::u64(..) });
+    let identity = own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
+    let supervisor = Supervisor::new(Start { settings, record, own: identity, path, previous, unix, seed: fastrand::u64(..) });
     let master = Master {
         supervisor,
         started: Instant::now(),
@@ -109,6 +110,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         listeners,
         children: BTreeMap::new(),
         poller: None,
+        rehearsals: Vec::new(),
         staged: None,
         memory,
         has_sought_memory,

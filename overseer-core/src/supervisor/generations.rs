@@ -177,6 +177,7 @@ impl Supervisor {
             None => self.probation_until = None,
         }
         self.plan_first_look();
+        self.replace_master_by(generation);
     }
 
     /// The candidate takes over; what it replaces drains.
@@ -472,6 +473,7 @@ impl Supervisor {
     /// No release is tried any more: the look and the candidate end.
     pub(super) fn stop_updates(&mut self) {
         self.restart_wanted = None;
+        self.forget_replacement();
         if self.looking.running_until.is_some() {
             self.act(Action::KillPoll);
         }

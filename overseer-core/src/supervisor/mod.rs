@@ -11,12 +11,13 @@
 //! - after TERM, INT or QUIT nothing is promoted or committed.
 //!
 //! The parts: `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
-//! release), `remembered` (what follows from what is known of each, also without a master), `signals` (who gets which, and how the
-//! master leaves).
+//! release), `remembered` (what follows from what is known of each, also without a master), `replacement` (when the master becomes
+//! another file), `signals` (who gets which, and how the master leaves).
 
 mod generations;
 mod looks;
 pub(crate) mod remembered;
+mod replacement;
 mod settings;
 mod signals;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use crate::message::Message;
 use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
+use replacement::Replacement;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -82,7 +84,8 @@ pub(crate) enum Blame {
 }
 
 /// Who asks for a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Asker {
     Signal,
     Program,
@@ -163,6 +166,21 @@ pub(crate) enum Event {
     TakeBackFailed {
         why: String,
     },
+    /// What came of [`Action::Rehearse`]; an error says why the master is not replaced.
+    Rehearsed {
+        generation: Generation,
+        result: Result<(), String>,
+    },
+    /// The master could not be replaced.
+    NotReplaced {
+        why: String,
+    },
+    /// This process is the master from now on, and runs this file. `why`: the one that it was replaced by could not go on.
+    Replaced {
+        own: Identity,
+        took: Duration,
+        why: Option<String>,
+    },
     Signal {
         signal: Signal,
         to_the_group: bool,
@@ -216,6 +234,11 @@ pub(crate) enum Action {
     /// Look at the source.
     Poll,
     KillPoll,
+    /// Let the file of the generation read a snapshot; the answer comes when it has ended.
+    Rehearse {
+        generation: Generation,
+    },
+    EndRehearsal,
     /// See that nobody has shut down a listener or made it block.
     CheckListeners,
     CloseListeners,
@@ -227,7 +250,8 @@ pub(crate) enum Action {
 }
 
 /// What a generation was started for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Origin {
     /// The first of this master, or the one that replaces a release that was taken back.
     Start,
@@ -238,7 +262,8 @@ enum Origin {
 }
 
 /// How far a generation has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Stage {
     /// Nothing was heard of it.
     Starting,
@@ -252,7 +277,7 @@ enum Stage {
     Killed,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Child {
     stage: Stage,
     origin: Origin,
@@ -283,7 +308,7 @@ impl Child {
 }
 
 /// The master is on its way out.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Leaving {
     /// When a stop signal asked for it first; a second one counts from a second later on.
     asked_at: Option<Time>,
@@ -292,7 +317,8 @@ struct Leaving {
 }
 
 /// What is known of looks at the source in this run of the master.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 struct Looking {
     /// When to look next.
     next: Option<Time>,
@@ -312,14 +338,18 @@ struct Looking {
     setbacks: u32,
 }
 
-/// The rules, and all that they need to know.
-#[derive(Debug, Clone)]
+/// The rules, and all that they need to know. As JSON they travel from a master to the one that replaces it.
+///
+/// What is added later needs a default, or another [`FORMAT`](crate::master::snapshot::FORMAT).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Supervisor {
     now: Time,
     /// The time since 1970 when the master started; for what outlives it.
     unix_at_start: Duration,
     settings: Settings,
+    #[serde(with = "crate::protocol::path")]
     path: PathBuf,
+    #[serde(with = "crate::protocol::path")]
     previous: PathBuf,
     children: BTreeMap<Generation, Child>,
     newest: Generation,
@@ -342,7 +372,13 @@ pub(crate) struct Supervisor {
     /// The file that is being installed without a generation that runs it.
     staged_identity: Identity,
     record: Record,
+    /// The file that the master itself runs.
+    own: Identity,
+    replacement: Replacement,
+    #[serde(with = "replacement::random")]
     random: fastrand::Rng,
+    /// Empty whenever the rules are handed over.
+    #[serde(skip)]
     actions: VecDeque<Action>,
 }
 
@@ -351,6 +387,8 @@ pub(crate) struct Supervisor {
 pub(crate) struct Start {
     pub(crate) settings: Settings,
     pub(crate) record: Record,
+    /// The file that the master itself runs.
+    pub(crate) own: Identity,
     /// The program's path, and where its predecessor is kept; for messages.
     pub(crate) path: PathBuf,
     pub(crate) previous: PathBuf,
@@ -382,6 +420,8 @@ impl Supervisor {
             failed_exit: None,
             staged_identity: Identity::default(),
             record: start.record,
+            own: start.own,
+            replacement: Replacement::None,
             random: fastrand::Rng::with_seed(start.seed),
             actions: VecDeque::new(),
         };
@@ -413,6 +453,9 @@ impl Supervisor {
             Event::InstallFailed { why } => self.install_failed(why),
             Event::TakenBack { at_path } => self.taken_back(at_path),
             Event::TakeBackFailed { why } => self.take_back_failed(why),
+            Event::Rehearsed { generation, result } => self.rehearsed(generation, result),
+            Event::NotReplaced { why } => self.not_replaced(why),
+            Event::Replaced { own, took, why } => self.replaced(own, took, why),
             Event::Signal { signal, to_the_group } => self.signal(signal, to_the_group),
             Event::Continued { stopped } => self.continued(stopped),
             Event::DeadlinePassed => self.deadline_passed(),
@@ -429,7 +472,7 @@ impl Supervisor {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let children = self.children.values().filter_map(|child| child.deadline);
         let looking = self.looking.running_until.or(self.next_look());
-        children.chain(looking).chain(self.probation_until).min()
+        children.chain(looking).chain(self.probation_until).chain(self.rehearsal_deadline()).min()
     }
 
     /// The generation that serves, or is being started with no other to serve instead.
@@ -508,6 +551,7 @@ impl Supervisor {
         if self.looking.running_until.is_some_and(|until| until <= now) {
             self.poll_overdue();
         }
+        self.rehearsal_overdue();
         let due: Vec<Generation> =
             self.children.iter().filter(|(_, child)| child.deadline.is_some_and(|deadline| deadline <= now)).map(|(g, _)| *g).collect();
         for generation in due {
@@ -523,6 +567,7 @@ impl Supervisor {
         for deadline in [&mut self.looking.running_until, &mut self.probation_until] {
             *deadline = deadline.map(|deadline| deadline.saturating_add(stopped));
         }
+        self.rehearsal_is_moved(stopped);
         self.say(Message::Continued { after: crate::message::Seconds(stopped) });
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct Settings {
     /// The source of releases; `None` without a fetcher.
     pub(crate) source: Option<String>,
     pub(crate) installation: Installation,
+    /// Whether the master becomes the file that the serving generation runs.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) upgrade_master: bool,
 }
 
 impl Default for Settings {
@@ -62,8 +65,14 @@ impl Default for Settings {
             interval: crate::fetcher::DEFAULT_INTERVAL,
             source: None,
             installation: Installation::Proved,
+            upgrade_master: true,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default(upgrade_master: &bool) -> bool {
+    *upgrade_master
 }
 
 /// A duration as a number of milliseconds. Nobody configures less, and a year of them fits.

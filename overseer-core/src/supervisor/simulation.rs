@@ -46,6 +46,7 @@ enum Happening {
     Ready(Generation),
     Nonsense(Generation),
     Exits(Generation, Exit),
+    Rehearses(bool),
     PollMoves,
     PollEnds(Box<Report>),
     Outside,
@@ -151,6 +152,7 @@ impl World {
                 self.happens(happening);
             }
         }
+        self.master.replaces_itself_if_due();
         self.react();
     }
 
@@ -166,6 +168,7 @@ impl World {
             Happening::Ready(generation) if is_alive(&generation) => self.master.ready(generation.0),
             Happening::Nonsense(generation) if is_alive(&generation) => self.master.misbehaves(generation.0),
             Happening::Exits(generation, exit) if is_alive(&generation) => self.master.exits(generation.0, exit),
+            Happening::Rehearses(can) => self.master.rehearses(can),
             Happening::PollMoves if self.master.is_polling => self.master.handle(Event::PollProgress),
             Happening::PollEnds(report) if self.master.is_polling => self.master.poll_ends(*report),
             Happening::Outside => {
@@ -286,6 +289,13 @@ impl World {
                 Action::Leave(_) => return self.reboots(),
                 _ => {}
             }
+        }
+        if let Some(generation) =
+            self.master.rehearsing.filter(|_| !self.coming.values().any(|coming| matches!(coming, Happening::Rehearses(_))))
+        {
+            let can = !self.one_in(6) && self.master.alive.contains_key(&generation);
+            let pause = if self.one_in(8) { 6.0 } else { 0.02 };
+            self.after(pause, Happening::Rehearses(can));
         }
     }
 
@@ -427,6 +437,8 @@ const REACHED: &[&str] = &[
     "installed",
     "killing",
     "look-failed",
+    "master-replaced",
+    "master-stays",
     "memo-dropped",
     "misbehaved",
     "no-drain",

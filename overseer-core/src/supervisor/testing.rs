@@ -80,7 +80,11 @@ pub(super) struct Master {
     pub(super) take_back_fails: bool,
     /// Seconds since 1970 when this master started.
     unix_start: u64,
-    own: Identity,
+    pub(super) own: Identity,
+    /// The generation whose file reads a snapshot.
+    pub(super) rehearsing: Option<Generation>,
+    /// How often the master has been replaced.
+    pub(super) replaced: usize,
     settings: Settings,
     told: BTreeMap<Generation, Told>,
     done: Vec<Action>,
@@ -106,6 +110,7 @@ impl Master {
         let start = Start {
             settings: settings.clone(),
             record: record.clone(),
+            own: path,
             path: PathBuf::from("/srv/app"),
             previous: PathBuf::from("/srv/.app.overseer/previous"),
             unix: Duration::from_secs(unix_start),
@@ -127,6 +132,8 @@ impl Master {
             take_back_fails: false,
             unix_start,
             own: path,
+            rehearsing: None,
+            replaced: 0,
             settings,
             told: BTreeMap::new(),
             done: Vec::new(),
@@ -374,6 +381,30 @@ impl Master {
         self.check();
     }
 
+    /// The file of the serving generation has read a snapshot, or could not.
+    pub(super) fn rehearses(&mut self, can: bool) {
+        let Some(generation) = self.rehearsing.take() else { return };
+        let result = if can { Ok(()) } else { Err("it is too old".to_owned()) };
+        self.handle(Event::Rehearsed { generation, result });
+    }
+
+    /// The master executes the file that it is to become, if the path holds it: what it knows becomes text and is read by the next one.
+    pub(super) fn replaces_itself_if_due(&mut self) {
+        let Some(generation) = self.rules.due_replacement() else { return };
+        let program = self.alive[&generation];
+        if program != self.path {
+            return self.handle(Event::NotReplaced { why: "the path holds another file".to_owned() });
+        }
+        let text = serde_json::to_string(&self.rules).expect("the rules can be written down");
+        let next: Supervisor = serde_json::from_str(&text).expect("they can be read");
+        assert_eq!(next, self.rules, "something was lost on the way");
+        self.rules = next;
+        self.own = program;
+        self.replaced += 1;
+        self.handle(Event::Replaced { own: program, took: Duration::from_millis(5), why: None });
+        assert_eq!(self.rules.due_replacement(), None, "it is replaced once");
+    }
+
     /// How the master must end if this is the program's own end outside a probation, and nobody can take over.
     fn end_that_must_follow(&self, event: &Event) -> Option<Exit> {
         let Event::Exited { generation, exit, .. } = event else { return None };
@@ -394,7 +425,7 @@ impl Master {
             }
             match action {
                 Action::Say(message) => self.said.push(message),
-                Action::Save | Action::CheckListeners => {}
+                Action::Save | Action::CheckListeners | Action::Rehearse { .. } | Action::EndRehearsal => {}
                 other => self.done.push(other),
             }
         }
@@ -432,6 +463,8 @@ impl Master {
                 self.is_polling = true;
             }
             Action::KillPoll => {}
+            Action::Rehearse { generation } => self.rehearsing = Some(*generation),
+            Action::EndRehearsal => {}
             Action::CloseListeners => self.are_listeners_closed = true,
             Action::Save => self.saved = self.rules.record().clone(),
             Action::Leave(exit) => {

@@ -2,6 +2,7 @@
 //!
 //! The master's end does not block: what the socket does not take waits in a bounded queue. The other end blocks.
 
+use super::handover::Passed;
 use crate::protocol::{ADDRESSES_MAX, Decoder, Frame, FrameError, encode};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -9,8 +10,8 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socketpair, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -78,6 +79,39 @@ pub(crate) struct Link {
     is_ended: bool,
 }
 
+/// A link in the hands of no process: what goes on through an exec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LinkState {
+    socket: Passed,
+    /// What came and is not a whole frame yet.
+    read: Vec<u8>,
+    descriptors: Vec<Passed>,
+    outgoing: Vec<(Vec<u8>, Vec<Passed>)>,
+    is_ended: bool,
+}
+
+impl LinkState {
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = Passed> {
+        let beside = self.descriptors.iter().chain(self.outgoing.iter().flat_map(|(_, descriptors)| descriptors));
+        std::iter::once(&self.socket).chain(beside).copied()
+    }
+
+    /// # Errors
+    /// A descriptor is not here.
+    pub(crate) fn take(self) -> io::Result<Link> {
+        let mut link = Link::new(self.socket.take()?);
+        link.decoder.push(&self.read);
+        link.descriptors = self.descriptors.into_iter().map(Passed::take).collect::<io::Result<_>>()?;
+        let outgoing = self.outgoing.into_iter().map(|(bytes, descriptors)| {
+            let descriptors = descriptors.into_iter().map(Passed::take).collect::<io::Result<_>>()?;
+            Ok(Outgoing { bytes, sent: 0, descriptors })
+        });
+        link.outgoing = outgoing.collect::<io::Result<_>>()?;
+        link.is_ended = self.is_ended;
+        Ok(link)
+    }
+}
+
 #[derive(Debug)]
 struct Outgoing {
     bytes: Vec<u8>,
@@ -104,6 +138,19 @@ impl Link {
             second: None,
             is_ended: false,
         }
+    }
+
+    /// What goes on through an exec; the count of frames in this second begins anew.
+    pub(crate) fn state(&self) -> io::Result<LinkState> {
+        let passed = |descriptors: &mut dyn Iterator<Item = &OwnedFd>| descriptors.map(Passed::of).collect::<io::Result<Vec<Passed>>>();
+        let outgoing = self.outgoing.iter().map(|frame| Ok((frame.bytes[frame.sent..].to_vec(), passed(&mut frame.descriptors.iter())?)));
+        Ok(LinkState {
+            socket: Passed::of(&self.socket)?,
+            read: self.decoder.waiting().to_vec(),
+            descriptors: passed(&mut self.descriptors.iter())?,
+            outgoing: outgoing.collect::<io::Result<_>>()?,
+            is_ended: self.is_ended,
+        })
     }
 
     /// Whether frames wait for the socket to take them.

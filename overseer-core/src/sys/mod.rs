@@ -4,6 +4,7 @@
 //! child. What differs between systems stays in here.
 
 pub(crate) mod files;
+pub(crate) mod handover;
 pub(crate) mod last_words;
 pub(crate) mod link;
 pub(crate) mod poll;

@@ -2,11 +2,13 @@
 //!
 //! Handlers and not a mask, so that a thread that the program's `main` started before `run` cannot swallow a signal.
 
+use super::handover::Passed;
 use crate::signal::{SIGNAL_MAX, Signal};
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::pipe2;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -20,8 +22,9 @@ pub(crate) struct Arrived {
 }
 
 /// What the process that started us wanted of signals; children get it back.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Original {
+    #[serde(with = "mask")]
     pub(crate) mask: SigSet,
     pub(crate) ignored: Vec<Signal>,
 }
@@ -134,6 +137,31 @@ impl Drop for ChildrenStay {
     }
 }
 
+/// A mask as the numbers of the signals in it.
+mod mask {
+    use super::{Signal, all, libc};
+    use nix::sys::signal::SigSet;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(mask: &SigSet, serializer: S) -> Result<S::Ok, S::Error> {
+        // SAFETY: sigismember(3) reads the set alone. nix knows no real-time signals.
+        let is_in = |signal: &Signal| unsafe { libc::sigismember(mask.as_ref(), signal.as_raw()) } == 1;
+        all().filter(is_in).collect::<Vec<Signal>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SigSet, D::Error> {
+        let signals = Vec::<Signal>::deserialize(deserializer)?;
+        // SAFETY: all zeros are a valid set. (sigemptyset(3) may leave the rest of it as it was, and then two sets with the same signals differ.)
+        let mut raw = unsafe { std::mem::zeroed::<libc::sigset_t>() };
+        for signal in signals {
+            // SAFETY: sigaddset(3) writes to the set alone, and refuses a number that is none.
+            unsafe { libc::sigaddset(&raw mut raw, signal.as_raw()) };
+        }
+        // SAFETY: it was initialised above.
+        Ok(unsafe { SigSet::from_sigset_t_unchecked(raw) })
+    }
+}
+
 impl Original {
     /// What is in force now; to be called before any handler is installed. Rust's runtime ignores SIGPIPE in every program, so
     /// what it was before cannot be known, and children get its default.
@@ -156,20 +184,57 @@ impl Original {
     }
 }
 
+/// Signals that have arrived and were not taken in, and the pipe, for the program that this process becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SignalsState {
+    pub(crate) reader: Passed,
+    pub(crate) writer: Passed,
+    read: Vec<u8>,
+    /// Place and count.
+    overflow: Vec<(usize, u32)>,
+}
+
 impl Signals {
+    /// What goes on through an exec; to be called while all signals are held.
+    pub(crate) fn state(&self) -> io::Result<SignalsState> {
+        let overflow = OVERFLOW.iter().map(|count| count.load(Ordering::Relaxed)).enumerate().filter(|(_, count)| *count > 0).collect();
+        Ok(SignalsState { reader: Passed::of(&self.pipe)?, writer: Passed::of(&self._writer)?, read: self.read.clone(), overflow })
+    }
+
+    /// Goes on with the pipe of the master before. Signals are still held afterwards.
+    ///
+    /// # Errors
+    /// The pipe is not here, or a handler cannot be installed.
+    pub(crate) fn resume(state: SignalsState, original: &Original, always: Signal) -> io::Result<Self> {
+        let this = Self { pipe: state.reader.take()?, _writer: state.writer.take()?, read: state.read };
+        WRITER.store(this._writer.as_raw_fd(), Ordering::Relaxed);
+        for (place, count) in state.overflow {
+            if let Some(known) = OVERFLOW.get(place) {
+                known.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+        Self::handle(original, always)?;
+        Ok(this)
+    }
+
     /// Installs handlers for all signals that the master takes, and lets them through. A signal that was ignored stays so (nohup),
     /// unless it is `always`.
     pub(crate) fn install(original: &Original, always: Signal) -> io::Result<Self> {
+        let this = Self::open()?;
+        Self::handle(original, always)?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        Ok(this)
+    }
+
+    fn handle(original: &Original, always: Signal) -> io::Result<()> {
         let signals = all().filter(|signal| {
             let ours = matches!(*signal, Signal::CHLD | Signal::CONT | Signal::TSTP);
             *signal == always || *signal == Signal::CHLD || ((ours || signal.can_be_caught()) && !original.ignored.contains(signal))
         });
-        let this = Self::open()?;
         for signal in signals {
             take(signal)?;
         }
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-        Ok(this)
+        Ok(())
     }
 
     /// Takes those of `signals` for which nobody has installed a handler; for a child, whose program comes first.

@@ -92,10 +92,17 @@ impl Spawn<'_> {
     }
 }
 
-/// Becomes another program: the same process, arguments and environment. Returns only if it could not.
+/// Becomes another program: the same process, arguments and environment, with the signals as they were before handlers of ours. Returns only if it could not.
 pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error {
+    original.restore();
+    become_program(program, None)
+}
+
+/// Becomes another program: the same process, arguments and environment, and this variable. Signals that are held stay so. Returns only if it could not.
+pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
     let strings = c_strings(std::env::args_os()).and_then(|arguments| {
-        let environment = std::env::vars_os().map(|(mut name, value)| {
+        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE);
+        let environment = others.chain(variable).map(|(mut name, value)| {
             name.push("=");
             name.push(value);
             name
@@ -111,7 +118,6 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
         is_script(program) && fcntl(program, FcntlArg::F_SETFD(flags)).is_ok()
     };
     keep_open(true);
-    original.restore();
     let (arguments, environment) = (pointers(&arguments), pointers(&environment));
     // SAFETY: both lists end in a null pointer and, like the strings that they point to, live through the call (execveat(2)).
     unsafe {
@@ -124,7 +130,7 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
 }
 
 /// Whether the kernel will hand the file to an interpreter. One that cannot be read is no script for anybody.
-fn is_script(program: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_script(program: BorrowedFd<'_>) -> bool {
     // By its name in /proc, since a descriptor that is only a path cannot be read.
     let opened = File::open(format!("/proc/self/fd/{}", program.as_raw_fd()));
     opened.is_ok_and(|file| header::is_script(&file).unwrap_or(false))

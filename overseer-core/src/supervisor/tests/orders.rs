@@ -38,6 +38,7 @@ enum Step {
     SpawnWillFail,
     CommitWillFail,
     TakeBackWillFail,
+    Rehearses(bool),
 }
 
 /// What can happen to this master next.
@@ -64,6 +65,9 @@ fn steps(master: &Master) -> Vec<Step> {
         for number in [2, 3].into_iter().filter(|number| !known.is_settled(&release(*number).tag)) {
             steps.extend([Step::Finds(number), Step::Rejects(number)]);
         }
+    }
+    if master.rehearsing.is_some() {
+        steps.extend([true, false].map(Step::Rehearses));
     }
     if master.path != file(7) {
         steps.push(Step::OperatorPuts(7));
@@ -101,7 +105,9 @@ fn take(master: &mut Master, step: Step) {
         Step::SpawnWillFail => master.spawn_fails = Some(Blame::Nobody),
         Step::CommitWillFail => master.commit_fails = true,
         Step::TakeBackWillFail => master.take_back_fails = true,
+        Step::Rehearses(can) => master.rehearses(can),
     }
+    master.replaces_itself_if_due();
 }
 
 /// Whatever has happened: asked to leave, a master whose children end leaves.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::{Drain, EXEC_FAILED, ToChild, ToMaster, Wanted};
+use crate::protocol::{Drain, EXEC_FAILED, Refused, ToChild, ToMaster, Wanted};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -315,6 +315,68 @@ fn what_waits_in_the_queue_arrives_whole_and_in_order_once_the_peer_reads() {
     }
     assert!(!link.wants_write());
     drop(link);
+    becomes_closed(&mut reader);
+}
+
+/// The link as the program has it that this process becomes: through text, and under the same numbers, which nobody owns in between.
+fn carried_over(link: Link) -> Link {
+    let state = link.state().expect("its descriptors are open");
+    std::mem::forget(link);
+    let text = serde_json::to_string(&state).expect("it can be written down");
+    let read: LinkState = serde_json::from_str(&text).expect("it can be read");
+    assert_eq!(read, state);
+    read.take().expect("all of it is here")
+}
+
+#[test]
+fn a_frame_of_which_half_has_come_goes_on_through_an_exec_with_its_descriptor() {
+    let (mut link, peer) = pair();
+    let (mut reader, writer) = pipe();
+    let frame = frame_of(&ToMaster::Ready, 1);
+    send_raw(&peer, &frame[..5], &[writer.as_raw_fd()]);
+    drop(writer);
+    assert!(matches!(receive(&mut link), Ok(Received::Nothing)));
+    let mut link = carried_over(link);
+    assert!(matches!(receive(&mut link), Ok(Received::Nothing)));
+    send_raw(&peer, &frame[5..], &[]);
+    drop(peer);
+    let Ok(Received::Message(ToMaster::Ready, descriptors)) = receive(&mut link) else { panic!("the frame is lost") };
+    assert_eq!(descriptors.len(), 1);
+    assert!(!is_closed(&mut reader));
+    drop(descriptors);
+    becomes_closed(&mut reader);
+    assert!(matches!(receive(&mut link), Ok(Received::Ended)));
+    assert!(matches!(receive(&mut carried_over(link)), Ok(Received::Ended)));
+}
+
+#[test]
+fn frames_that_were_not_sent_or_not_whole_go_on_through_an_exec_with_their_descriptors() {
+    let (mut link, theirs) = Link::pair().expect("a socket pair");
+    fcntl(&theirs, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).expect("set");
+    let mut peer = Link::new(theirs);
+    let (mut reader, writer) = pipe();
+    let refused = |number: usize| ToChild::Refused(Refused { address: Some(number.to_string()), why: "x".repeat(60_000) });
+    let mut sent = 0;
+    while link.outgoing.len() < 4 {
+        link.send(&refused(sent), &[writer.as_fd()]).expect("there is room");
+        sent += 1;
+    }
+    drop(writer);
+    assert!(link.outgoing.front().is_some_and(|frame| frame.sent > 0), "the first that waits is on its way");
+    let mut link = carried_over(link);
+    let mut number = 0;
+    while number < sent {
+        link.flush().expect("the peer is there");
+        match peer.receive::<ToChild>().expect("whole frames") {
+            Received::Message(message, descriptors) => {
+                assert_eq!((message, descriptors.len()), (refused(number), 1));
+                number += 1;
+            }
+            Received::Nothing => {}
+            other => panic!("{other:?} after frame {number}"),
+        }
+    }
+    assert!(!link.wants_write());
     becomes_closed(&mut reader);
 }
 

@@ -1,0 +1,123 @@
+//! What a process hands over to the program that it executes in its own place.
+//!
+//! Descriptors keep their numbers through an exec. Each is named with its inode, and taken only if it still is that file.
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+/// A longer snapshot is not read: 64 messages that wait for each of a few children take a quarter of it.
+pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
+
+/// An open descriptor that goes on under its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Passed {
+    pub(crate) descriptor: RawFd,
+    pub(crate) inode: u64,
+}
+
+impl Passed {
+    pub(crate) fn of(descriptor: impl AsFd) -> io::Result<Self> {
+        let descriptor = descriptor.as_fd();
+        Ok(Self { descriptor: descriptor.as_raw_fd(), inode: fstat(descriptor)?.st_ino })
+    }
+
+    pub(crate) fn borrow(&self) -> BorrowedFd<'_> {
+        // SAFETY: the number is only asked about, and a closed one answers an error.
+        unsafe { BorrowedFd::borrow_raw(self.descriptor) }
+    }
+
+    /// Whether the number is open, and that file.
+    pub(crate) fn is_here(&self) -> bool {
+        self.descriptor > 2 && fstat(self.borrow()).is_ok_and(|status| status.st_ino == self.inode)
+    }
+
+    /// Lets it live through the next exec, or not.
+    pub(crate) fn outlives_exec(&self, does: bool) -> io::Result<()> {
+        let flags = if does { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+        fcntl(self.borrow(), FcntlArg::F_SETFD(flags)).map(drop).map_err(io::Error::from)
+    }
+
+    /// Takes it; it does not live through another exec. To be called once for each.
+    ///
+    /// # Errors
+    /// It is not here; nothing was changed.
+    pub(crate) fn take(self) -> io::Result<OwnedFd> {
+        if !self.is_here() {
+            return Err(io::Error::other(format!("descriptor {} is not the one that was handed over", self.descriptor)));
+        }
+        self.outlives_exec(false)?;
+        // SAFETY: it was left open for this program under this number; the snapshot names each number once, and nobody else in here knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(self.descriptor) })
+    }
+}
+
+/// A file without a name that holds these bytes: in memory, or an unlinked one where that is not to be had.
+pub(crate) fn file_of(bytes: &[u8]) -> io::Result<File> {
+    // SAFETY: the name is a string that ends in a zero and lives through the call.
+    let made = unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), libc::MFD_CLOEXEC) };
+    let file = match Errno::result(made) {
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+        Ok(descriptor) => File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+        Err(_) => tempfile::tempfile()?,
+    };
+    file.write_all_at(bytes, 0)?;
+    Ok(file)
+}
+
+/// The bytes of such a file. Its offset, which several processes share, does not matter and stays.
+pub(crate) fn bytes_of(file: &File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > SNAPSHOT_BYTES_MAX {
+        return Err(io::Error::other(format!("it has {length} bytes, more than {SNAPSHOT_BYTES_MAX}")));
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// The time on the clock that [`Instant`](std::time::Instant) reads, which an exec does not touch.
+pub(crate) fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime(2) writes to `time` alone.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// Lets signals wait until [`let_signals_through`], here or in the program that this process becomes.
+pub(crate) fn hold_signals() -> io::Result<()> {
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?)
+}
+
+pub(crate) fn let_signals_through() {
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_taken_only_if_it_is_the_one_that_was_named() {
+        let file = file_of(b"what is known").expect("a file");
+        let passed = Passed::of(&file).expect("it is open");
+        assert!(passed.is_here());
+        assert!(!Passed { inode: passed.inode + 1, ..passed }.is_here());
+        assert!(!Passed { descriptor: 9999, ..passed }.is_here());
+        Passed { descriptor: 9999, ..passed }.take().expect_err("it is not open");
+        std::mem::forget(file);
+        let taken = File::from(passed.take().expect("it is the one"));
+        assert_eq!(bytes_of(&taken).expect("read"), b"what is known");
+        assert_eq!(bytes_of(&taken).expect("read again"), b"what is known");
+        taken.set_len(SNAPSHOT_BYTES_MAX + 1).expect("longer");
+        bytes_of(&taken).expect_err("it is too long");
+    }
+}
