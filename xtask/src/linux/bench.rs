@@ -131,7 +131,7 @@ fn restarts(scene: &Scene, plan: &Plan, report: &mut Report) -> Result<(), Strin
 fn upgrades(scene: &Scene, plan: &Plan, two: &Build, report: &mut Report) -> Result<(), String> {
     let mut running = scene.start(&["--every", "200ms"])?;
     let load = Load::start(running.address, plan.rate)?;
-    let mut changes = Changes::default();
+    let (mut changes, mut away) = (Changes::default(), Vec::new());
     for number in 0..plan.upgrades {
         // The same program, and a release of its own: a few bytes longer each.
         let name = format!("upgrade-{number}");
@@ -139,6 +139,10 @@ fn upgrades(scene: &Scene, plan: &Plan, two: &Build, report: &mut Report) -> Res
         changes.see(&mut running, &load, |_| scene.server.publish(&release))?;
         if scene.installed_id()? != release.id {
             return Err(format!("{name} is not at the program's path; {}", running.process.account()));
+        }
+        away.push(running.master_says("that the master was replaced", PATIENCE, time_away)?);
+        if !proc::executes(running.process.pid(), &scene.path)? {
+            return Err(format!("the master does not execute {name}; {}", running.process.account()));
         }
     }
     let tally = load.stop()?;
@@ -150,8 +154,16 @@ fn upgrades(scene: &Scene, plan: &Plan, two: &Build, report: &mut Report) -> Res
     report.at_most("upgrade_slow_lost", "  requests in flight that were not answered", changes.lost as f64, 0.0, "");
     latencies(report, ["upgrade_p50_ms", "upgrade_p99_ms", "upgrade_max_ms"], "upgrades", &tally);
     report.tell("upgrade_pause_ms", "  longest pause (ms)", milliseconds(tally.longest_pause()), "between two answers");
+    let longest = away.iter().max().copied().unwrap_or_default();
+    report.at_most("master_away_ms", "  longest time of the master away from its duties (ms)", milliseconds(longest), 20.0, spread(&away));
     report.tell("upgrade_first_ms", "published to first answer of the release (ms)", median_ms(&changes.first), spread(&changes.first));
     Ok(())
+}
+
+/// How long nobody did the duties of the master while it was replaced, if the line tells of that.
+fn time_away(line: &str) -> Option<Duration> {
+    let seconds = line.strip_prefix("the master runs ")?.rsplit_once("; it was away for ")?.1.strip_suffix('s')?;
+    Duration::try_from_secs_f64(seconds.parse().ok()?).ok()
 }
 
 /// What was seen of several restarts or upgrades.
@@ -293,4 +305,15 @@ fn latencies(report: &mut Report, [p50, p99, max]: [&'static str; 3], what: &str
     report.tell(p50, format!("  latency, {what}, median (ms)"), histogram.value_at_quantile(0.5) as f64 / 1000.0, count());
     report.tell(p99, "    99 % (ms)", histogram.value_at_quantile(0.99) as f64 / 1000.0, "from when each was due");
     report.tell(max, "    longest (ms)", histogram.max() as f64 / 1000.0, "");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_away_is_read_from_the_line_of_the_master() {
+        assert_eq!(time_away("the master runs release 0badc0de1234 now; it was away for 0.004s"), Some(Duration::from_millis(4)));
+        assert_eq!(time_away("generation 2 took over after 0.004s"), None);
+    }
 }

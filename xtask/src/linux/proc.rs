@@ -2,6 +2,8 @@
 
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// The memory of a process in KiB, with what it shares divided among those that share it.
@@ -29,6 +31,15 @@ pub(crate) fn sleeps(pid: Pid) -> Result<u64, String> {
 pub(crate) fn descriptors(pid: Pid) -> Result<usize, String> {
     let path = format!("/proc/{pid}/fd");
     fs::read_dir(&path).map(Iterator::count).map_err(|error| format!("cannot read {path}: {error}"))
+}
+
+/// Whether a process executes the file that is at the path.
+pub(crate) fn executes(pid: Pid, path: &Path) -> Result<bool, String> {
+    let inode = |path: &Path| {
+        let metadata = fs::metadata(path).map_err(|error| format!("cannot look at {}: {error}", path.display()))?;
+        Ok::<_, String>((metadata.dev(), metadata.ino()))
+    };
+    Ok(inode(Path::new(&format!("/proc/{pid}/exe")))? == inode(path)?)
 }
 
 /// The processor time of those children of a process that it has reaped.
@@ -66,6 +77,8 @@ mod tests {
         assert!(threads(pid).is_ok_and(|count| count >= 1));
         assert!(sleeps(pid).is_ok());
         assert!(descriptors(pid).is_ok_and(|count| count >= 3));
+        assert_eq!(executes(pid, &std::env::current_exe().expect("a path")), Ok(true));
+        assert_eq!(executes(pid, Path::new("/")), Ok(false));
         assert!(time_of_reaped_children(pid).is_ok());
     }
 }

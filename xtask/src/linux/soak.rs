@@ -1,7 +1,8 @@
 //! `cargo xtask soak`: restarts and upgrades under load for a long time, broken releases among them.
 //!
-//! What a few restarts do not show: a descriptor, a process or a page that is lost with each. After every round the master must have as
-//! many descriptors as after the first ones and no process but the serving one, and its memory must have stopped growing.
+//! What a few restarts do not show: a descriptor, a process or a page that is lost with each. After every round the master must have become
+//! the newest release under the PID that it was started with, and have as many descriptors as after the first rounds and no process but the
+//! serving one, and its memory must have stopped growing.
 
 use super::broken::{Ends, decision};
 use super::build::{self, Build, Noise, Profile};
@@ -16,8 +17,8 @@ const SETTINGS: [&str; 10] =
     ["--every", "50ms", "--warm-up", "200ms", "--ready-timeout", "2s", "--terminate-timeout", "5s", "--probation", "3s"];
 /// The rounds after which what the master has is taken as what it needs.
 const ROUNDS_TO_SETTLE: usize = 10;
-/// By how much its memory may grow after that, in KiB: verdicts and events are kept up to a number.
-const GROWTH_KIB_MAX: u64 = 512;
+/// By how much its memory may grow after that, in percent: verdicts and events are kept up to a number.
+const GROWTH_PERCENT_MAX: u64 = 10;
 /// How many rounds are told of in one line.
 const ROUNDS_IN_A_LINE: usize = 10;
 
@@ -117,11 +118,20 @@ impl<'a> Soak<'a> {
 
     /// What the master has between two looks must not be more than after the first rounds.
     fn measure(&mut self, running: &Running) -> Result<(), String> {
-        let serving = running.get("/")?.pid;
+        let answer = running.get("/")?;
+        // The master is the process that was started, whatever it executes by now.
+        running.check_parent(&answer)?;
+        let (serving, master) = (answer.pid, running.process.pid());
         let deadline = Instant::now() + PATIENCE;
         loop {
             running.wait_until_alone(serving)?;
-            let now = Settled { descriptors: proc::descriptors(running.process.pid())?, pss_kib: proc::pss_kib(running.process.pid())? };
+            if !proc::executes(master, &self.scene.path)? {
+                if Instant::now() > deadline {
+                    return Err(format!("round {}: the master has not become the new release; {}", self.round, running.process.account()));
+                }
+                continue;
+            }
+            let now = Settled { descriptors: proc::descriptors(master)?, pss_kib: proc::pss_kib(master)? };
             match &self.settled {
                 None if self.round < ROUNDS_TO_SETTLE => return Ok(()),
                 None => {
@@ -144,7 +154,7 @@ impl<'a> Soak<'a> {
 
 impl Settled {
     fn is_within(&self, settled: &Settled) -> bool {
-        self.descriptors <= settled.descriptors && self.pss_kib <= settled.pss_kib + GROWTH_KIB_MAX
+        self.descriptors <= settled.descriptors && self.pss_kib * 100 <= settled.pss_kib * (100 + GROWTH_PERCENT_MAX)
     }
 }
 
