@@ -4,6 +4,7 @@
 
 mod listeners;
 mod log;
+pub(crate) mod notify;
 mod pid_file;
 mod poller;
 mod rehearsal;
@@ -29,6 +30,7 @@ use crate::sys::spawn::Spawn;
 use listeners::Listeners;
 use log::Log;
 use nix::unistd::Pid;
+use notify::Notify;
 use pid_file::PidFile;
 use poller::Poller;
 use rehearsal::Rehearsal;
@@ -94,6 +96,7 @@ struct Master {
     has_sought_memory: bool,
     has_unsaved: bool,
     pid_file: Option<PidFile>,
+    notify: Notify,
 }
 
 impl Master {
@@ -113,6 +116,9 @@ impl Master {
             self.read_children(&ready);
             self.read_poller();
             self.rehearsals.iter_mut().for_each(Rehearsal::read);
+            if let Some(message) = self.notify.flush() {
+                self.log.write(&message);
+            }
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
                 self.handle(Event::DeadlinePassed);
@@ -128,6 +134,7 @@ impl Master {
         interests.extend(links.iter().map(|link| Interest { descriptor: link.as_fd(), write: link.wants_write() }));
         interests.extend(self.poller.iter().flat_map(Poller::interests));
         interests.extend(self.rehearsals.iter().flat_map(Rehearsal::interests));
+        interests.extend(self.notify.interest());
         let has_frame = links.iter().any(|link| link.may_hold_frame());
         let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
         let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use super::listeners::Listeners;
 use super::log::Log;
+use super::notify::{Notify, NotifyState};
 use super::pid_file::PidFile;
 use super::{Master, Memory};
 use crate::address::Address;
@@ -47,6 +48,8 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     if !setup.threads.is_empty() {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
     }
+    let (notify, warning) = Notify::from_environment(NotifyState::default());
+    warning.iter().for_each(|warning| log.write(warning));
     let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
     let place = Place::find(setup.state_dir.as_deref()).map_err(Error::system("cannot find the program's own file"))?;
     let own = File::options()
@@ -116,6 +119,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         has_sought_memory,
         has_unsaved: false,
         pid_file,
+        notify,
     };
     master.live()
 }

@@ -7,10 +7,11 @@
 //! kernel refuses it else (ENOENT).
 
 use super::link::Link;
+use super::notify_socket;
 use super::signals::Original;
 use crate::binary::header;
 use crate::protocol::EXEC_FAILED;
-use crate::role::RoleName;
+use crate::role::{RoleName, VARIABLE};
 use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -82,7 +83,8 @@ impl Spawn<'_> {
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
         let role = self.role.variable_for(socket)?;
-        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE);
+        let is_masters = |name: &OsString| name == VARIABLE || notify_socket::VARIABLES.iter().any(|variable| name == variable);
+        let others = std::env::vars_os().filter(|(name, _)| !is_masters(name));
         c_strings(others.chain([role]).map(|(name, value)| {
             let mut pair = name;
             pair.push("=");
@@ -101,7 +103,7 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
 /// Becomes another program: the same process, arguments and environment, and this variable. Signals that are held stay so. Returns only if it could not.
 pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
     let strings = c_strings(std::env::args_os()).and_then(|arguments| {
-        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE);
+        let others = std::env::vars_os().filter(|(name, _)| name != VARIABLE);
         let environment = others.chain(variable).map(|(mut name, value)| {
             name.push("=");
             name.push(value);
