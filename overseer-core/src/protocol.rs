@@ -129,6 +129,9 @@ pub(crate) struct Welcome {
     pub(crate) path: PathBuf,
     /// What each listener is bound to, in the order asked for.
     pub(crate) addresses: Vec<String>,
+    /// [`ToChild::Ping`] will come, and wants an answer whatever the program does.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) pings: bool,
 }
 
 /// Why a child gets no listeners.

@@ -9,6 +9,7 @@ use crate::master::{self, Setup};
 use crate::protocol::{Hello, VERSIONS};
 use crate::role::{self, Role, RoleName};
 use crate::state::State;
+use crate::supervisor::Settings;
 use crate::sys::link::Link;
 use crate::sys::{process, signals};
 use crate::{Config, Error};
@@ -140,7 +141,7 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
     let hello = Hello {
         protocol: VERSIONS,
         addresses: addresses.iter().map(Address::wanted).collect::<Result<_, Error>>()?,
-        settings: config.settings.clone(),
+        settings: Settings { answers_pings: true, ..config.settings.clone() },
     };
     let (welcome, sockets) = child::say_hello(&mut link, hello)?;
     if sockets.len() != addresses.len() {
@@ -159,6 +160,9 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         path: welcome.path,
     };
     let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
+    if welcome.pings {
+        shared.answer_pings();
+    }
     let listener = |(socket, address): (_, &Address)| Listener::new(socket, address.name.clone(), Arc::clone(&shared));
     let listeners = sockets.into_iter().zip(addresses).map(listener).collect();
     Ok(run_program(config.program, State::new(Arc::clone(&shared), listeners, true), &shared))

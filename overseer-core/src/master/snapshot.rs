@@ -195,7 +195,7 @@ mod tests {
         "/rules/children/kept", "/rules/children/origin", "/rules/children/sent", "/rules/children/settings",
         "/rules/children/spawned_at", "/rules/children/stage", "/rules/has_closed_listeners", "/rules/looking", "/rules/newest",
         "/rules/now", "/rules/own", "/rules/path", "/rules/previous", "/rules/random", "/rules/record", "/rules/replacement",
-        "/rules/settings", "/rules/staged_identity", "/rules/unix_at_start", "/signals", "/signals/overflow", "/signals/read",
+        "/rules/settings", "/rules/staged_identity", "/rules/told/watch/asked/generation", "/rules/told/watch/asked/since", "/rules/told/watch/asked/until", "/rules/unix_at_start", "/signals", "/signals/overflow", "/signals/read",
         "/signals/reader", "/signals/writer", "/staged/identity", "/staged/path", "/staged/previous", "/staged/release",
         "/staged/started_from", "/started",
     ];
