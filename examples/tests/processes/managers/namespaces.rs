@@ -64,7 +64,7 @@ impl Namespaces {
             first.unwrap_or_else(|| panic!("it is gone; all lines:\n{}", self.app.all_lines())).pid
         });
         let mut entered = Command::new("nsenter");
-        entered.args(["--all", "--target", &init.to_string(), "sh", "-c", command]).stdin(Stdio::null());
+        entered.args(["--all", "--target", &init.to_string(), "sh", "-c", command]).stdin(Stdio::null()).stdout(Stdio::null());
         entered
     }
 
