@@ -12,7 +12,7 @@ use crate::supervisor::Settings;
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, wait};
 use crate::sys::process;
-use crate::sys::signals::{Signals, take_where_default};
+use crate::sys::signals::{Signals, take_where_default, with_signals_blocked};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use std::collections::BTreeMap;
@@ -260,8 +260,9 @@ impl Shared {
     fn listen(self: &Arc<Self>) -> bool {
         *self.listens.get_or_init(|| {
             let shared = Arc::clone(self);
-            let started = Attendant::new(shared)
-                .and_then(|attendant| std::thread::Builder::new().name("overseer".to_owned()).spawn(move || attendant.run()));
+            let builder = std::thread::Builder::new().name("overseer".to_owned());
+            // A signal that the program waits for with a mask is not for this thread.
+            let started = Attendant::new(shared).and_then(|attendant| with_signals_blocked(|| builder.spawn(move || attendant.run()))?);
             if let Err(error) = &started {
                 log::error!(target: "overseer::child", "cannot listen to the master: {error}; the drain will be a SIGTERM");
             }

@@ -286,6 +286,14 @@ pub(crate) fn take_where_default(signals: &[Signal]) -> io::Result<()> {
     signals.iter().filter(|signal| is_default(**signal)).try_for_each(|signal| take(*signal))
 }
 
+/// Does something while this thread takes no signals. A thread that it starts takes none all its life.
+pub(crate) fn with_signals_blocked<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let done = act();
+    before.thread_set_mask()?;
+    Ok(done)
+}
+
 extern "C" fn nothing(_signal: libc::c_int) {}
 
 /// Makes a signal without a handler have no effect. Unlike an ignored one it has its default again in whatever this process executes.
