@@ -22,6 +22,8 @@ use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, ToC
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
+use crate::sys::connections::open_connections;
+use crate::sys::files;
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
@@ -38,7 +40,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 /// A generation's process.
@@ -219,7 +220,7 @@ impl Master {
             }
             Action::CloseListeners => self.listeners.close(),
             Action::Save => self.has_unsaved = true,
-            Action::Say(message) => self.log.write(&message),
+            Action::Say(message) => self.say(message),
             Action::Notify(notices) => {
                 if let Some(message) = self.notify.tell(&notices) {
                     self.log.write(&message);
@@ -229,6 +230,13 @@ impl Master {
             Action::Leave(exit) => self.leave(exit),
         }
         None
+    }
+
+    fn say(&mut self, mut message: Message) {
+        if let Some((generation, connections)) = message.connections_to_count() {
+            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid));
+        }
+        self.log.write(&message);
     }
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {
@@ -266,7 +274,7 @@ impl Master {
             Program::Own => self.own.try_clone(),
             Program::AtPath => {
                 let path = self.place.resolve()?;
-                let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path)?;
+                let file = files::open_to_execute(&path)?;
                 if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is not a file", path.display()))) }
             }
             Program::Previous => match &self.memory {
