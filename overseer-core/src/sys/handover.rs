@@ -60,17 +60,20 @@ impl Passed {
     }
 }
 
-/// A file without a name that holds these bytes: in memory, or an unlinked one where that is not to be had.
+/// A file without a name that holds these bytes: in memory, or an unlinked one in the directory for temporary files where that is not to be had.
 pub(crate) fn file_of(bytes: &[u8]) -> io::Result<File> {
-    // SAFETY: the name is a string that ends in a zero and lives through the call.
-    let made = unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), libc::MFD_CLOEXEC) };
-    let file = match Errno::result(made) {
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
-        Ok(descriptor) => File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        Err(_) => tempfile::tempfile()?,
-    };
+    // A kernel before 6.3 does not know that a file is never to be executed; one that is told to insist on it (vm.memfd_noexec) makes no other.
+    let in_memory = file_in_memory(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).or_else(|_| file_in_memory(libc::MFD_CLOEXEC));
+    let file = in_memory.or_else(|_| tempfile::tempfile())?;
     file.write_all_at(bytes, 0)?;
     Ok(file)
+}
+
+fn file_in_memory(flags: libc::c_uint) -> io::Result<File> {
+    // SAFETY: the name is a string that ends in a zero and lives through the call.
+    let descriptor = Errno::result(unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), flags) })?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
 /// The bytes of such a file. Its offset, which several processes share, does not matter and stays.
