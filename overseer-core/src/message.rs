@@ -175,6 +175,14 @@ messages! {
     Info "master-ended" MasterEnded { exit: Exit }
         "master ended ({exit})"
 
+    // Sockets that the service manager passes and keeps.
+    Info "socket-claimed" SocketClaimed { address: String, bound_to: String, name: String }
+        "{address} is the socket on {bound_to} that the service manager has passed as {name}"
+    Warning "socket-unclaimed" SocketUnclaimed { name: String, what: String }
+        "the service manager has passed {what} as {name}, which no address means: closed here; to accept on a socket, add the address systemd:{name}"
+    Debug "stored-socket-dropped" StoredSocketDropped { name: String }
+        "the descriptor store holds {name}, which no address means any more: closed, and removed there"
+
     // What the system refused.
     Warning "listener-repaired" ListenerRepaired { address: String, what: String }
         "the listener on {address} was changed by a generation ({what}); set right again"

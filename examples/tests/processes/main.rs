@@ -13,6 +13,7 @@ mod reexec;
 mod restart;
 mod signals;
 mod signed;
+mod sockets;
 mod source;
 mod tool;
 mod upgrade;

@@ -450,15 +450,17 @@ impl Master {
             return self.refuse(generation, None, why, Blame::Release);
         };
         let provided = self.listeners.provide(generation, &hello.addresses).map(|provided| {
-            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|(socket, _)| socket.try_clone_to_owned()).collect();
-            (copies, provided.iter().map(|(_, bound_to)| (*bound_to).to_owned()).collect::<Vec<String>>())
+            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|listener| listener.socket.try_clone_to_owned()).collect();
+            let addresses: Vec<String> = provided.iter().map(|listener| listener.bound_to.to_owned()).collect();
+            let kept: Vec<usize> = provided.iter().enumerate().filter(|(_, listener)| listener.is_kept).map(|(place, _)| place).collect();
+            (copies, addresses, kept)
         });
         match provided {
-            Ok((Ok(sockets), addresses)) => {
+            Ok((Ok(sockets), addresses, kept)) => {
                 let id = self.children.get(&generation).and_then(|child| child.program.metadata().ok());
                 let id = id.and_then(|metadata| self.supervisor.record().id_of(&Identity::of(&metadata)).map(str::to_owned));
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
-                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses };
+                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
                 let settings = self.with_possible_source(hello.settings);
                 if let Some(child) = self.children.get_mut(&generation) {
@@ -467,7 +469,7 @@ impl Master {
                 self.handle(Event::Welcomed { generation, settings: Box::new(settings) });
                 self.close_unused_listeners();
             }
-            Ok((Err(error), _)) => {
+            Ok((Err(error), ..)) => {
                 self.refuse(generation, None, format!("no descriptor is left for its listeners: {error}"), Blame::Nobody)
             }
             Err(refusal) => {

@@ -4,6 +4,7 @@ use super::listeners::Listeners;
 use super::log::Log;
 use super::pid_file::PidFile;
 use super::{Master, Memory};
+use crate::activation::Offers;
 use crate::address::Address;
 use crate::binary::{self, Identity, Place, Record, StateDir};
 use crate::message::Message;
@@ -43,6 +44,8 @@ pub(crate) struct Setup {
 
 /// Becomes the master. Returns only if it could not.
 pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
+    // First of all: no descriptor that this process opens may be taken for one of those.
+    let offers = Offers::take().map_err(cannot_take)?;
     let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
     if !setup.threads.is_empty() {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
@@ -75,8 +78,14 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         None => None,
     };
     let signals = Signals::install(&original, setup.settings.restart_signal).map_err(Error::system("cannot install signal handlers"))?;
-    let listeners = match bind(&setup.addresses) {
-        Ok(listeners) => listeners,
+    // From here on this process is the one that goes on, and not another file that it executes.
+    let offers = offers.close_on_exec().map_err(cannot_take)?;
+    let mut listeners = Listeners::with_offers(offers);
+    let bound = bind(&mut listeners, &setup.addresses);
+    let unclaimed = listeners.refuse_offers();
+    unclaimed.iter().chain(&listeners.describe_claimed()).for_each(|message| log.write(message));
+    match bound {
+        Ok(()) => {}
         Err(error) => {
             if let Some(file) = &pid_file {
                 let _ = file.remove();
@@ -86,7 +95,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
             }
             return Err(error);
         }
-    };
+    }
     let path = place.resolve().unwrap_or_else(|_| place.invoked().to_owned());
     log.write(&Message::MasterStarted { pid: std::process::id(), path: path.clone(), addresses: listeners.describe() });
     let mut settings = setup.settings;
@@ -189,14 +198,17 @@ fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Pla
     record.probation.is_some()
 }
 
-/// Binds all addresses. One that is in use is tried again for 3 s.
-fn bind(addresses: &[Address]) -> Result<Listeners, Error> {
+fn cannot_take(source: std::io::Error) -> Error {
+    Error::system("cannot take the sockets that the service manager has passed")(source)
+}
+
+/// Takes or binds all addresses. One that is in use is tried again for 3 s.
+fn bind(listeners: &mut Listeners, addresses: &[Address]) -> Result<(), Error> {
     let wanted = addresses.iter().map(Address::wanted).collect::<Result<Vec<Wanted>, Error>>()?;
     let patience = Instant::now() + BIND_PATIENCE;
-    let mut listeners = Listeners::default();
     loop {
         match listeners.provide(Generation(1), &wanted) {
-            Ok(_) => return Ok(listeners),
+            Ok(_) => return Ok(()),
             // There is nothing to wait for that would tell when the address is free.
             Err(refusal) if refusal.is_in_use() && Instant::now() < patience => {
                 let _ = poll::wait(&[], Some(BIND_PAUSE));

@@ -3,6 +3,7 @@
 //! A descriptor is an `OwnedFd` or a `BorrowedFd` from the moment it exists, and close-on-exec until [`spawn`] hands it to a
 //! child. What differs between systems stays in here.
 
+pub(crate) mod activation;
 pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod last_words;

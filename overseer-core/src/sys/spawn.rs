@@ -6,6 +6,7 @@
 //! A script (`#!`) is started by its interpreter, which opens it as `/dev/fd/N`. So its descriptor, and no other, is left open for the new process; the
 //! kernel refuses it else (ENOENT).
 
+use super::activation;
 use super::link::Link;
 use super::signals::Original;
 use crate::binary::header;
@@ -17,7 +18,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork};
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -82,7 +83,7 @@ impl Spawn<'_> {
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
         let role = self.role.variable_for(socket)?;
-        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE);
+        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE && !activation::is_for_us_alone(name));
         c_strings(others.chain([role]).map(|(name, value)| {
             let mut pair = name;
             pair.push("=");
@@ -99,9 +100,13 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
 }
 
 /// Becomes another program: the same process, arguments and environment, and this variable. Signals that are held stay so. Returns only if it could not.
+///
+/// Whoever has a variable gets its descriptors by that, and none that were passed to this process at its start; a fresh start gets those too.
 pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
+    let is_start = variable.is_none();
     let strings = c_strings(std::env::args_os()).and_then(|arguments| {
-        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE);
+        let is_kept = |name: &OsStr| name != crate::role::VARIABLE && (is_start || !activation::is_for_us_alone(name));
+        let others = std::env::vars_os().filter(|(name, _)| is_kept(name));
         let environment = others.chain(variable).map(|(mut name, value)| {
             name.push("=");
             name.push(value);
