@@ -148,7 +148,6 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// What the socket is called in the descriptor store: how its address is known there, and its file if it is a Unix one. `FDNAME=` takes at most 255
 /// characters of ASCII, without colons and control characters (sd_notify(3)).
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing is stored yet"))]
 pub(crate) fn name_in_store(store_name: &str, file: Option<FileId>) -> String {
     format!("{STORED}{store_name}{}", suffix(file))
 }

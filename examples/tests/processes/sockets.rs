@@ -3,16 +3,23 @@
 use crate::app::{App, Scene};
 use crate::load::{Load, Request, ask, tell};
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
 use nix::sys::stat::fstat;
+use nix::{cmsg_space, libc};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{IoSliceMut, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tempfile::TempDir;
 
 /// The program, with these descriptors from 3 on, as sd_listen_fds(3) has them. The names go with colons between them.
 fn passing(scene: &Scene, names: &str, descriptors: &[&dyn AsFd]) -> Command {
@@ -47,6 +54,79 @@ fn start(scene: &Scene, names: &str, descriptors: &[&dyn AsFd]) -> App {
     let mut app = App::start(passing(scene, names, descriptors));
     app.wait_until_ready();
     app
+}
+
+/// A service manager's descriptor store, in a thread: takes what the program gives it, and passes it to the next start.
+struct Store {
+    directory: TempDir,
+    held: Arc<Mutex<Vec<(String, OwnedFd)>>>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("bound");
+        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
+        let (held, is_over) = (Arc::<Mutex<Vec<(String, OwnedFd)>>>::default(), Arc::new(AtomicBool::new(false)));
+        let (all, end) = (Arc::clone(&held), Arc::clone(&is_over));
+        let thread = thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                Self::take_one(&socket, &all);
+            }
+        });
+        Self { directory, held, is_over, thread: Some(thread) }
+    }
+
+    fn take_one(socket: &UnixDatagram, held: &Mutex<Vec<(String, OwnedFd)>>) {
+        let (mut bytes, mut control) = ([0; 4096], cmsg_space!([RawFd; 4]));
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut buffers, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
+        let Ok(received) = received else { return };
+        let raw: Vec<RawFd> = received
+            .cmsgs()
+            .expect("whole")
+            .flat_map(|message| if let ControlMessageOwned::ScmRights(raw) = message { raw } else { Vec::new() })
+            .collect();
+        // SAFETY: the kernel has just made these descriptors for us.
+        let mut came: Vec<OwnedFd> = raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }).collect();
+        let length = received.bytes;
+        let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+        let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or_default().to_owned();
+        let mut held = held.lock().expect("whole");
+        if text.lines().any(|line| line == "FDSTORE=1") {
+            assert!(text.lines().any(|line| line == "FDPOLL=0") && came.len() == 1, "{text}");
+            held.push((name, came.remove(0)));
+        } else if text.lines().any(|line| line == "FDSTOREREMOVE=1") {
+            held.retain(|(known, _)| *known != name);
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.held.lock().expect("whole").iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Starts the program with what is held, and the store as large as this.
+    fn start(&self, scene: &Scene, size: usize) -> App {
+        let mut app = {
+            let held = self.held.lock().expect("whole");
+            let descriptors: Vec<&dyn AsFd> = held.iter().map(|(_, descriptor)| descriptor as &dyn AsFd).collect();
+            let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
+            let mut command = passing(scene, &names.join(":"), &descriptors);
+            command.env("NOTIFY_SOCKET", self.directory.path().join("notify")).env("FDSTORE", size.to_string());
+            App::start(command)
+        };
+        app.wait_until_ready();
+        app
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 fn listener() -> TcpListener {
@@ -297,4 +377,107 @@ fn a_program_that_is_left_alone_has_the_passed_sockets_too() {
     let address = web.local_addr().expect("bound").to_string();
     assert_eq!(ask(&address).pid, app.pid().as_raw());
     assert!(app.terminate().success());
+}
+
+#[test]
+fn stored_sockets_outlive_a_killed_master_a_restart_of_the_service_and_upgrades_and_refuse_nobody() {
+    let (store, mut scene) = (Store::new(), Scene::with_source(""));
+    let path = scene.directory().join("app.sock");
+    scene.add_words(&format!("address=127.0.0.1:0,unix:{}?mode=0600", path.display()));
+    let mut app = store.start(&scene, 8);
+    let address = app.address().split(',').next().expect("an address").to_owned();
+    app.wait_until("both are stored", |_| store.names().len() == 2);
+    let names = store.names();
+    assert!(!environment(ask(&address).pid).contains("FDSTORE"));
+    let load = Load::start(&address);
+    scene.publish("version=2");
+    app.line_after("the master runs ");
+    app.line_after_start("generation 1 is gone");
+    let inode = fs::metadata(&path).expect("it is there").ino();
+    for round in 0..6 {
+        // By turns, as `kill -9` and `systemctl restart` end it.
+        app.signal(if round % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM });
+        app.wait_exit();
+        let waiting = (TcpStream::connect(&address).expect("not refused"), UnixStream::connect(&path).expect("not refused"));
+        // An upgrade may be counted a third start, and be taken back.
+        app = store.start(&scene, 8);
+        assert_eq!(app.count_lines("that the service manager has passed as overseer-"), 2, "{}", app.all_lines());
+        assert_eq!(app.address(), format!("{address},unix:{}", path.display()));
+        drop(waiting);
+        assert!(!ask_unix(&path).is_empty());
+        app.restart_to(2);
+    }
+    assert_eq!((store.names(), fs::metadata(&path).expect("it is there").ino()), (names, inode), "nothing was stored twice");
+    assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
+    let tally = load.stop();
+    assert_eq!(tally.failed(), 0, "{tally}");
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn what_a_release_does_not_listen_on_any_more_leaves_the_store_and_what_it_adds_goes_there() {
+    let (store, mut scene) = (Store::new(), Scene::with_source(""));
+    scene.add_words("address=127.0.0.1:0,a=127.0.0.1:0,b=127.0.0.1:0");
+    let mut app = store.start(&scene, 8);
+    app.wait_until("all are stored", |_| store.names().len() == 3);
+    let before = store.names();
+    let addresses: Vec<String> = app.address().split(',').map(str::to_owned).collect();
+    scene.publish("version=2 address=127.0.0.1:0,b=127.0.0.1:0,c=127.0.0.1:0");
+    app.line_after("generation 1 is gone");
+    app.wait_until("one has gone and one has come", |_| {
+        let now = store.names();
+        now.len() == 3 && now.iter().filter(|name| before.contains(name)).count() == 2
+    });
+    // A test beside this one that starts a process has copies of what the store had, for a moment.
+    app.wait_until("nobody keeps it", |_| TcpStream::connect(&addresses[1]).is_err());
+    app.line_after_start("the master runs ");
+    app.signal(Signal::SIGKILL);
+    app.wait_exit();
+    // Somebody has put another file there, which wants one of the three.
+    scene.add_words("address=b=127.0.0.1:0");
+    fs::remove_dir_all(scene.state_dir()).expect("removed");
+    crate::app::put(&scene.program(), &crate::app::release("version=3 address=b=127.0.0.1:0"));
+    let mut app = store.start(&scene, 8);
+    assert_eq!(app.address(), addresses[2]);
+    app.line_after_start("the descriptor store holds overseer-127.0.0.1_0-");
+    app.wait_until("the others are gone", |_| store.names().len() == 1);
+    app.wait_until("nobody keeps it", |_| TcpStream::connect(&addresses[0]).is_err());
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_stored_unix_socket_whose_file_is_gone_is_bound_anew() {
+    let (store, mut scene) = (Store::new(), Scene::new(""));
+    let path = scene.directory().join("app.sock");
+    scene.add_words(&format!("address=unix:{}", path.display()));
+    let mut app = store.start(&scene, 8);
+    app.wait_until("it is stored", |_| store.names().len() == 1);
+    let before = store.names();
+    assert!(app.terminate().success());
+    // As RuntimeDirectory= does.
+    fs::remove_file(&path).expect("it has stayed");
+    let mut app = store.start(&scene, 8);
+    assert!(ask_unix(&path).starts_with("1 1 "));
+    app.wait_until("it is stored in place of the old one", |_| store.names().len() == 1 && store.names() != before);
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_store_that_is_too_small_is_told_of_and_without_one_nothing_is_stored() {
+    let (store, mut scene) = (Store::new(), Scene::new(""));
+    scene.add_words("address=a=127.0.0.1:0,b=127.0.0.1:0,c=127.0.0.1:0");
+    let mut app = store.start(&scene, 2);
+    app.wait_until("it is full", |_| store.names().len() == 2);
+    app.line_after_start("the descriptor store takes 2 sockets (FileDescriptorStoreMax) and has no room for the one on ");
+    let addresses: Vec<String> = app.address().split(',').map(str::to_owned).collect();
+    app.signal(Signal::SIGKILL);
+    app.wait_exit();
+    app.wait_until("the orphan is gone", |app| app.processes().is_empty());
+    let refused = addresses.iter().filter(|address| TcpStream::connect(address.as_str()).is_err()).count();
+    assert_eq!(refused, 1);
+    let none = Store::new();
+    let mut app = none.start(&scene, 0);
+    app.restart_to(2);
+    assert!(app.terminate().success());
+    assert_eq!(none.names(), [""; 0]);
 }

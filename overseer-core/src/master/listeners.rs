@@ -1,10 +1,12 @@
 //! The listening sockets, and which generation uses which.
 
-use crate::activation::{Claim, Keeper, Offers};
+use super::notify::Notify;
+use crate::activation::{Claim, Keeper, Offers, name_in_store};
 use crate::address::{Address, Kind};
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::Generation;
+use crate::sys::activation;
 use crate::sys::handover::Passed;
 use crate::sys::sockets::{self, FileId};
 use nix::libc;
@@ -90,6 +92,7 @@ pub(crate) struct Listeners {
     offers: Option<Offers>,
     /// The names of those in the descriptor store that are not needed there any more.
     dropped: Vec<String>,
+    has_said_store_full: bool,
 }
 
 /// A listener as a child gets it.
@@ -130,31 +133,35 @@ impl Listeners {
             let HeldState { key, socket, bound_to, file, keeper, users, .. } = state;
             Ok((key, Held { address, socket: socket.take()?, bound_to, file, keeper, users }))
         });
-        Ok(Self { held: held.collect::<io::Result<_>>()?, offers: None, dropped: Vec::new() })
+        Ok(Self { held: held.collect::<io::Result<_>>()?, ..Self::default() })
     }
 
-    /// Gives `generation` the listeners that it wants, in its order; binds those that nobody has yet.
+    /// Holds for `generation` the listeners that it wants; binds those that nobody has yet.
     ///
     /// # Errors
     /// An address cannot be had; what was bound for this generation before it is closed again.
-    pub(crate) fn provide(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<Vec<Provided<'_>>, Refusal> {
-        let keys = keys(wanted);
+    pub(crate) fn hold_all(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<(), Refusal> {
         let mut bound = Vec::new();
-        for (key, wanted) in keys.iter().zip(wanted) {
-            let result = self.hold(key, wanted, generation);
-            if let Ok(true) = result {
-                bound.push(key.clone());
-            }
-            if let Err(refusal) = result {
-                self.release(generation);
-                // Only what was bound for it: what others have left may be asked for again.
-                for key in &bound {
-                    self.held.remove(key).iter().for_each(Held::remove_file);
+        for (key, wanted) in keys(wanted).into_iter().zip(wanted) {
+            match self.hold(&key, wanted, generation) {
+                Ok(true) => bound.push(key),
+                Ok(false) => {}
+                Err(refusal) => {
+                    self.release(generation);
+                    // Only what was bound for it: what others have left may be asked for again.
+                    for key in &bound {
+                        self.held.remove(key).iter().for_each(Held::remove_file);
+                    }
+                    return Err(refusal);
                 }
-                return Err(refusal);
             }
         }
-        Ok(keys.iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect())
+        Ok(())
+    }
+
+    /// The listeners that are held for these addresses, in their order.
+    pub(crate) fn held_for(&self, wanted: &[Wanted]) -> Vec<Provided<'_>> {
+        keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
     }
 
     /// `true` if it was bound for this; what was passed stays, since nobody passes it again.
@@ -228,6 +235,29 @@ impl Listeners {
             Some(Message::SocketClaimed { address: held.address.to_string(), bound_to: held.bound_to.clone(), name })
         });
         messages.collect()
+    }
+
+    /// Gives the service manager what it is to keep for the next master, as far as its store has room, and tells it what it need not keep any more.
+    pub(crate) fn keep_in_store(&mut self, notify: &mut Notify) -> Option<Message> {
+        // First, since that makes room.
+        self.dropped.retain(|name| !notify.remove_stored(name) && notify.is_wanted());
+        let size = activation::store_size();
+        let mut stored = self.held.values().filter(|held| matches!(held.keeper, Keeper::Store(_))).count();
+        for (key, held) in self.held.iter_mut().filter(|(_, held)| held.keeper == Keeper::Nobody) {
+            if !notify.is_wanted() || size == 0 {
+                return None;
+            }
+            if stored >= size {
+                let is_first = !std::mem::replace(&mut self.has_said_store_full, true);
+                return is_first.then(|| Message::StoreFull { size, address: held.bound_to.clone() });
+            }
+            let name = name_in_store(&key.store_name(), held.file.as_ref().map(|(_, id)| *id));
+            if notify.store(&name, &[held.socket.as_fd()]) {
+                held.keeper = Keeper::Store(name);
+                stored += 1;
+            }
+        }
+        None
     }
 
     /// Closes what no generation uses. What a socket unit has given stays until the end: nobody gives it again, and a release that is taken back may want it.
@@ -336,8 +366,14 @@ fn keys(wanted: &[Wanted]) -> Vec<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::activation::name_in_store;
     use std::net::TcpStream;
+
+    impl Listeners {
+        fn provide(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<Vec<Provided<'_>>, Refusal> {
+            self.hold_all(generation, wanted)?;
+            Ok(self.held_for(wanted))
+        }
+    }
 
     fn wanted(texts: &[&str]) -> Vec<Wanted> {
         texts.iter().map(|text| Address::parse(text).and_then(|address| address.wanted()).expect(text)).collect()

@@ -2,6 +2,7 @@
 
 use super::listeners::Listeners;
 use super::log::Log;
+use super::notify::{Notify, NotifyState};
 use super::pid_file::PidFile;
 use super::{Master, Memory};
 use crate::activation::Offers;
@@ -50,6 +51,8 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     if !setup.threads.is_empty() {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
     }
+    let (notify, warning) = Notify::from_environment(NotifyState::default());
+    warning.iter().for_each(|warning| log.write(warning));
     let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
     let place = Place::find(setup.state_dir.as_deref()).map_err(Error::system("cannot find the program's own file"))?;
     let own = File::options()
@@ -106,7 +109,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let identity = own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
     let supervisor = Supervisor::new(Start { settings, record, own: identity, path, previous, unix, seed: fastrand::u64(..) });
-    let master = Master {
+    let mut master = Master {
         supervisor,
         started: Instant::now(),
         slept: Duration::ZERO,
@@ -125,7 +128,9 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         has_sought_memory,
         has_unsaved: false,
         pid_file,
+        notify,
     };
+    master.keep_listeners();
     master.live()
 }
 
@@ -207,8 +212,8 @@ fn bind(listeners: &mut Listeners, addresses: &[Address]) -> Result<(), Error> {
     let wanted = addresses.iter().map(Address::wanted).collect::<Result<Vec<Wanted>, Error>>()?;
     let patience = Instant::now() + BIND_PATIENCE;
     loop {
-        match listeners.provide(Generation(1), &wanted) {
-            Ok(_) => return Ok(()),
+        match listeners.hold_all(Generation(1), &wanted) {
+            Ok(()) => return Ok(()),
             // There is nothing to wait for that would tell when the address is free.
             Err(refusal) if refusal.is_in_use() && Instant::now() < patience => {
                 let _ = poll::wait(&[], Some(BIND_PAUSE));

@@ -18,6 +18,9 @@ const NAMES: &str = "LISTEN_FDNAMES";
 const PIDFD_ID: &str = "LISTEN_PIDFDID";
 const VARIABLES: [&str; 4] = [PID, COUNT, NAMES, PIDFD_ID];
 
+/// How many descriptors the service manager keeps for the service (`FileDescriptorStoreMax=`). Set by systemd from 254 on.
+pub(crate) const STORE_SIZE: &str = "FDSTORE";
+
 /// The first of them (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 /// What the manual calls a descriptor without a name.
@@ -84,6 +87,12 @@ pub(crate) fn take() -> io::Result<Vec<Given>> {
     // SAFETY: whoever started this process has opened these numbers for it and says so; all of them are open, and this is called once.
     let give = |(number, name)| Given { name, descriptor: unsafe { OwnedFd::from_raw_fd(number) } };
     Ok(numbers.zip(names).map(give).collect())
+}
+
+/// How many descriptors the service manager keeps for the next process of the service; 0 if it does not say so. Nobody tries without: it would
+/// log a warning for each.
+pub(crate) fn store_size() -> usize {
+    env::var(STORE_SIZE).ok().and_then(|size| size.parse().ok()).unwrap_or_default()
 }
 
 fn is_open(number: RawFd) -> bool {

@@ -10,6 +10,7 @@ pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod last_words;
 pub(crate) mod link;
+pub(crate) mod notify_socket;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod signals;

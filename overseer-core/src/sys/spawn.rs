@@ -8,10 +8,11 @@
 
 use super::activation;
 use super::link::Link;
+use super::notify_socket;
 use super::signals::Original;
 use crate::binary::header;
 use crate::protocol::EXEC_FAILED;
-use crate::role::RoleName;
+use crate::role::{RoleName, VARIABLE};
 use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -83,7 +84,12 @@ impl Spawn<'_> {
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
         let role = self.role.variable_for(socket)?;
-        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE && !activation::is_for_us_alone(name));
+        let is_masters = |name: &OsStr| {
+            let is_named =
+                name == VARIABLE || name == activation::STORE_SIZE || notify_socket::VARIABLES.iter().any(|variable| name == *variable);
+            is_named || activation::is_for_us_alone(name)
+        };
+        let others = std::env::vars_os().filter(|(name, _)| !is_masters(name));
         c_strings(others.chain([role]).map(|(name, value)| {
             let mut pair = name;
             pair.push("=");
@@ -105,7 +111,7 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
 pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
     let is_start = variable.is_none();
     let strings = c_strings(std::env::args_os()).and_then(|arguments| {
-        let is_kept = |name: &OsStr| name != crate::role::VARIABLE && (is_start || !activation::is_for_us_alone(name));
+        let is_kept = |name: &OsStr| name != VARIABLE && (is_start || !activation::is_for_us_alone(name));
         let others = std::env::vars_os().filter(|(name, _)| is_kept(name));
         let environment = others.chain(variable).map(|(mut name, value)| {
             name.push("=");
