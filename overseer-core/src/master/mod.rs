@@ -22,6 +22,7 @@ use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, ToC
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
+use crate::sys::files;
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
@@ -38,7 +39,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 /// A generation's process.
@@ -263,7 +263,7 @@ impl Master {
             Program::Own => self.own.try_clone(),
             Program::AtPath => {
                 let path = self.place.resolve()?;
-                let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path)?;
+                let file = files::open_to_execute(&path)?;
                 if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is not a file", path.display()))) }
             }
             Program::Previous => match &self.memory {

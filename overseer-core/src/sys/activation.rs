@@ -2,10 +2,9 @@
 //!
 //! They are from 3 on, without gaps, and hold for the one process whose PID `LISTEN_PID` is.
 
+use super::system;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
-use nix::sys::stat::fstat;
 use std::env;
 use std::ffi::OsStr;
 use std::io;
@@ -25,8 +24,6 @@ pub(crate) const STORE_SIZE: &str = "FDSTORE";
 const FIRST: RawFd = 3;
 /// What the manual calls a descriptor without a name.
 const UNNAMED: &str = "unknown";
-/// `PID_FS_MAGIC` of linux/magic.h: where pidfds have inodes of their own.
-const PIDFS: u64 = 0x5049_4446;
 
 /// A descriptor that was passed. It goes through an exec until [`Given::close_on_exec`].
 #[derive(Debug)]
@@ -48,19 +45,8 @@ pub(crate) fn is_for_us_alone(variable: &OsStr) -> bool {
 
 fn is_for_us() -> bool {
     let number = |name: &str| env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let is_other_process = || matches!((number(PIDFD_ID), own_pidfd_id()), (Some(named), Some(own)) if named != own);
+    let is_other_process = || matches!((number(PIDFD_ID), system::own_pidfd_id()), (Some(named), Some(own)) if named != own);
     number(PID) == Some(u64::from(std::process::id())) && !is_other_process()
-}
-
-/// `None` where the kernel is older than that.
-fn own_pidfd_id() -> Option<u64> {
-    // SAFETY: pidfd_open(2) takes two numbers; what it answers is a descriptor that nobody else knows.
-    let pidfd = unsafe {
-        let answer = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0);
-        OwnedFd::from_raw_fd(RawFd::try_from(answer).ok().filter(|number| *number >= 0)?)
-    };
-    let is_pidfs = nix::sys::statfs::fstatfs(&pidfd).is_ok_and(|status| u64::try_from(status.filesystem_type().0) == Ok(PIDFS));
-    fstat(&pidfd).ok().filter(|_| is_pidfs).map(|status| status.st_ino)
 }
 
 /// Takes what was passed to this process, in its order; nothing, if nothing was. To be called once, before this process opens anything: a number that is not open
@@ -114,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_process_has_one_pidfd_id_where_the_kernel_has_them() {
-        assert_eq!(own_pidfd_id(), own_pidfd_id());
+        assert_eq!(system::own_pidfd_id(), system::own_pidfd_id());
         assert!(!is_for_us_alone("LISTEN_FDS".as_ref()), "nothing was passed to the process of a test");
         assert!(take().expect("nothing was passed").is_empty());
     }
