@@ -114,6 +114,9 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     let keys = words.text("trusted_key").filter(|keys| *keys != "none");
     config = config.trusted_keys(keys.iter().flat_map(|keys| keys.split(',')));
     config = config.allow_downgrade(words.has("allow_downgrade")).allow_scripts(words.has("allow_scripts"));
+    if let Some(count) = words.number("max_draining") {
+        config = config.max_draining(count);
+    }
     if words.has("accept_late") {
         config = config.warm_up_accept(false);
     }

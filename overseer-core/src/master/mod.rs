@@ -22,6 +22,7 @@ use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, ToC
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
+use crate::sys::connections::open_connections;
 use crate::sys::files;
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
@@ -222,10 +223,17 @@ impl Master {
             }
             Action::CloseListeners => self.listeners.close(),
             Action::Save => self.has_unsaved = true,
-            Action::Say(message) => self.log.write(&message),
+            Action::Say(message) => self.say(message),
             Action::Leave(exit) => self.leave(exit),
         }
         None
+    }
+
+    fn say(&mut self, mut message: Message) {
+        if let Some((generation, connections)) = message.connections_to_count() {
+            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid));
+        }
+        self.log.write(&message);
     }
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {

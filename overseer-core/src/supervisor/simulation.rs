@@ -120,6 +120,7 @@ impl World {
         let mut settings = settings();
         settings.terminate_timeout = Duration::from_secs(if self.one_in(3) { 5 } else { 30 });
         settings.ready_timeout = if self.one_in(2) { Some(Duration::from_secs(60)) } else { None };
+        settings.max_draining = self.random.usize(1..4);
         if self.one_in(6) {
             settings.probation = Duration::ZERO;
         }
@@ -433,6 +434,8 @@ const REACHED: &[&str] = &[
     "committed",
     "commit-failed",
     "drain-overdue",
+    "drained",
+    "gives-way",
     "held-back",
     "installed",
     "killing",
