@@ -112,6 +112,8 @@ messages! {
         "{release} is installed at {path:?}"
     Info "installed" InstalledOnly { release: String, path: PathBuf }
         "{release} is installed at {path:?}; it runs from the next start on"
+    Info "not-installed" NotInstalled { release: String, source: String, why: String }
+        "{release} is at {source} and is not installed: {why}"
     Info "release-waits" ReleaseWaits { release: String }
         "{release} is proved and waits for the next restart"
     Error "commit-failed" CommitFailed { release: String, active: Generation, why: String }
@@ -188,6 +190,16 @@ messages! {
         "continued after {after}; deadlines are moved by that"
     Info "master-ended" MasterEnded { exit: Exit }
         "master ended ({exit})"
+
+    // Sockets that the service manager passes and keeps.
+    Info "socket-claimed" SocketClaimed { address: String, bound_to: String, name: String }
+        "{address} is the socket on {bound_to} that the service manager has passed as {name}"
+    Warning "socket-unclaimed" SocketUnclaimed { name: String, what: String }
+        "the service manager has passed {what} as {name}, which no address means: closed here; to accept on a socket, add the address systemd:{name}"
+    Warning "store-full" StoreFull { address: String, size: usize }
+        "the descriptor store takes {size} sockets (FileDescriptorStoreMax) and has no room for the one on {address}: while the service restarts, clients are refused there"
+    Debug "stored-socket-dropped" StoredSocketDropped { name: String }
+        "the descriptor store holds {name}, which no address means any more: closed, and removed there"
 
     // What the system refused.
     Warning "listener-repaired" ListenerRepaired { address: String, what: String }

@@ -76,8 +76,8 @@ struct Memory {
 struct Master {
     supervisor: Supervisor,
     started: Instant,
-    /// When the loop last went to sleep.
-    slept: Time,
+    /// When the loop was last seen to run.
+    awake: Time,
     /// We have stopped ourselves, so the SIGCONT that comes next needs no second count.
     has_stopped_itself: bool,
     signals: Signals,
@@ -111,14 +111,17 @@ impl Master {
         loop {
             // With nothing in hand that the next one would not know of.
             self.replace_if_due();
-            self.slept = self.now();
             let ready = self.wait();
             self.take_signals();
+            self.awake = self.now();
             self.read_children(&ready);
             self.read_poller();
             self.rehearsals.iter_mut().for_each(Rehearsal::read);
             if let Some(message) = self.notify.flush() {
                 self.log.write(&message);
+            }
+            if self.notify.take_refused() {
+                self.keep_listeners();
             }
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
@@ -219,6 +222,12 @@ impl Master {
                 }
             }
             Action::CloseListeners => self.listeners.close(),
+            Action::RestartBy { signal } => {
+                if let Err(error) = self.signals.change(&self.original, signal) {
+                    let why = format!("its handler cannot be installed: {error}");
+                    self.log.write(&Message::SettingWaits { setting: "restart_signal".to_owned(), why });
+                }
+            }
             Action::Save => self.has_unsaved = true,
             Action::Say(message) => self.say(message),
             Action::Notify(notices) => {
@@ -319,8 +328,8 @@ impl Master {
             let now = self.now();
             // Only one that was slept through tells of a stop; anybody can send SIGCONT.
             if self.supervisor.deadline().is_some_and(|deadline| deadline < now) {
-                // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
-                self.handle(Event::Continued { stopped: now.saturating_sub(self.slept) });
+                // Stopped by SIGSTOP, nobody knows since when: at most since the loop was awake.
+                self.handle(Event::Continued { stopped: now.saturating_sub(self.awake) });
             }
         }
         for arrived in all {
@@ -378,6 +387,14 @@ impl Master {
         let active = self.supervisor.active().and_then(|active| self.children.get(&active));
         if active.is_some_and(|active| active.has_listeners) {
             self.listeners.close_unused();
+            self.keep_listeners();
+        }
+    }
+
+    /// Lets the process manager's store have what is listened on.
+    fn keep_listeners(&mut self) {
+        if let Some(message) = self.listeners.keep_in_store(&mut self.notify) {
+            self.log.write(&message);
         }
     }
 
@@ -471,17 +488,23 @@ impl Master {
             );
             return self.refuse(generation, None, why, Blame::Release);
         };
-        let provided = self.listeners.provide(generation, &hello.addresses).map(|provided| {
-            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|(socket, _)| socket.try_clone_to_owned()).collect();
-            (copies, provided.iter().map(|(_, bound_to)| (*bound_to).to_owned()).collect::<Vec<String>>())
+        let held = self.listeners.hold_all(generation, &hello.addresses);
+        // Before the child is told who keeps them.
+        self.keep_listeners();
+        let provided = held.map(|()| {
+            let provided = self.listeners.held_for(&hello.addresses);
+            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|listener| listener.socket.try_clone_to_owned()).collect();
+            let addresses: Vec<String> = provided.iter().map(|listener| listener.bound_to.to_owned()).collect();
+            let kept: Vec<usize> = provided.iter().enumerate().filter(|(_, listener)| listener.is_kept).map(|(place, _)| place).collect();
+            (copies, addresses, kept)
         });
         match provided {
-            Ok((Ok(sockets), addresses)) => {
+            Ok((Ok(sockets), addresses, kept)) => {
                 let id = self.children.get(&generation).and_then(|child| child.program.metadata().ok());
                 let id = id.and_then(|metadata| self.supervisor.record().id_of(&Identity::of(&metadata)).map(str::to_owned));
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let pings = self.supervisor.watchdog().is_some();
-                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, pings };
+                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, pings, kept };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
                 let settings = self.with_possible_source(hello.settings);
                 if let Some(child) = self.children.get_mut(&generation) {
@@ -490,7 +513,7 @@ impl Master {
                 self.handle(Event::Welcomed { generation, settings: Box::new(settings) });
                 self.close_unused_listeners();
             }
-            Ok((Err(error), _)) => {
+            Ok((Err(error), ..)) => {
                 self.refuse(generation, None, format!("no descriptor is left for its listeners: {error}"), Blame::Nobody)
             }
             Err(refusal) => {
@@ -504,7 +527,7 @@ impl Master {
 
     /// The settings of a generation, without a source of releases where upgrades are impossible. The first generation that brings a fetcher finds that out.
     fn with_possible_source(&mut self, settings: Settings) -> Settings {
-        if settings.source.is_some() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
+        if settings.looks() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
             let (memory, record) = start::remember(&self.place, &settings, &mut self.log);
             self.memory = memory;
             self.supervisor.adopt(record);
@@ -574,7 +597,7 @@ impl Master {
         }
         let (known, judged) = self.supervisor.known();
         let (state_dir, installed_signed_unix_s) = (memory.directory.path().to_owned(), self.supervisor.installed_signed_unix_s());
-        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s };
+        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming: self.supervisor.naming() };
         let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
         let Some(program) = program else { return failed("no generation serves".to_owned()) };
         match Poller::start(program.as_fd(), &order, &self.original) {

@@ -29,6 +29,8 @@ pub(crate) struct Notify {
     socket: Option<NotifySocket>,
     address: String,
     state: NotifyState,
+    /// A descriptor, or the removal of one, could not be told because others wait in front of the manager.
+    has_refused: bool,
 }
 
 /// What goes on in the master that replaces this one.
@@ -50,7 +52,7 @@ impl Notify {
     fn to(address: &OsStr, state: NotifyState) -> (Self, Option<Message>) {
         let shown = address.to_string_lossy().into_owned();
         match NotifySocket::open(address) {
-            Ok(socket) => (Self { socket: Some(socket), address: shown, state }, None),
+            Ok(socket) => (Self { socket: Some(socket), address: shown, state, has_refused: false }, None),
             Err(error) => {
                 let why = match error.kind() {
                     io::ErrorKind::Unsupported => "it is neither a path nor an @name".to_owned(),
@@ -72,7 +74,7 @@ impl Notify {
 
     /// What to wait for: that the manager takes what waits.
     pub(crate) fn interest(&self) -> Option<Interest<'_>> {
-        let socket = self.socket.as_ref().filter(|_| !self.state.waiting.is_empty())?;
+        let socket = self.socket.as_ref().filter(|_| self.has_refused || !self.state.waiting.is_empty())?;
         Some(Interest { descriptor: socket.as_fd(), write: true })
     }
 
@@ -126,12 +128,24 @@ impl Notify {
     /// Gives copies of the descriptors to the manager's store, which hands them to the next process of the service under this name (`FDSTORE=1`; at most
     /// 255 characters of ASCII without `:`). They stay there even if a listener among them is shut down (`FDPOLL=0`). `false`: it did not take them now.
     pub(crate) fn store(&mut self, name: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
-        self.socket.as_ref().is_some_and(|socket| socket.send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), descriptors).is_ok())
+        self.try_to_send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), descriptors)
     }
 
     /// Removes what the manager's store has under this name. `false`: it was not told.
     pub(crate) fn remove_stored(&mut self, name: &str) -> bool {
-        self.socket.as_ref().is_some_and(|socket| socket.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]).is_ok())
+        self.try_to_send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])
+    }
+
+    fn try_to_send(&mut self, text: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        let sent = socket.send(text, descriptors);
+        self.has_refused |= sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        sent.is_ok()
+    }
+
+    /// Whether what the store did not take is to be tried again now.
+    pub(crate) fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.has_refused)
     }
 
     fn warn(&mut self, error: &io::Error) -> Option<Message> {
@@ -274,6 +288,9 @@ mod tests {
 
         assert!(notify.remove_stored("web"));
         assert_eq!(next(&manager), "FDSTOREREMOVE=1\nFDNAME=web");
+        assert!(!notify.take_refused());
+        while notify.store("web", &[file.as_fd()]) {}
+        assert!(notify.interest().is_some() && notify.take_refused(), "it is full, and not for ever");
         drop(manager);
         assert!(!notify.store("web", &[file.as_fd()]));
         assert!(!Notify::default().store("web", &[file.as_fd()]));

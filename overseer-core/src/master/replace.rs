@@ -167,7 +167,8 @@ impl Master {
             log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
         }
         process::set_name(snapshot.place.name());
-        let signals = Signals::resume(snapshot.signals, &snapshot.original, setup.settings.restart_signal)?;
+        // What holds is what the serving generation has said, as for all of its settings.
+        let signals = Signals::resume(snapshot.signals, &snapshot.original, snapshot.rules.restart_signal())?;
         let (notify, warning) = Notify::from_environment(snapshot.notify);
         warning.iter().for_each(|warning| log.write(warning));
         let mut supervisor = snapshot.rules;
@@ -199,7 +200,8 @@ impl Master {
         Ok(Self {
             supervisor,
             started: Instant::now().checked_sub(monotonic().saturating_sub(snapshot.started)).unwrap_or_else(Instant::now),
-            slept: Duration::ZERO,
+            // Who is stopped while nobody is the master is stopped since then.
+            awake: snapshot.header.away_since.saturating_sub(snapshot.started),
             has_stopped_itself: snapshot.has_stopped_itself,
             signals,
             original: snapshot.original,
@@ -278,6 +280,8 @@ pub(crate) fn resume(setup: Result<Setup, Error>, file: &File) -> Error {
     // What has ended before the snapshot was made, and what ended since.
     master.reap();
     master.close_unused_listeners();
+    // What the one before could not, or did not know how to.
+    master.keep_listeners();
     master.live()
 }
 

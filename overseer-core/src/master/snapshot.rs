@@ -213,7 +213,8 @@ mod tests {
         let snapshot = Snapshot::read(GOLDEN.as_bytes()).expect("it can be read");
         let now = String::from_utf8(snapshot.to_bytes().expect("it can be written")).expect("text");
         if std::env::var_os("OVERSEER_NEW_GOLDEN").is_some() {
-            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1-snapshot.json"), &now).expect("the directory can be written");
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1-snapshot.json"), &now)
+                .expect("the directory can be written");
         }
         assert_eq!(now, GOLDEN);
         assert_eq!(read(&golden()).expect("it can be read"), snapshot);

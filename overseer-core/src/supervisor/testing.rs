@@ -161,6 +161,8 @@ pub(super) struct Master {
     pub(super) replaced: usize,
     settings: Settings,
     pub(super) manager: ProcessManager,
+    /// What the shell takes for the restart signal.
+    restart_signal: Signal,
     told: BTreeMap<Generation, Told>,
     done: Vec<Action>,
     said: Vec<Message>,
@@ -209,6 +211,7 @@ impl Master {
             own: path,
             rehearsing: None,
             replaced: 0,
+            restart_signal: settings.restart_signal,
             settings,
             manager: ProcessManager::default(),
             told: BTreeMap::new(),
@@ -548,8 +551,12 @@ impl Master {
             Action::Kill { generation } => {
                 assert!(self.alive.contains_key(generation), "generation {generation} is killed and was gone");
             }
-            Action::Commit { generation } => return Some(self.commit(*generation)),
+            Action::Commit { generation } => {
+                assert!(self.rules.may_install(), "generation {generation} is committed, and upgrades are not to be installed");
+                return Some(self.commit(*generation));
+            }
             Action::Install => {
+                assert!(self.rules.may_install(), "something is installed that is not to be");
                 let identity = self.staged.as_ref().map(|(_, identity, _)| *identity);
                 let installed = self.put_staged_at_path();
                 self.good.extend(identity.filter(|_| installed.is_ok()).map(|identity| identity.inode));
@@ -578,6 +585,7 @@ impl Master {
                 assert!(self.manager.pinged != Some(*generation), "generation {generation} is asked again before it has answered");
                 self.manager.pinged = Some(*generation);
             }
+            Action::RestartBy { signal } => self.restart_signal = *signal,
             Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
         }
         None
@@ -662,6 +670,7 @@ impl Master {
         assert!(self.left.is_some() || ids.len() == self.alive.len(), "nobody waits for one of {:?}", self.alive.keys());
         assert!(self.good.contains(&self.path.inode), "a file that has not proved itself is at the path: {:?}", self.path);
         assert_eq!(rules.looking.running_until.is_some(), self.is_polling, "the rules are wrong about the poll");
+        assert_eq!(rules.settings.restart_signal, self.restart_signal, "the shell has handlers for another restart signal");
         let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
         for (id, child) in &rules.children {
             let has_a_part = rules.active == Some(*id) || rules.candidate == Some(*id);
