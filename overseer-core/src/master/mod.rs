@@ -504,7 +504,7 @@ impl Master {
                 let id = id.and_then(|metadata| self.supervisor.record().id_of(&Identity::of(&metadata)).map(str::to_owned));
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let pings = self.supervisor.watchdog().is_some();
-                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, pings, kept };
+                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept, pings };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
                 let settings = self.with_possible_source(hello.settings);
                 if let Some(child) = self.children.get_mut(&generation) {

@@ -134,12 +134,12 @@ impl World {
         if self.one_in(8) {
             settings.source = None;
         }
-        settings.answers_pings = !self.one_in(5);
         settings.upgrades = match self.random.u32(..12) {
             0 => Some(Upgrades::Off),
             1 => Some(Upgrades::Notify),
             _ => None,
         };
+        settings.answers_pings = !self.one_in(5);
         settings.installation = match self.random.u32(..10) {
             0 => Installation::WithoutRestart,
             1 => Installation::AtNextRestart,
@@ -469,8 +469,8 @@ const REACHED: &[&str] = &[
     "memo-dropped",
     "misbehaved",
     "no-drain",
-    "not-asked",
     "not-installed",
+    "not-asked",
     "not-ready-yet",
     "own-file",
     "own-file-failed",

@@ -160,9 +160,9 @@ pub(super) struct Master {
     /// How often the master has been replaced.
     pub(super) replaced: usize,
     settings: Settings,
-    pub(super) manager: ProcessManager,
     /// What the shell takes for the restart signal.
     restart_signal: Signal,
+    pub(super) manager: ProcessManager,
     told: BTreeMap<Generation, Told>,
     done: Vec<Action>,
     said: Vec<Message>,
@@ -578,6 +578,7 @@ impl Master {
                 assert!(!self.is_polling, "the master leaves its poll behind");
                 self.left = Some(*exit);
             }
+            Action::RestartBy { signal } => self.restart_signal = *signal,
             Action::Notify(notices) => self.manager.hears(notices, &self.rules, self.now),
             Action::Ping { generation } => {
                 assert!(self.alive.contains_key(generation) && self.rules.active == Some(*generation), "generation {generation} is asked");
@@ -585,7 +586,6 @@ impl Master {
                 assert!(self.manager.pinged != Some(*generation), "generation {generation} is asked again before it has answered");
                 self.manager.pinged = Some(*generation);
             }
-            Action::RestartBy { signal } => self.restart_signal = *signal,
             Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
         }
         None
