@@ -8,6 +8,7 @@ use crate::protocol::ADDRESSES_MAX;
 use crate::signal::Signal;
 use crate::state::State;
 use crate::supervisor::{Installation, Settings};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,31 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line, with `time`, `level`, `code`, `message` and `pid`.
     Json,
+}
+
+/// What is done about a new release; see [`Config::upgrades`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Upgrades {
+    /// It is fetched, proved and installed.
+    #[default]
+    Install,
+    /// That it is there is said once and shown by `OVERSEER=status`; it is not installed.
+    Notify,
+    /// Nobody looks. Also what a newer build asks for that is unknown here.
+    #[serde(other)]
+    Off,
+}
+
+impl fmt::Display for Upgrades {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Install => "install",
+            Self::Notify => "notify",
+            Self::Off => "off",
+        })
+    }
 }
 
 /// What a program needs: itself, its addresses, where its releases come from, and how patient core is with it.
@@ -273,6 +299,23 @@ impl<T> Config<T> {
         self
     }
 
+    /// How many old generations may drain at once; 4 unless set, and at least 1. Where there is one more, the oldest has 2 s left and is killed then; what it has told
+    /// by [`Draining::deadline`](crate::Draining::deadline) becomes as much earlier. For programs that are replaced often and drain for long: each old generation has memory of its own.
+    pub fn max_draining(mut self, generations: usize) -> Self {
+        self.settings.max_draining = generations;
+        self
+    }
+
+    /// What is done about a new release: it is installed, unless set. With [`Upgrades::Notify`] the source is looked at as often, and what is new there is told
+    /// once, in the log, and shown by `OVERSEER=status`. With [`Upgrades::Off`] it is not looked at. Restarts work with each.
+    ///
+    /// With `Notify`, a release is downloaded only where nothing else tells whether it is the file that runs: a binary that core has not installed, and a source that
+    /// names no digest of the plain file. It is compared once, and nothing of it is executed or kept.
+    pub fn upgrades(mut self, upgrades: Upgrades) -> Self {
+        self.settings.upgrades = Some(upgrades);
+        self
+    }
+
     /// Whether the master becomes the new file too, under its PID, once that is at the program's path and serves; yes unless set. That file is a release, its
     /// predecessor if it was taken back, or what somebody put there before a restart. With `false` the master goes on with the code that the service was started with,
     /// and with its [`Config::debug`], [`Config::no_warn`], [`Config::log_format`] and [`Config::pid_file`]; all other settings are those of the generation that serves.
@@ -334,6 +377,13 @@ impl<T> Config<T> {
             ("min_fetch_interval", Some(settings.min_fetch_interval), DURATION_MIN),
         ] {
             value.map_or(Ok(()), |value| check_duration(name, value, min))?;
+        }
+        if settings.max_draining == 0 {
+            return Err(Error::setting(
+                "max_draining",
+                0,
+                "it must be at least 1: the one that was just replaced has to finish what it has open",
+            ));
         }
         if !settings.restart_signal.can_be_caught() {
             return Err(Error::setting("restart_signal", settings.restart_signal, "this signal cannot be caught or has another use"));
@@ -409,6 +459,7 @@ mod tests {
         assert_eq!(seconds.map(|time| time.as_secs()), [30, 1, 300, 5, 600]);
         assert_eq!((settings.ready_timeout, settings.min_fetch_interval), (None, Duration::from_secs(1)));
         assert!(settings.accept_in_warm_up);
+        assert_eq!(settings.max_draining, 4);
         assert_eq!((config.demands.size_bytes_max, config.demands.allow_scripts, &config.demands.archive_entry), (1 << 30, false, &None));
         assert_eq!(config.wait_for_ready().settings.ready_timeout, Some(Duration::from_secs(60)));
     }
@@ -424,6 +475,7 @@ mod tests {
             (config().check_timeout(Duration::ZERO), "setting check_timeout is "),
             (config().fetch_timeout(Duration::ZERO), "setting fetch_timeout is "),
             (config().min_fetch_interval(Duration::ZERO), "setting min_fetch_interval is "),
+            (config().max_draining(0), "setting max_draining is \"0\": it must be at least 1"),
             (config().restart_signal(Signal::KILL), "setting restart_signal is \"SIGKILL\": "),
             (config().restart_signal(Signal::TERM), "setting stop_signals is \"SIGTERM\": it is the restart_signal too"),
             (config().stop_signals([Signal::CHLD]), "setting stop_signals is \"SIGCHLD\": "),

@@ -1,6 +1,7 @@
 //! What a program sees of overseer.
 
 use crate::Error;
+use crate::activation::Offers;
 use crate::address::Address;
 use crate::child::{Beginning, Guard, Shared};
 use crate::listener::Listener;
@@ -28,7 +29,7 @@ pub struct State {
 impl State {
     pub(crate) fn new(shared: Arc<Shared>, listeners: Vec<Listener>, is_enabled: bool) -> Self {
         // Once only: the listeners of a process are made once.
-        let _ = shared.listeners.set(listeners.iter().map(Listener::closer).collect());
+        let _ = shared.listeners.set(listeners.iter().filter_map(Listener::closer).collect());
         Self { shared, listeners: listeners.into(), is_enabled }
     }
 
@@ -62,21 +63,28 @@ impl State {
     /// An address cannot be read or bound.
     pub fn simulated<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<(Self, Simulation), Error> {
         let texts: Vec<String> = addresses.into_iter().map(Into::into).collect();
-        let (state, shared) = Self::alone(&Address::parse_all(&texts)?, Settings::default(), true)?;
+        let (state, shared) = Self::alone(&Address::parse_all(&texts)?, Settings::default(), true, &mut Offers::default())?;
         Ok((state, Simulation { shared }))
     }
 
-    /// The state of a program that runs without a master.
-    pub(crate) fn alone(addresses: &[Address], settings: Settings, is_simulated: bool) -> Result<(Self, Arc<Shared>), Error> {
+    /// The state of a program that runs without a master, on what was passed to it and on what it binds itself.
+    pub(crate) fn alone(
+        addresses: &[Address],
+        settings: Settings,
+        is_simulated: bool,
+        offers: &mut Offers,
+    ) -> Result<(Self, Arc<Shared>), Error> {
         let path = std::env::current_exe().map_err(Error::system("cannot find the program's own file"))?;
         let beginning = Beginning { link: None, is_simulated, settings, generation: 1, id: None, path };
         let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
-        let listener = |address: &Address| {
+        let mut listener = |address: &Address| {
             let resolved = address.wanted()?.resolved;
-            let socket = sockets::listen(address, &resolved).map_err(|source| Error::Bind { address: address.to_string(), source })?;
-            Ok(Listener::new(socket, address.name.clone(), Arc::clone(&shared)))
+            let claimed = offers.claim(address, &resolved, None).transpose().map(|claimed| claimed.map(|claim| claim.socket));
+            let socket = claimed.unwrap_or_else(|| sockets::listen(address, &resolved));
+            let socket = socket.map_err(|source| Error::Bind { address: address.to_string(), source })?;
+            Ok(Listener::new(socket, address.name.clone(), false, Arc::clone(&shared)))
         };
-        let listeners = addresses.iter().map(listener).collect::<Result<_, Error>>()?;
+        let listeners = addresses.iter().map(&mut listener).collect::<Result<_, Error>>()?;
         Ok((Self::new(Arc::clone(&shared), listeners, false), shared))
     }
 
@@ -92,7 +100,7 @@ impl State {
     #[doc(alias = "ID")]
     pub fn id(&self) -> &str {
         self.shared.id.get_or_init(|| {
-            let id = File::open("/proc/self/exe").and_then(|mut file| crate::binary::id_of(&mut file));
+            let id = crate::sys::files::own_file().and_then(File::open).and_then(|mut file| crate::binary::id_of(&mut file));
             id.unwrap_or_else(|error| {
                 log::warn!(target: "overseer::child", "cannot read the running binary: {error}; its ID is unknown");
                 String::new()
@@ -167,6 +175,32 @@ impl State {
 
     /// The way to learn that this generation is to finish and leave. Starts a thread that listens to the master, and takes SIGTERM and SIGINT
     /// (`stop_signals`) where the program has no handler of its own: they begin the drain too.
+    ///
+    /// Long-lived connections are best closed one by one over the time that the drain has, so that their clients do not all come back at once. Each
+    /// waits for a share of that time, drawn at random. The deadline can become an earlier one while it waits
+    /// ([`Config::max_draining`](crate::Config::max_draining)), so it is looked at again and again:
+    ///
+    /// ```
+    /// use overseer_core::Draining;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// /// Returns when a connection with this share (0 to 0.9) of the drain is to be closed: send its client a goodbye then.
+    /// fn wait_to_close(draining: &Draining, share: f64) {
+    ///     draining.wait();
+    ///     let begun = Instant::now();
+    ///     while let Some(deadline) = draining.deadline() {
+    ///         let rest = (deadline - begun).mul_f64(share).saturating_sub(begun.elapsed());
+    ///         if rest.is_zero() {
+    ///             return;
+    ///         }
+    ///         std::thread::sleep(rest.min(Duration::from_millis(100)));
+    ///     }
+    /// }
+    /// # let (state, simulation) = overseer_core::State::simulated([""; 0]).expect("a state");
+    /// # simulation.drain(Duration::from_secs(3600));
+    /// # simulation.drain(Duration::from_millis(100));
+    /// # wait_to_close(&state.draining(), 0.5);
+    /// ```
     #[doc(alias = "GracefulShutdown")]
     pub fn draining(&self) -> Draining {
         self.shared.attend();
@@ -228,7 +262,7 @@ impl Draining {
         self.shared.is_draining()
     }
 
-    /// When a begun drain must be over: the process is killed then. `None` before it begins.
+    /// When a begun drain must be over: the process is killed then. `None` before it begins. It may become earlier, never later.
     pub fn deadline(&self) -> Option<Instant> {
         self.shared.deadline()
     }

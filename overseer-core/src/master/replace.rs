@@ -5,6 +5,7 @@
 
 use super::listeners::Listeners;
 use super::log::Log;
+use super::notify::Notify;
 use super::pid_file::PidFile;
 use super::rehearsal::Rehearsal;
 use super::snapshot::{ATTEMPTS_MAX, ChildState, FORMAT, Header, MemoryState, Snapshot};
@@ -17,13 +18,12 @@ use crate::supervisor::{Event, Generation};
 use crate::sys::handover::{Passed, bytes_of, file_of, hold_signals, let_signals_through, monotonic};
 use crate::sys::link::{Link, LinkState};
 use crate::sys::signals::Signals;
-use crate::sys::{process, spawn};
+use crate::sys::{files, process, spawn};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -154,12 +154,13 @@ impl Master {
             has_stopped_itself: self.has_stopped_itself,
             pid_file: self.pid_file.as_ref().map(|file| Ok::<_, io::Error>((file.path().to_owned(), Passed::of(file)?))).transpose()?,
             lost_lines: self.log.lost,
+            notify: self.notify.state().clone(),
         })
     }
 
     /// Goes on with what the master before has handed over. `LISTEN_FDS` and its like were for that one and are not looked at.
     fn resume(setup: Setup, snapshot: Snapshot) -> io::Result<Self> {
-        let own = File::options().read(true).custom_flags(nix::libc::O_PATH).open("/proc/self/exe")?;
+        let own = files::open_to_execute(&files::own_file()?)?;
         let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
         log.lost = snapshot.lost_lines;
         if !setup.threads.is_empty() {
@@ -168,6 +169,8 @@ impl Master {
         process::set_name(snapshot.place.name());
         // What holds is what the serving generation has said, as for all of its settings.
         let signals = Signals::resume(snapshot.signals, &snapshot.original, snapshot.rules.restart_signal())?;
+        let (notify, warning) = Notify::from_environment(snapshot.notify);
+        warning.iter().for_each(|warning| log.write(warning));
         let children = snapshot.children.into_iter().map(|child| {
             let link = |state: Option<LinkState>| state.map(LinkState::take).transpose();
             let resumed = Child {
@@ -212,6 +215,7 @@ impl Master {
             has_sought_memory: snapshot.has_sought_memory,
             has_unsaved: true,
             pid_file: snapshot.pid_file.map(|(path, file)| Ok::<_, io::Error>(PidFile::resume(path, file.take()?))).transpose()?,
+            notify,
         })
     }
 
@@ -274,6 +278,8 @@ pub(crate) fn resume(setup: Result<Setup, Error>, file: &File) -> Error {
     // What has ended before the snapshot was made, and what ended since.
     master.reap();
     master.close_unused_listeners();
+    // What the one before could not, or did not know how to.
+    master.keep_listeners();
     master.live()
 }
 

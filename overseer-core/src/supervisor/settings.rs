@@ -1,8 +1,12 @@
 //! The settings that the master goes by. A child names its own in `Hello`, and they hold from the moment it is the active generation.
 
+use crate::config::Upgrades;
 use crate::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// How many old generations may drain at once, unless the program says otherwise.
+const MAX_DRAINING: usize = 4;
 
 /// What happens with a proved release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,6 +48,12 @@ pub(crate) struct Settings {
     /// The source of releases; `None` without a fetcher.
     pub(crate) source: Option<String>,
     pub(crate) installation: Installation,
+    /// How many old generations may drain at once.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub(crate) max_draining: usize,
+    /// `None`: the program has not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) upgrades: Option<Upgrades>,
     /// Whether the master becomes the file that the serving generation runs.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) upgrade_master: bool,
@@ -65,14 +75,33 @@ impl Default for Settings {
             interval: crate::fetcher::DEFAULT_INTERVAL,
             source: None,
             installation: Installation::Proved,
+            max_draining: MAX_DRAINING,
+            upgrades: None,
             upgrade_master: true,
         }
+    }
+}
+
+impl Settings {
+    /// What is done about a new release.
+    pub(crate) fn upgrades(&self) -> Upgrades {
+        self.upgrades.unwrap_or_default()
+    }
+
+    /// Whether the source is to be looked at.
+    pub(crate) fn looks(&self) -> bool {
+        self.source.is_some() && self.upgrades() != Upgrades::Off
     }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_default(upgrade_master: &bool) -> bool {
     *upgrade_master
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_usual(max_draining: &usize) -> bool {
+    *max_draining == MAX_DRAINING
 }
 
 /// A duration as a number of milliseconds. Nobody configures less, and a year of them fits.

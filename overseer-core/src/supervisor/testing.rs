@@ -1,6 +1,7 @@
 //! A master without a system: it does what `master` does with the actions, on a made-up path, with made-up processes and a made-up clock. After
 //! every event it checks what must always hold, so each test of the rules is a test of that too.
 
+use super::generations::LAST_MOMENT;
 use super::{Action, Asker, Blame, Event, Generation, Program, Settings, Stage, Start, Started, Supervisor, Time};
 use crate::binary::{Identity, Record};
 use crate::fetcher::FetchError;
@@ -443,7 +444,9 @@ impl Master {
             Action::Spawn { generation, program } => return Some(self.spawn(*generation, *program)),
             Action::Drain { generation, within } => {
                 let by = self.now + *within;
-                self.told(generation.0).gone_by = Some(by);
+                let told = self.told(generation.0);
+                assert!(told.gone_by.is_none_or(|before| before >= by), "generation {generation} gets a later deadline");
+                told.gone_by = Some(by);
             }
             Action::Signal { generation, signal } => {
                 assert!(self.alive.contains_key(generation), "{signal} for generation {generation}, which is gone");
@@ -452,8 +455,12 @@ impl Master {
             Action::Kill { generation } => {
                 assert!(self.alive.contains_key(generation), "generation {generation} is killed and was gone");
             }
-            Action::Commit { generation } => return Some(self.commit(*generation)),
+            Action::Commit { generation } => {
+                assert!(self.rules.may_install(), "generation {generation} is committed, and upgrades are not to be installed");
+                return Some(self.commit(*generation));
+            }
             Action::Install => {
+                assert!(self.rules.may_install(), "something is installed that is not to be");
                 let identity = self.staged.as_ref().map(|(_, identity, _)| *identity);
                 let installed = self.put_staged_at_path();
                 self.good.extend(identity.filter(|_| installed.is_ok()).map(|identity| identity.inode));
@@ -573,6 +580,12 @@ impl Master {
             );
             assert!(child.stage != Stage::Draining || child.deadline.is_some(), "generation {id} may drain for ever");
             assert!(child.stage != Stage::Active || rules.active == Some(*id), "two active generations");
+        }
+        let drains = |(id, child): &(&Generation, &super::Child)| child.stage == Stage::Draining && rules.active != Some(**id);
+        let draining: Vec<&super::Child> = rules.children.iter().filter(drains).map(|(_, child)| child).collect();
+        if let Some(surplus) = draining.len().checked_sub(rules.settings.max_draining + 1).filter(|_| !rules.is_leaving()) {
+            assert_eq!(surplus, 0, "too many generations drain");
+            assert!(draining[0].deadline <= Some(self.now + LAST_MOMENT), "the oldest does not give way");
         }
         if let Some(candidate) = rules.candidate {
             assert!(rules.active.is_some() && rules.active != Some(candidate), "a candidate with nobody to replace");

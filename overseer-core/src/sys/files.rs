@@ -1,27 +1,60 @@
 //! Files: what the standard library does not do with them.
 
-use nix::errno::Errno;
+use super::system;
 use nix::libc;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, Pid};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-/// Puts each of two files at the other's path, at one instant (renameat2(2), `RENAME_EXCHANGE`).
+/// A path that leads to the file that this process runs, also where that has no name any more (if the system can say so).
 ///
 /// # Errors
-/// Nothing was changed. `InvalidInput` (EINVAL) or `Unsupported` (ENOSYS): this file system or kernel cannot do it at all.
+/// The system does not say.
+pub(crate) fn own_file() -> io::Result<PathBuf> {
+    system::own_file()
+}
+
+/// The path of the file that this process runs. Linux adds ` (deleted)` to that of a file which was removed or replaced.
+///
+/// # Errors
+/// The system does not say.
+pub(crate) fn own_path() -> io::Result<PathBuf> {
+    system::own_path()
+}
+
+/// Opens a file to be executed, which on Linux needs no right to read it.
+pub(crate) fn open_to_execute(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(system::TO_EXECUTE).open(path)
+}
+
+/// Opens the pipe or the terminal once more, for writing without blocking. A flag on the descriptor itself would be one for everybody who has it.
+///
+/// # Errors
+/// It has no name by which it can be opened.
+pub(crate) fn not_blocking(output: impl AsFd) -> io::Result<File> {
+    system::not_blocking(output.as_fd())
+}
+
+/// Puts each of two files at the other's path, at one instant.
+///
+/// # Errors
+/// Nothing was changed. See [`cannot_exchange`].
 pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     let one = CString::new(one.as_os_str().as_bytes())?;
     let other = CString::new(other.as_os_str().as_bytes())?;
-    // By number: musl has no such function. SAFETY: both are strings that end in a zero and live through the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
-    Errno::result(result).map(drop).map_err(io::Error::from)
+    system::exchange(&one, &other)
+}
+
+/// Whether [`exchange`] failed because this file system or kernel cannot do it at all.
+pub(crate) fn cannot_exchange(error: &io::Error) -> bool {
+    let errors = [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOTSUP];
+    error.raw_os_error().is_some_and(|number| errors.contains(&number))
 }
 
 /// Makes the names in a directory last through a loss of power.
@@ -34,7 +67,7 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 /// It may not; why.
 pub(crate) fn may_change_directory(path: &Path) -> io::Result<()> {
-    Ok(nix::unistd::eaccess(path, AccessFlags::W_OK | AccessFlags::X_OK)?)
+    Ok(system::may(path, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
 /// How the file system that holds `path` is mounted.
@@ -46,8 +79,8 @@ pub(crate) struct MountFlags {
 
 /// Asks how the file system that holds `path` is mounted.
 pub(crate) fn mount_flags(path: &Path) -> io::Result<MountFlags> {
-    let flags = statvfs(path)?.flags();
-    Ok(MountFlags { is_read_only: flags.contains(FsFlags::ST_RDONLY), is_noexec: flags.contains(FsFlags::ST_NOEXEC) })
+    let is_read_only = statvfs(path)?.flags().contains(FsFlags::ST_RDONLY);
+    Ok(MountFlags { is_read_only, is_noexec: system::is_noexec(path)? })
 }
 
 /// How many bytes this user may still write to the file system that holds `path`; `None` if it does not say.
@@ -58,14 +91,9 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     Some(blocks.saturating_mul(size))
 }
 
-/// A descriptor that turns readable when the process ends (pidfd_open(2); Linux 5.3).
+/// A descriptor that turns readable when the process ends.
 pub(crate) fn process_descriptor(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes two numbers.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    let descriptor = Errno::result(result).map_err(io::Error::from)?;
-    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor (close-on-exec), and nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    system::process_descriptor(pid)
 }
 
 /// Runs test helpers in copies of the test program before its `main`, which would run all tests again.

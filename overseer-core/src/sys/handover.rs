@@ -2,7 +2,7 @@
 //!
 //! Descriptors keep their numbers through an exec. Each is named with its inode, and taken only if it still is that file.
 
-use nix::errno::Errno;
+use super::system;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -62,18 +62,9 @@ impl Passed {
 
 /// A file without a name that holds these bytes: in memory, or an unlinked one in the directory for temporary files where that is not to be had.
 pub(crate) fn file_of(bytes: &[u8]) -> io::Result<File> {
-    // A kernel before 6.3 does not know that a file is never to be executed; one that is told to insist on it (vm.memfd_noexec) makes no other.
-    let in_memory = file_in_memory(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).or_else(|_| file_in_memory(libc::MFD_CLOEXEC));
-    let file = in_memory.or_else(|_| tempfile::tempfile())?;
+    let file = system::memory_file().or_else(|_| tempfile::tempfile())?;
     file.write_all_at(bytes, 0)?;
     Ok(file)
-}
-
-fn file_in_memory(flags: libc::c_uint) -> io::Result<File> {
-    // SAFETY: the name is a string that ends in a zero and lives through the call.
-    let descriptor = Errno::result(unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), flags) })?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
 /// The bytes of such a file. Its offset, which several processes share, does not matter and stays.
@@ -91,7 +82,7 @@ pub(crate) fn bytes_of(file: &File) -> io::Result<Vec<u8>> {
 pub(crate) fn monotonic() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: clock_gettime(2) writes to `time` alone.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    unsafe { libc::clock_gettime(system::MONOTONIC, &raw mut time) };
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 

@@ -1,18 +1,20 @@
 //! Listening sockets.
 
+use super::system;
 use crate::address::{Address, Kind};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, connect, getsockname,
-    getsockopt, setsockopt, socket, sockopt,
+    AddressFamily, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, connect, getsockname, getsockopt,
+    setsockopt, socket, sockopt,
 };
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Idle time before the first keep-alive probe of a connection, and between two: 3 min, as the Go original has it.
@@ -37,6 +39,10 @@ pub(crate) fn listen(address: &Address, resolved: &[SocketAddr]) -> io::Result<O
             Err(refused)
         }
         Kind::Unix { path, mode } => listen_unix(path, *mode),
+        Kind::Systemd { .. } => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the service manager passes its sockets when the service starts, and none of that name is held: put this version at the program's path and restart the service",
+        )),
     }
 }
 
@@ -51,8 +57,18 @@ fn listen_any(port: u16) -> io::Result<OwnedFd> {
     }
 }
 
+/// A socket that does not block and is close-on-exec.
+fn open(family: AddressFamily, protocol: Option<SockProtocol>) -> io::Result<OwnedFd> {
+    let socket = socket(family, SockType::Stream, system::SOCKET_FLAGS, protocol)?;
+    if system::SOCKET_FLAGS.is_empty() {
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        make_nonblocking(socket.as_fd())?;
+    }
+    Ok(socket)
+}
+
 fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
-    let open = |family| socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, SockProtocol::Tcp);
+    let open = |family| open(family, Some(SockProtocol::Tcp));
     let socket = match address {
         SocketAddr::V4(address) => {
             let socket = open(AddressFamily::Inet)?;
@@ -74,8 +90,7 @@ fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
 
 fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<OwnedFd> {
     remove_stale_socket(path)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let socket = open(AddressFamily::Unix, None)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     // Before it listens nobody can connect, so nobody sees the mode that the umask gave.
     let made = mode.map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
@@ -93,8 +108,7 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
     }
     // Not blocking: whoever listens there may be stuck, with a backlog that is full (EAGAIN, unix(7)).
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let asking = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let asking = open(AddressFamily::Unix, None)?;
     match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path),
         Ok(()) | Err(_) => Ok(()),
@@ -121,7 +135,8 @@ pub(crate) fn listen_again(socket: BorrowedFd<'_>, bound_to: &str) -> io::Result
     start_listening(socket)
 }
 
-fn bound_to_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+/// What a TCP socket is bound to.
+pub(crate) fn bound_to_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     let address = getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()).ok()?;
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
@@ -129,18 +144,56 @@ fn bound_to_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
 
 /// Whether the socket listens: `shutdown(2)` by any process that shares it ends that for all.
 pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> bool {
-    getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false)
+    getsockopt(&socket, sockopt::AcceptConn).unwrap_or(!system::TELLS_LISTENING)
 }
 
 /// Makes the socket not block; `true` if it did. The flag is shared by every process that has the socket.
 pub(crate) fn make_nonblocking(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let flags = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL)?);
     if flags.contains(OFlag::O_NONBLOCK) {
         return Ok(false);
     }
     fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(true)
+}
+
+/// The path that a Unix socket is bound to.
+pub(crate) fn path_of(socket: BorrowedFd<'_>) -> Option<PathBuf> {
+    getsockname::<UnixAddr>(socket.as_raw_fd()).ok()?.path().map(Path::to_owned)
+}
+
+/// Whether an IPv6 socket leaves IPv4 to others.
+pub(crate) fn is_v6_only(socket: BorrowedFd<'_>) -> bool {
+    getsockopt(&socket, sockopt::Ipv6V6Only).unwrap_or(true)
+}
+
+/// Makes a socket of somebody else's one of ours: it does not block, and its backlog is the system's maximum.
+///
+/// # Errors
+/// It is no TCP or Unix stream socket, is not bound, or cannot listen, as one that is connected.
+pub(crate) fn accept_from(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let is_stream = getsockopt(&socket, sockopt::SockType)? == SockType::Stream;
+    let is_bound = path_of(socket).is_some() || bound_to_address(socket).is_some_and(|address| address.port() != 0);
+    if !is_stream || !is_bound {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    make_nonblocking(socket)?;
+    start_listening(socket)
+}
+
+/// What the descriptor is, for a message.
+pub(crate) fn describe(descriptor: BorrowedFd<'_>) -> String {
+    let kind = match getsockopt(&descriptor, sockopt::SockType) {
+        Ok(SockType::Stream) if is_listening(descriptor) => "a listening socket",
+        Ok(SockType::Stream) => "a connection",
+        Ok(SockType::Datagram) => "a datagram socket",
+        Ok(_) => "a socket of another kind",
+        Err(_) => return "no socket".to_owned(),
+    };
+    match bound_to(descriptor).as_str() {
+        "" | "unix:" => kind.to_owned(),
+        bound_to => format!("{kind} on {bound_to}"),
+    }
 }
 
 /// Whether the socket is a Unix one.
@@ -157,8 +210,10 @@ pub(crate) fn bound_to(socket: BorrowedFd<'_>) -> String {
     bound_to_address(socket).map(|address| address.to_string()).unwrap_or_default()
 }
 
-/// The inode of a Unix socket's file, to know it again when it is to be removed.
-pub(crate) fn file_of(path: &Path) -> Option<(u64, u64)> {
+/// Device and inode of a Unix socket's file, to know it again when it is to be removed.
+pub(crate) type FileId = (u64, u64);
+
+pub(crate) fn file_of(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
@@ -166,10 +221,13 @@ pub(crate) fn file_of(path: &Path) -> Option<(u64, u64)> {
 pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
     setsockopt(&socket, sockopt::KeepAlive, &true)?;
     let seconds = u32::try_from(KEEP_ALIVE.as_secs()).unwrap_or(u32::MAX);
-    setsockopt(&socket, sockopt::TcpKeepIdle, &seconds)?;
+    setsockopt(&socket, system::TcpKeepIdle, &seconds)?;
     setsockopt(&socket, sockopt::TcpKeepInterval, &seconds)?;
     Ok(())
 }
+
+/// Whether a connection that was accepted does not block, as its listener.
+pub(crate) const ACCEPTED_DO_NOT_BLOCK: bool = system::ACCEPTED_DO_NOT_BLOCK;
 
 /// Ends a listening socket for every process that has it: who connects from now on is refused, and another process can bind the address.
 pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
@@ -179,6 +237,7 @@ pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::SockFlag;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]

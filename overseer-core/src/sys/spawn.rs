@@ -6,9 +6,12 @@
 //! A script (`#!`) is started by its interpreter, which opens it as `/dev/fd/N`. So its descriptor, and no other, is left open for the new process; the
 //! kernel refuses it else (ENOENT).
 
+use super::activation;
 use super::link::Link;
+use super::notify_socket;
 use super::process;
 use super::signals::Original;
+use super::system;
 use crate::binary::header;
 use crate::protocol::EXEC_FAILED;
 use crate::role::{RoleName, VARIABLE};
@@ -18,7 +21,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork};
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -52,7 +55,7 @@ impl Spawn<'_> {
     /// # Errors
     /// There is no process.
     pub(crate) fn start(&self) -> io::Result<(Pid, Link)> {
-        let (link, socket) = Link::pair()?;
+        let (mut link, socket) = Link::pair()?;
         let arguments = c_strings(std::env::args_os())?;
         let environment = self.environment(&socket)?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -76,13 +79,19 @@ impl Spawn<'_> {
         }
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
         match forked? {
-            ForkResult::Parent { child } => Ok((child, link)),
+            ForkResult::Parent { child } => {
+                link.assume_sender(child);
+                Ok((child, link))
+            }
             ForkResult::Child => unreachable!("the forked process executes or ends"),
         }
     }
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
-        c_strings(environment_with(Some(self.role.variable_for(socket)?)))
+        let is_masters =
+            |name: &OsStr| name == activation::STORE_SIZE || notify_socket::VARIABLES.contains(&name.to_str().unwrap_or_default());
+        let role = self.role.variable_for(socket)?;
+        c_strings(environment_with(Some(role), |name| !is_masters(name) && !activation::is_for_us_alone(name)))
     }
 }
 
@@ -93,8 +102,12 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
 }
 
 /// Becomes another program: the same process, arguments and given environment, and this variable. Signals that are held stay so. Returns only if it could not.
+///
+/// Whoever has a variable gets its descriptors by that, and none that were passed to this process at its start; a fresh start gets those too.
 pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
-    let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, c_strings(environment_with(variable))?)));
+    let is_start = variable.is_none();
+    let environment = environment_with(variable, |name| is_start || !activation::is_for_us_alone(name));
+    let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, c_strings(environment)?)));
     let (arguments, environment) = match strings {
         Ok(strings) => strings,
         Err(error) => return error,
@@ -105,32 +118,33 @@ pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString
     };
     keep_open(true);
     let (arguments, environment) = (pointers(&arguments), pointers(&environment));
-    // SAFETY: both lists end in a null pointer and, like the strings that they point to, live through the call (execveat(2)).
-    unsafe {
-        let flags = libc::AT_EMPTY_PATH;
-        libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), arguments.as_ptr(), environment.as_ptr(), flags);
-    }
+    // SAFETY: both lists end in a null pointer and, like the strings that they point to, live through the call.
+    unsafe { system::execute(program.as_raw_fd(), arguments.as_ptr(), environment.as_ptr()) };
     let error = io::Error::last_os_error();
     keep_open(false);
     error
 }
 
-/// Whether the kernel will hand the file to an interpreter. One that cannot be read is no script for anybody.
-pub(crate) fn is_script(program: BorrowedFd<'_>) -> bool {
-    // By its name in /proc, since a descriptor that is only a path cannot be read.
-    let opened = File::open(format!("/proc/self/fd/{}", program.as_raw_fd()));
-    opened.is_ok_and(|file| header::is_script(&file).unwrap_or(false))
+/// Whether an exec fails so because the file is none to be executed.
+pub(crate) fn is_not_executable(errno: Errno) -> bool {
+    system::NOT_EXECUTABLE.contains(&errno)
 }
 
-/// The environment as the process manager gave it, with the variable of a role.
-fn environment_with(role: Option<(OsString, OsString)>) -> impl Iterator<Item = OsString> {
-    let is_role = |variable: &OsString| variable.as_bytes().strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
+/// Whether the kernel will hand the file to an interpreter. One that cannot be read is no script for anybody.
+pub(crate) fn is_script(program: BorrowedFd<'_>) -> bool {
+    system::readable(program).is_ok_and(|file| header::is_script(&file).unwrap_or(false))
+}
+
+/// What is kept of the environment as the process manager gave it, with the variable of a role.
+fn environment_with(role: Option<(OsString, OsString)>, is_kept: impl Fn(&OsStr) -> bool) -> impl Iterator<Item = OsString> {
+    let name =
+        |variable: &OsString| OsStr::from_bytes(variable.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default()).to_owned();
     let role = role.map(|(mut name, value)| {
         name.push("=");
         name.push(value);
         name
     });
-    process::given_environment().into_iter().filter(move |variable| !is_role(variable)).chain(role)
+    process::given_environment().into_iter().filter(move |variable| name(variable) != VARIABLE && is_kept(&name(variable))).chain(role)
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
@@ -173,14 +187,12 @@ impl Plan<'_> {
             if self.spawn.own_group {
                 libc::setpgid(0, 0);
             }
-            libc::prctl(libc::PR_SET_PDEATHSIG, self.spawn.parent_death_signal.as_raw());
+            system::die_with_parent(self.spawn.parent_death_signal);
             if libc::getppid() != self.parent.as_raw() {
                 libc::_exit(0);
             }
             if self.spawn.expendable {
-                let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-                libc::write(file, c"500".as_ptr().cast(), 3);
-                libc::close(file);
+                system::be_expendable();
             }
             if let Some(stdio) = self.stdio {
                 for (place, descriptor) in [0, 1, 2].into_iter().zip(stdio) {
@@ -191,21 +203,14 @@ impl Plan<'_> {
             }
             // Whatever else is open, ours or inherited, ends with the exec; the socket is the one exception.
             let socket = self.socket.unsigned_abs();
-            libc::syscall(libc::SYS_close_range, 3, socket - 1, libc::CLOSE_RANGE_CLOEXEC);
-            libc::syscall(libc::SYS_close_range, socket + 1, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            system::end_with_exec(3, socket - 1);
+            system::end_with_exec(socket + 1, libc::c_uint::MAX);
             if libc::fcntl(self.socket, libc::F_SETFD, 0) < 0 || (self.is_script && libc::fcntl(self.program, libc::F_SETFD, 0) < 0) {
                 return Errno::last();
             }
             self.spawn.original.restore();
             for _ in 0..BUSY_TRIES {
-                libc::syscall(
-                    libc::SYS_execveat,
-                    self.program,
-                    c"".as_ptr(),
-                    self.arguments.as_ptr(),
-                    self.environment.as_ptr(),
-                    libc::AT_EMPTY_PATH,
-                );
+                system::execute(self.program, self.arguments.as_ptr(), self.environment.as_ptr());
                 if Errno::last() != Errno::ETXTBSY {
                     break;
                 }
