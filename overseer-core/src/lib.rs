@@ -41,6 +41,8 @@
 //! - **`main` runs in every process**: in the master, in each child, in each look for a release and in each check of one. What comes before
 //!   [`run`](run()) should have no effects, and must start no thread: that is an error in debug builds and a warning in release builds.
 //! - **The program runs on the main thread** of its process and may start what it likes: threads, a runtime, a logger.
+//! - **One thread of overseer**, called like that, runs beside the program from its first [`Listener::incoming`] or [`State::draining`] on; from the beginning where the
+//!   process manager watches the service (`WatchdogSec=` of systemd), to answer for the process.
 //! - **A program that follows a drain** returns from its accept loop by itself. One that uses neither [`Listener::incoming`] nor [`State::draining`]
 //!   gets SIGTERM when it is to leave.
 //! - **The environment variable `OVERSEER=off`** makes [`run`](run()) bind the addresses and call the program in this very process: for debuggers,

@@ -182,6 +182,8 @@ fn run_alone<T>(config: Config<T>, addresses: &[Address], is_only_thread: bool) 
         activation::forget();
     }
     let (state, shared) = State::alone(addresses, config.settings, false, &mut offers)?;
+    #[cfg(unix)]
+    master::tell_without_master();
     Ok(run_program(config.program, state, &shared))
 }
 
