@@ -5,6 +5,8 @@
 
 #[cfg(not(target_os = "linux"))]
 mod bsd;
+#[cfg_attr(not(test), allow(dead_code, reason = "nobody asks yet"))]
+pub(crate) mod connections;
 pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod last_words;
