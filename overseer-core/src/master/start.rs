@@ -96,7 +96,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     let master = Master {
         supervisor,
         started: Instant::now(),
-        slept: Duration::ZERO,
+        awake: Duration::ZERO,
         has_stopped_itself: false,
         signals,
         original,
