@@ -63,6 +63,8 @@
 #[cfg(all(unix, not(any(target_os = "freebsd", target_os = "linux", target_os = "macos"))))]
 compile_error!("overseer-core does not know this system: of the Unix ones it knows Linux, FreeBSD and macOS");
 
+#[cfg(unix)]
+mod activation;
 mod address;
 #[cfg_attr(not(unix), path = "binary/alone.rs")]
 mod binary;
@@ -88,9 +90,12 @@ mod sys;
 #[cfg(unix)]
 mod upgrade;
 
+#[cfg(not(unix))]
+use sys::activation;
+
 pub use address::Address;
 pub use child::Guard;
-pub use config::{Config, LogFormat};
+pub use config::{Config, LogFormat, Upgrades};
 pub use error::Error;
 #[cfg(feature = "tokio")]
 pub use fetcher::AsyncFetcher;

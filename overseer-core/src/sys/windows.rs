@@ -94,6 +94,38 @@ impl Write for &UnixStream {
     }
 }
 
+/// No service manager passes sockets.
+pub(crate) mod activation {
+    use super::OwnedFd;
+    use crate::address::Address;
+    use std::io;
+    use std::net::SocketAddr;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Offers;
+
+    #[derive(Debug)]
+    pub(crate) struct Claim {
+        pub(crate) socket: OwnedFd,
+    }
+
+    impl Offers {
+        pub(crate) fn take() -> io::Result<Self> {
+            Ok(Self)
+        }
+
+        pub(crate) fn close_on_exec(self) -> io::Result<Self> {
+            Ok(self)
+        }
+
+        pub(crate) fn claim(&mut self, _address: &Address, _resolved: &[SocketAddr], _name: Option<&str>) -> io::Result<Option<Claim>> {
+            Ok(None)
+        }
+    }
+
+    pub(crate) fn forget() {}
+}
+
 pub(crate) mod files {
     use std::io;
     use std::path::PathBuf;
