@@ -48,7 +48,7 @@
 //! - Lines of the master begin with `[overseer]`, on standard error. What core has to say in the program's own process goes to the `log` crate, with the target
 //!   `overseer::child`, or `overseer::poll` in a look for a release.
 //!
-//! Linux is supported. See [`is_supported`].
+//! Linux is supported; FreeBSD and macOS by design, as our checks compile it for them and do not run it; on Windows the program runs alone. See [`is_supported`].
 //!
 //! # Features
 //!
