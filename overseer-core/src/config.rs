@@ -281,7 +281,8 @@ impl<T> Config<T> {
     }
 
     /// Whether the master becomes the new file too, under its PID, once that is at the program's path and serves; yes unless set. That file is a release, its
-    /// predecessor if it was taken back, or what somebody put there before a restart. With `false` the master goes on with the code that the service was started with.
+    /// predecessor if it was taken back, or what somebody put there before a restart. With `false` the master goes on with the code that the service was started with,
+    /// and with its [`Config::debug`], [`Config::no_warn`], [`Config::log_format`] and [`Config::pid_file`]; all other settings are those of the generation that serves.
     pub fn upgrade_master(mut self, upgrade: bool) -> Self {
         self.settings.upgrade_master = upgrade;
         self

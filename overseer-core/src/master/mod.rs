@@ -76,8 +76,8 @@ struct Memory {
 struct Master {
     supervisor: Supervisor,
     started: Instant,
-    /// When the loop last went to sleep.
-    slept: Time,
+    /// When the loop was last seen to run.
+    awake: Time,
     /// We have stopped ourselves, so the SIGCONT that comes next needs no second count.
     has_stopped_itself: bool,
     signals: Signals,
@@ -111,9 +111,9 @@ impl Master {
         loop {
             // With nothing in hand that the next one would not know of.
             self.replace_if_due();
-            self.slept = self.now();
             let ready = self.wait();
             self.take_signals();
+            self.awake = self.now();
             self.read_children(&ready);
             self.read_poller();
             self.rehearsals.iter_mut().for_each(Rehearsal::read);
@@ -222,6 +222,12 @@ impl Master {
                 }
             }
             Action::CloseListeners => self.listeners.close(),
+            Action::RestartBy { signal } => {
+                if let Err(error) = self.signals.change(&self.original, signal) {
+                    let why = format!("its handler cannot be installed: {error}");
+                    self.log.write(&Message::SettingWaits { setting: "restart_signal".to_owned(), why });
+                }
+            }
             Action::Save => self.has_unsaved = true,
             Action::Say(message) => self.say(message),
             Action::Leave(exit) => self.leave(exit),
@@ -316,8 +322,8 @@ impl Master {
             let now = self.now();
             // Only one that was slept through tells of a stop; anybody can send SIGCONT.
             if self.supervisor.deadline().is_some_and(|deadline| deadline < now) {
-                // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
-                self.handle(Event::Continued { stopped: now.saturating_sub(self.slept) });
+                // Stopped by SIGSTOP, nobody knows since when: at most since the loop was awake.
+                self.handle(Event::Continued { stopped: now.saturating_sub(self.awake) });
             }
         }
         for arrived in all {

@@ -108,7 +108,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     let mut master = Master {
         supervisor,
         started: Instant::now(),
-        slept: Duration::ZERO,
+        awake: Duration::ZERO,
         has_stopped_itself: false,
         signals,
         original,

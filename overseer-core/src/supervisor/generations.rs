@@ -95,7 +95,7 @@ impl Supervisor {
             }
             child.settings = settings.clone();
             if self.active == Some(generation) && settings.installation == Installation::WithoutRestart {
-                self.settings = settings;
+                self.go_by(settings);
                 self.plan_first_look();
             }
         }
@@ -161,8 +161,8 @@ impl Supervisor {
     fn serves(&mut self, generation: Generation) {
         let Some(child) = self.child(generation) else { return };
         child.stage = Stage::Active;
-        self.settings = self.children[&generation].settings.clone();
-        let identity = self.children[&generation].identity;
+        let (settings, identity) = (child.settings.clone(), child.identity);
+        self.go_by(settings);
         self.act(Action::Accept { generation });
         self.act(Action::Trust { generation });
         match &self.record.probation {

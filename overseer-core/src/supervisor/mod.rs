@@ -242,6 +242,10 @@ pub(crate) enum Action {
     /// See that nobody has shut down a listener or made it block.
     CheckListeners,
     CloseListeners,
+    /// This is the restart signal from now on.
+    RestartBy {
+        signal: Signal,
+    },
     /// Write the record to `state.json`.
     Save,
     Say(Message),
@@ -507,6 +511,19 @@ impl Supervisor {
         let running = self.running();
         let is_on_probation = self.record.probation.as_ref().is_some_and(|probation| probation.identity == running);
         self.probation_until = is_on_probation.then(|| self.now + self.settings.probation);
+    }
+
+    /// What holds beyond the rules is told to the shell.
+    fn go_by(&mut self, settings: Settings) {
+        if settings.restart_signal != self.settings.restart_signal {
+            self.act(Action::RestartBy { signal: settings.restart_signal });
+        }
+        self.settings = settings;
+    }
+
+    /// The signal that restarts the program.
+    pub(crate) fn restart_signal(&self) -> Signal {
+        self.settings.restart_signal
     }
 
     fn is_leaving(&self) -> bool {

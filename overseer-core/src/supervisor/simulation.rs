@@ -124,6 +124,9 @@ impl World {
         if self.one_in(6) {
             settings.probation = Duration::ZERO;
         }
+        if self.one_in(4) {
+            settings.restart_signal = Signal::HUP;
+        }
         if self.one_in(8) {
             settings.source = None;
         }

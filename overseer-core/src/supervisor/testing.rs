@@ -87,6 +87,8 @@ pub(super) struct Master {
     /// How often the master has been replaced.
     pub(super) replaced: usize,
     settings: Settings,
+    /// What the shell takes for the restart signal.
+    restart_signal: Signal,
     told: BTreeMap<Generation, Told>,
     done: Vec<Action>,
     said: Vec<Message>,
@@ -135,6 +137,7 @@ impl Master {
             own: path,
             rehearsing: None,
             replaced: 0,
+            restart_signal: settings.restart_signal,
             settings,
             told: BTreeMap::new(),
             done: Vec::new(),
@@ -475,6 +478,7 @@ impl Master {
                 assert!(!self.is_polling, "the master leaves its poll behind");
                 self.left = Some(*exit);
             }
+            Action::RestartBy { signal } => self.restart_signal = *signal,
             Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
         }
         None
@@ -559,6 +563,7 @@ impl Master {
         assert!(self.left.is_some() || ids.len() == self.alive.len(), "nobody waits for one of {:?}", self.alive.keys());
         assert!(self.good.contains(&self.path.inode), "a file that has not proved itself is at the path: {:?}", self.path);
         assert_eq!(rules.looking.running_until.is_some(), self.is_polling, "the rules are wrong about the poll");
+        assert_eq!(rules.settings.restart_signal, self.restart_signal, "the shell has handlers for another restart signal");
         let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
         for (id, child) in &rules.children {
             let has_a_part = rules.active == Some(*id) || rules.candidate == Some(*id);

@@ -9,6 +9,7 @@
 use super::activation;
 use super::link::Link;
 use super::notify_socket;
+use super::process;
 use super::signals::Original;
 use super::system;
 use crate::binary::header;
@@ -24,7 +25,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Whoever writes a file while it is executed (ETXTBSY) has copied a descriptor in a fork and closes it in its exec; so the exec is tried again.
 const BUSY_TRIES: u32 = 20;
@@ -48,7 +49,7 @@ pub(crate) struct Spawn<'a> {
 }
 
 impl Spawn<'_> {
-    /// Starts the process with our arguments and environment. Does not wait for the exec: that it failed comes over the link, as
+    /// Starts the process with our arguments, and the environment that we were given. Does not wait for the exec: that it failed comes over the link, as
     /// [`Received::ExecFailed`](super::link::Received::ExecFailed), before the process ends with code 127.
     ///
     /// # Errors
@@ -87,43 +88,21 @@ impl Spawn<'_> {
     }
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
-        let role = self.role.variable_for(socket)?;
-        let is_masters = |name: &OsStr| {
-            let is_named =
-                name == VARIABLE || name == activation::STORE_SIZE || notify_socket::VARIABLES.iter().any(|variable| name == *variable);
-            is_named || activation::is_for_us_alone(name)
-        };
-        let others = std::env::vars_os().filter(|(name, _)| !is_masters(name));
-        c_strings(others.chain([role]).map(|(name, value)| {
-            let mut pair = name;
-            pair.push("=");
-            pair.push(value);
-            pair
-        }))
+        c_strings(environment_for(Heir::OtherProcess, Some(self.role.variable_for(socket)?)))
     }
 }
 
-/// Becomes another program: the same process, arguments and environment, with the signals as they were before handlers of ours. Returns only if it could not.
+/// Becomes another program: the same process, arguments and given environment, with the signals as they were before handlers of ours. Returns only if it could not.
 pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error {
     original.restore();
     become_program(program, None)
 }
 
-/// Becomes another program: the same process, arguments and environment, and this variable. Signals that are held stay so. Returns only if it could not.
-///
-/// Whoever has a variable gets its descriptors by that, and none that were passed to this process at its start; a fresh start gets those too.
+/// Becomes another program: the same process, arguments and given environment, and this variable. Signals that are held stay so. Returns only if it could not.
 pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
-    let is_start = variable.is_none();
-    let strings = c_strings(std::env::args_os()).and_then(|arguments| {
-        let is_kept = |name: &OsStr| name != VARIABLE && (is_start || !activation::is_for_us_alone(name));
-        let others = std::env::vars_os().filter(|(name, _)| is_kept(name));
-        let environment = others.chain(variable).map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            name
-        });
-        Ok((arguments, c_strings(environment)?))
-    });
+    let heir = if variable.is_some() { Heir::Successor } else { Heir::FreshStart };
+    let environment = c_strings(environment_for(heir, variable));
+    let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, environment?)));
     let (arguments, environment) = match strings {
         Ok(strings) => strings,
         Err(error) => return error,
@@ -149,6 +128,34 @@ pub(crate) fn is_not_executable(errno: Errno) -> bool {
 /// Whether the kernel will hand the file to an interpreter. One that cannot be read is no script for anybody.
 pub(crate) fn is_script(program: BorrowedFd<'_>) -> bool {
     system::readable(program).is_ok_and(|file| header::is_script(&file).unwrap_or(false))
+}
+
+/// Who gets an environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heir {
+    /// Speaks for nobody, and has none of the descriptors that were passed to the master.
+    OtherProcess,
+    /// The master, which was handed those descriptors and looks at no numbers.
+    Successor,
+    /// This process as it was started.
+    FreshStart,
+}
+
+/// The environment as the process manager gave it, with the variable of a role.
+fn environment_for(heir: Heir, role: Option<(OsString, OsString)>) -> impl Iterator<Item = OsString> {
+    let is_dropped = move |variable: &OsString| {
+        let name = variable.as_bytes().split(|byte| *byte == b'=').next().map(OsStr::from_bytes).unwrap_or_default();
+        let is_told_to_master = || name == activation::STORE_SIZE || notify_socket::VARIABLES.iter().any(|variable| name == *variable);
+        name == VARIABLE
+            || (heir == Heir::OtherProcess && is_told_to_master())
+            || (heir != Heir::FreshStart && activation::is_for_us_alone(name))
+    };
+    let role = role.map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    });
+    process::given_environment().into_iter().filter(move |variable| !is_dropped(variable)).chain(role)
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
