@@ -112,6 +112,8 @@ messages! {
         "{release} is installed at {path:?}"
     Info "installed" InstalledOnly { release: String, path: PathBuf }
         "{release} is installed at {path:?}; it runs from the next start on"
+    Info "not-installed" NotInstalled { release: String, source: String, why: String }
+        "{release} is at {source} and is not installed: {why}"
     Info "release-waits" ReleaseWaits { release: String }
         "{release} is proved and waits for the next restart"
     Error "commit-failed" CommitFailed { release: String, active: Generation, why: String }

@@ -527,7 +527,7 @@ impl Master {
 
     /// The settings of a generation, without a source of releases where upgrades are impossible. The first generation that brings a fetcher finds that out.
     fn with_possible_source(&mut self, settings: Settings) -> Settings {
-        if settings.source.is_some() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
+        if settings.looks() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
             let (memory, record) = start::remember(&self.place, &settings, &mut self.log);
             self.memory = memory;
             self.supervisor.adopt(record);
@@ -597,7 +597,7 @@ impl Master {
         }
         let (known, judged) = self.supervisor.known();
         let (state_dir, installed_signed_unix_s) = (memory.directory.path().to_owned(), self.supervisor.installed_signed_unix_s());
-        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s };
+        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming: self.supervisor.naming() };
         let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
         let Some(program) = program else { return failed("no generation serves".to_owned()) };
         match Poller::start(program.as_fd(), &order, &self.original) {

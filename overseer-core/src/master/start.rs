@@ -8,6 +8,7 @@ use super::{Master, Memory};
 use crate::activation::Offers;
 use crate::address::Address;
 use crate::binary::{self, Identity, Place, Record, StateDir};
+use crate::config::Upgrades;
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::{Generation, Settings, Start, Supervisor};
@@ -62,7 +63,7 @@ fn come_up(setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) -> R
     let place = Place::find(setup.state_dir.as_deref()).map_err(Error::system("cannot find the program's own file"))?;
     let own =
         files::own_file().and_then(|path| files::open_to_execute(&path)).map_err(Error::system("cannot open the program's own file"))?;
-    let has_sought_memory = setup.settings.source.is_some();
+    let has_sought_memory = setup.settings.looks();
     let (mut memory, mut record) = remember(&place, &setup.settings, &mut log);
     let is_counted = memory.as_mut().is_some_and(|memory| count_start(memory, &mut record, &own, &place, &original, &mut log));
     // That somebody else has what this master needs says nothing about the release.
@@ -140,10 +141,12 @@ fn come_up(setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) -> R
 /// What earlier masters have remembered; `None` where upgrades are off.
 pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
     let nothing = (None, Record::default());
-    if settings.source.is_none() && !place.state_dir().exists() {
+    if !settings.looks() && !place.state_dir().exists() {
         return nothing;
     }
-    let opened = match place.obstacle() {
+    // Who only names what is new replaces nothing.
+    let obstacle = place.obstacle().filter(|_| settings.upgrades() == Upgrades::Install);
+    let opened = match obstacle {
         Some(why) => Err(why),
         None => StateDir::open(place).map_err(|error| FetchError::chain(&error)),
     };
@@ -165,7 +168,7 @@ pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Op
             (Some(Memory { directory, lock, saved: None, has_said_second: false, shunned: None, has_said_unsaved: false }), record)
         }
         Err(why) => {
-            if settings.source.is_some() {
+            if settings.looks() {
                 log.write(&Message::UpgradesOff { why });
             }
             nothing

@@ -88,7 +88,10 @@ impl Spawn<'_> {
     }
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
-        c_strings(environment_for(Heir::OtherProcess, Some(self.role.variable_for(socket)?)))
+        let is_masters =
+            |name: &OsStr| name == activation::STORE_SIZE || notify_socket::VARIABLES.contains(&name.to_str().unwrap_or_default());
+        let role = self.role.variable_for(socket)?;
+        c_strings(environment_with(Some(role), |name| !is_masters(name) && !activation::is_for_us_alone(name)))
     }
 }
 
@@ -99,10 +102,12 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error
 }
 
 /// Becomes another program: the same process, arguments and given environment, and this variable. Signals that are held stay so. Returns only if it could not.
+///
+/// Whoever has a variable gets its descriptors by that, and none that were passed to this process at its start; a fresh start gets those too.
 pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
-    let heir = if variable.is_some() { Heir::Successor } else { Heir::FreshStart };
-    let environment = c_strings(environment_for(heir, variable));
-    let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, environment?)));
+    let is_start = variable.is_none();
+    let environment = environment_with(variable, |name| is_start || !activation::is_for_us_alone(name));
+    let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, c_strings(environment)?)));
     let (arguments, environment) = match strings {
         Ok(strings) => strings,
         Err(error) => return error,
@@ -130,32 +135,16 @@ pub(crate) fn is_script(program: BorrowedFd<'_>) -> bool {
     system::readable(program).is_ok_and(|file| header::is_script(&file).unwrap_or(false))
 }
 
-/// Who gets an environment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heir {
-    /// Speaks for nobody, and has none of the descriptors that were passed to the master.
-    OtherProcess,
-    /// The master, which was handed those descriptors and looks at no numbers.
-    Successor,
-    /// This process as it was started.
-    FreshStart,
-}
-
-/// The environment as the process manager gave it, with the variable of a role.
-fn environment_for(heir: Heir, role: Option<(OsString, OsString)>) -> impl Iterator<Item = OsString> {
-    let is_dropped = move |variable: &OsString| {
-        let name = variable.as_bytes().split(|byte| *byte == b'=').next().map(OsStr::from_bytes).unwrap_or_default();
-        let is_told_to_master = || name == activation::STORE_SIZE || notify_socket::VARIABLES.iter().any(|variable| name == *variable);
-        name == VARIABLE
-            || (heir == Heir::OtherProcess && is_told_to_master())
-            || (heir != Heir::FreshStart && activation::is_for_us_alone(name))
-    };
+/// What is kept of the environment as the process manager gave it, with the variable of a role.
+fn environment_with(role: Option<(OsString, OsString)>, is_kept: impl Fn(&OsStr) -> bool) -> impl Iterator<Item = OsString> {
+    let name =
+        |variable: &OsString| OsStr::from_bytes(variable.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default()).to_owned();
     let role = role.map(|(mut name, value)| {
         name.push("=");
         name.push(value);
         name
     });
-    process::given_environment().into_iter().filter(move |variable| !is_dropped(variable)).chain(role)
+    process::given_environment().into_iter().filter(move |variable| name(variable) != VARIABLE && is_kept(&name(variable))).chain(role)
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
