@@ -22,13 +22,20 @@ use std::path::PathBuf;
 const STORE_NAME_CHARS: usize = 100;
 const STORE_DIGEST_BYTES: usize = 8;
 
-/// What an address is known by across generations: its name, or its text and how manieth of that text it is. A name that moves to another
+/// What an address is known by across generations: its text, and its name or how manieth of that text it is. A name that moves to another
 /// text is another socket, beside the old one: generations that have that need it still, and so do those that come after a failed move.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Key {
     Name(String, String),
     Text(String, usize),
+}
+
+impl Key {
+    fn text(&self) -> &str {
+        let (Self::Name(_, text) | Self::Text(text, _)) = self;
+        text
+    }
 }
 
 #[derive(Debug)]
@@ -142,7 +149,7 @@ impl Listeners {
     /// An address cannot be had; what was bound for this generation before it is closed again.
     pub(crate) fn hold_all(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<(), Refusal> {
         let mut bound = Vec::new();
-        for (key, wanted) in keys(wanted).into_iter().zip(wanted) {
+        for (key, wanted) in self.known_keys(wanted).into_iter().zip(wanted) {
             match self.hold(&key, wanted, generation) {
                 Ok(true) => bound.push(key),
                 Ok(false) => {}
@@ -159,9 +166,22 @@ impl Listeners {
         Ok(())
     }
 
+    /// An address that has got a name, or another one, is the socket that it was.
+    fn known_keys(&self, wanted: &[Wanted]) -> Vec<Key> {
+        let mut keys = keys(wanted);
+        for place in 0..keys.len() {
+            let key = &keys[place];
+            let same = self.held.keys().find(|held| held.text() == key.text() && !keys.contains(held));
+            if let Some(same) = same.filter(|_| !self.held.contains_key(key)) {
+                keys[place] = same.clone();
+            }
+        }
+        keys
+    }
+
     /// The listeners that are held for these addresses, in their order.
     pub(crate) fn held_for(&self, wanted: &[Wanted]) -> Vec<Provided<'_>> {
-        keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
+        self.known_keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
     }
 
     /// `true` if it was bound for this; what was passed stays, since nobody passes it again.
@@ -410,6 +430,22 @@ mod tests {
         assert_eq!(again, bound);
         listeners.provide(Generation(4), &wanted(&["web=localhost:0", "unix:/nowhere/at/all"])).expect_err("there is no such directory");
         assert_eq!(listeners.held.len(), 1);
+    }
+
+    #[test]
+    fn an_address_that_gets_a_name_or_another_place_stays_the_socket_that_it_was() {
+        let mut listeners = Listeners::default();
+        let mut of = |generation: u64, texts: &[&str]| -> Vec<String> {
+            let provided = listeners.provide(Generation(generation), &wanted(texts)).expect("held or bound");
+            provided.into_iter().map(|provided| provided.bound_to.to_owned()).collect()
+        };
+        let first = of(1, &["127.0.0.1:0", "localhost:0"]);
+        assert_eq!(of(2, &["api=localhost:0", "web=127.0.0.1:0"]), [first[1].clone(), first[0].clone()]);
+        assert_eq!(of(3, &["front=127.0.0.1:0", "localhost:0"]), first);
+        // Who asks for two such sockets gets two.
+        let both = of(4, &["front=127.0.0.1:0", "127.0.0.1:0"]);
+        assert_eq!(both[1], first[0]);
+        assert!(!first.contains(&both[0]));
     }
 
     #[test]
