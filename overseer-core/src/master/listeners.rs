@@ -488,6 +488,40 @@ mod tests {
     }
 
     #[test]
+    fn a_passed_socket_stays_through_tries_that_fail_for_another_address_and_for_the_life_of_the_master() {
+        let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (passed, blocker) = (bind(), bind());
+        let bound_to = passed.local_addr().expect("bound").to_string();
+        let texts = ["systemd:web".to_owned(), blocker.local_addr().expect("bound").to_string()];
+        let wanted = wanted(&texts.each_ref().map(String::as_str));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("web", passed.into()), ("other", bind().into())]));
+        let refusal = listeners.provide(Generation(1), &wanted).expect_err("somebody is there");
+        assert!(refusal.is_in_use());
+        drop(blocker);
+        assert_eq!(listeners.provide(Generation(1), &wanted).expect("free now")[0].bound_to, bound_to);
+        assert!(matches!(&listeners.refuse_offers()[..], [Message::SocketUnclaimed { name, .. }] if name == "other"));
+        assert_eq!(listeners.describe_claimed().len(), 1);
+        listeners.release(Generation(1));
+        listeners.close_unused();
+        assert_eq!(listeners.provide(Generation(2), &wanted[..1]).expect("nobody passes it again")[0].bound_to, bound_to);
+        listeners.close();
+        let why = listeners.provide(Generation(3), &wanted[..1]).expect_err("it is not there any more").why();
+        assert!(why.contains("restart the service"), "{why}");
+    }
+
+    #[test]
+    fn a_passed_socket_is_not_shut_down_at_the_end_and_one_of_ours_is() {
+        let passed = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (unit, address) = (passed.try_clone().expect("a copy"), passed.local_addr().expect("bound"));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("web", passed.into())]));
+        let own = listeners.provide(Generation(1), &wanted(&["systemd:web", "127.0.0.1:0"])).expect("held")[1].bound_to.to_owned();
+        listeners.close();
+        TcpStream::connect(address).expect("clients wait for the next master");
+        TcpStream::connect(own).expect_err("nobody has it");
+        drop(unit);
+    }
+
+    #[test]
     fn an_address_that_overlaps_a_held_port_says_what_it_needs() {
         let mut listeners = Listeners::default();
         let port = {
