@@ -5,7 +5,7 @@ use crate::binary;
 use crate::child::{self, Beginning, Shared};
 use crate::fetcher::poll::{self, Poll};
 use crate::listener::Listener;
-use crate::master::{self, Setup};
+use crate::master::{self, Handed, Setup};
 use crate::protocol::{Hello, VERSIONS};
 use crate::role::{self, Role, RoleName};
 use crate::state::State;
@@ -65,21 +65,29 @@ pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
             poll::run(link, Poll { fetcher, demands, check_timeout, pre_upgrade })
         }
         Role::Successor(snapshot) => {
-            let setup = valid.map(|addresses| setup(config, addresses, threads));
+            let setup = valid.map(|addresses| setup(config, addresses, threads, None));
             Err(master::resume(setup, &snapshot))
         }
+        Role::Stored(file) => {
+            let handed = Handed::read(&file).map_err(Error::system("cannot read what the packaged file has handed over"))?;
+            match valid {
+                Err(error) if !handed.has_failed() => Err(handed.go_back(error)),
+                valid => match master::run(setup(config, valid?, threads, Some(handed)))? {},
+            }
+        }
+        Role::Started(RoleName::Stored, _) => unreachable!("no process is started as one"),
         Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
         Role::Master => {
             let addresses = valid?;
             if is_switched_off()? || !is_supported() {
                 return run_alone(config, &addresses);
             }
-            match master::run(setup(config, addresses, threads))? {}
+            match master::run(setup(config, addresses, threads, None))? {}
         }
     }
 }
 
-fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>) -> Setup {
+fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>, handed: Option<Handed>) -> Setup {
     Setup {
         addresses,
         settings: config.settings,
@@ -88,6 +96,9 @@ fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>) ->
         no_warn: config.no_warn,
         pid_file: config.pid_file,
         state_dir: config.state_dir,
+        binary_store: config.binary_store,
+        demands: config.demands,
+        handed,
         threads,
     }
 }

@@ -14,5 +14,6 @@ mod restart;
 mod signals;
 mod signed;
 mod source;
+mod store;
 mod tool;
 mod upgrade;

@@ -142,6 +142,7 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
         running: file(11),
         judged: vec!["00".repeat(20)],
         installed_signed_unix_s: None,
+        store: None,
     };
     is_golden("v1-master-order.bin", &order, 0);
     is_golden("v1-master-order-signed.bin", &Order { installed_signed_unix_s: Some(1_800_000_000), ..order }, 0);

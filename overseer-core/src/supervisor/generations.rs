@@ -30,6 +30,7 @@ impl Supervisor {
             stage: Stage::Starting,
             origin,
             identity: Identity::default(),
+            packaged: None,
             settings: self.settings.clone(),
             spawned_at: self.now,
             ready_at: None,
@@ -60,6 +61,7 @@ impl Supervisor {
         let path = self.path.clone();
         let Some(child) = self.child(generation) else { return };
         child.identity = started.identity;
+        child.packaged = started.packaged;
         let is_operators = child.origin == Origin::Restart && running.is_some_and(|running| !running.same_inode(&started.identity));
         if is_operators {
             child.origin = Origin::OperatorsFile;
@@ -91,6 +93,7 @@ impl Supervisor {
             child.settings = settings.clone();
             if self.active == Some(generation) && settings.installation == Installation::WithoutRestart {
                 self.settings = settings;
+                self.comes_up();
                 self.plan_first_look();
             }
         }
@@ -157,9 +160,15 @@ impl Supervisor {
         let Some(child) = self.child(generation) else { return };
         child.stage = Stage::Active;
         self.settings = self.children[&generation].settings.clone();
-        let identity = self.children[&generation].identity;
+        let (identity, packaged) = (self.children[&generation].identity, self.children[&generation].packaged.clone());
         self.act(Action::Accept { generation });
         self.act(Action::Trust { generation });
+        self.comes_up();
+        if let Some(packaged) = packaged {
+            self.record.package_wins(packaged);
+            self.act(Action::SetStoredAside);
+            self.act(Action::Save);
+        }
         match &self.record.probation {
             Some(probation) if probation.identity == identity => {
                 if self.probation_until.is_none() {
@@ -178,6 +187,13 @@ impl Supervisor {
         }
         self.plan_first_look();
         self.replace_master_by(generation);
+    }
+
+    /// What the service was started with comes up, so its starts do not add up.
+    fn comes_up(&mut self) {
+        if std::mem::take(&mut self.record.unready_starts) > 0 {
+            self.act(Action::Save);
+        }
     }
 
     /// The candidate takes over; what it replaces drains.
@@ -420,6 +436,7 @@ impl Supervisor {
         let end = if exit.is_success() || was_asked_to || is_answer { End::Orderly } else { End::Abnormal };
         let ran = self.children.remove(&generation).map(|child| child.identity);
         if self.is_leaving() || end == End::Orderly {
+            self.comes_up();
             self.lived_cleanly(ran, exit, was_asked_to);
             if !self.is_leaving() {
                 self.note(Message::ProgramEnded { generation, exit });

@@ -29,7 +29,7 @@ mod tests;
 
 pub(crate) use settings::{Installation, Settings};
 
-use crate::binary::{Identity, Probation, Record};
+use crate::binary::{Identity, Packaged, Probation, Record};
 use crate::message::Message;
 use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
@@ -69,10 +69,12 @@ pub(crate) enum Program {
 }
 
 /// Which file was found when a generation was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Started {
     pub(crate) pid: i32,
     pub(crate) identity: Identity,
+    /// Releases lie in a binary store, and this is the packaged file, which somebody has changed since.
+    pub(crate) packaged: Option<Packaged>,
 }
 
 /// Whom a failure is blamed on.
@@ -229,6 +231,8 @@ pub(crate) enum Action {
     TakeBack {
         failed: Identity,
     },
+    /// The packaged file serves: nothing that was committed in its place may be at the path.
+    SetStoredAside,
     /// Forget the staged release and remove its file.
     Discard,
     /// Look at the source.
@@ -282,6 +286,9 @@ struct Child {
     stage: Stage,
     origin: Origin,
     identity: Identity,
+    /// It runs the packaged file, which somebody has changed.
+    #[serde(default)]
+    packaged: Option<Packaged>,
     settings: Settings,
     spawned_at: Time,
     ready_at: Option<Time>,

@@ -2,14 +2,18 @@
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, Pid};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// Which signal tells of a lease that somebody wants to break (fcntl(2)); not in libc for all systems.
+const F_SETSIG: libc::c_int = 10;
 
 /// Puts each of two files at the other's path, at one instant (renameat2(2), `RENAME_EXCHANGE`).
 ///
@@ -22,6 +26,50 @@ pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
     Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+/// Renames a file, unless there is one of the new name already (renameat2(2), `RENAME_NOREPLACE`; by a link where that is unsupported).
+///
+/// # Errors
+/// `AlreadyExists`: there is one. Nothing was changed.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let (one, other) = (CString::new(from.as_os_str().as_bytes())?, CString::new(to.as_os_str().as_bytes())?);
+    // SAFETY: both are strings that end in a zero and live through the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_NOREPLACE) };
+    match Errno::result(result) {
+        Err(Errno::EINVAL | Errno::ENOSYS) => std::fs::hard_link(from, to).and_then(|()| std::fs::remove_file(from)),
+        other => other.map(drop).map_err(io::Error::from),
+    }
+}
+
+/// Keeps everybody from writing to a file that is open for reading, for as long as it is open (a read lease, fcntl(2)): who tries has to wait. `false`: this
+/// file system knows no leases.
+///
+/// # Errors
+/// `WouldBlock`: somebody has it open for writing.
+pub(crate) fn keep_unwritten(file: &File) -> io::Result<bool> {
+    // SAFETY: both calls take numbers. The signal that tells of a breach is one that is ignored unless handled, where the usual one ends the process.
+    let result = unsafe {
+        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)
+    };
+    match Errno::result(result) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether nobody has tried to write to the file since [`keep_unwritten`] began.
+pub(crate) fn is_kept_unwritten(file: &File) -> bool {
+    // SAFETY: the call takes numbers.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+}
+
+/// Whether the path is on an overlay file system, as the writable layer of a container is.
+pub(crate) fn is_overlay(path: &Path) -> bool {
+    statfs(path).is_ok_and(|status| status.filesystem_type() == OVERLAYFS_SUPER_MAGIC)
 }
 
 /// Makes the names in a directory last through a loss of power.

@@ -92,10 +92,11 @@ impl Spawn<'_> {
     }
 }
 
-/// Becomes another program: the same process, arguments and environment, with the signals as they were before handlers of ours. Returns only if it could not.
-pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error {
+/// Becomes another program: the same process, arguments and environment, perhaps this variable, with the signals as they were before handlers of ours. Returns
+/// only if it could not.
+pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original, variable: Option<(OsString, OsString)>) -> io::Error {
     original.restore();
-    become_program(program, None)
+    become_program(program, variable)
 }
 
 /// Becomes another program: the same process, arguments and environment, and this variable. Signals that are held stay so. Returns only if it could not.

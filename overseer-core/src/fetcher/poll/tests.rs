@@ -39,7 +39,7 @@ impl Scene {
     fn order(&self, known: Known) -> Order {
         let running = Identity::of(&fs::metadata(&self.path).expect("metadata"));
         let (path, state_dir, judged) = (self.path.clone(), self.state_dir.clone(), self.judged.clone());
-        Order { known, path, state_dir, running, judged, installed_signed_unix_s: self.installed_signed_unix_s }
+        Order { known, path, state_dir, running, judged, installed_signed_unix_s: self.installed_signed_unix_s, store: None }
     }
 
     fn look(&self, fetcher: impl Fetcher) -> (Report, Option<File>) {
