@@ -465,7 +465,15 @@ impl Ground {
     fn order(&self) -> Order {
         let (known, judged) = self.record.known(&self.source, &self.running, &self.path, None, self.now);
         let (path, state_dir) = (self.path.clone(), self.directory.path().to_owned());
-        Order { known, path, state_dir, running: self.running, judged, installed_signed_unix_s: self.record.installed_signed_unix_s(), store: None }
+        Order {
+            known,
+            path,
+            state_dir,
+            running: self.running,
+            judged,
+            installed_signed_unix_s: self.record.installed_signed_unix_s(),
+            store: None,
+        }
     }
 
     /// Remembers what came of the look, and installs what is staged.

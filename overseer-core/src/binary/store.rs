@@ -69,13 +69,9 @@ pub(crate) enum Choice {
     /// The packaged file, since the release cannot be run.
     NotStored(String),
     /// The packaged file, since no generation of the release ever became ready.
-    NeverReady {
-        starts: u32,
-    },
+    NeverReady { starts: u32 },
     /// The release failed too often: the previous binary is put back, and then it is chosen again.
-    TakeBack {
-        starts: u32,
-    },
+    TakeBack { starts: u32 },
     /// The release.
     Stored,
 }

@@ -9,7 +9,9 @@ use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Progress, Release}
 use crate::binary::header;
 use crate::binary::staging::{self, AttributeError, Staging};
 use crate::binary::store::Proof;
-use crate::binary::{Demands, Identity, Packaged, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack};
+use crate::binary::{
+    Demands, Identity, Packaged, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack,
+};
 use crate::config::PreUpgrade;
 use crate::message::cut;
 use crate::protocol::{FromPoll, Order, Outcome, ReleaseName, Report, Staged, StoreOrder, Verdict};
@@ -168,7 +170,10 @@ impl Poll {
         if let Some(StoreOrder { packaged_path, packaged, .. }) = &store
             && !Packaged::at(packaged_path).is_ok_and(|now| now.identity == packaged.identity)
         {
-            let why = format!("{} was changed since the service began to run it or what came after it; restart to take it", packaged_path.display());
+            let why = format!(
+                "{} was changed since the service began to run it or what came after it; restart to take it",
+                packaged_path.display()
+            );
             report.outcome = Outcome::Incomplete { why };
             return Ok(None);
         }

@@ -179,6 +179,8 @@ impl Start<'_> {
             let (facts, now, found) = self.look(failed.take(), is_first);
             match (choose(facts), found) {
                 (Choice::Stored, Some(found)) => {
+                    // With other numbers perhaps.
+                    self.record.packaged = Some(now);
                     let error = self.execute(&found, Seconds(began.elapsed()), log);
                     failed = Some(format!("cannot be executed: {error}"));
                     continue;

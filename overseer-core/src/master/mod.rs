@@ -22,7 +22,7 @@ use crate::message::Message;
 use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
-use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
+use crate::supervisor::{Action, Asker, Blame, Event, Generation, NewPackage, Program, Settings, Started, Supervisor, Time};
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
@@ -224,7 +224,7 @@ impl Master {
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {
         let failed = |why: String, blame| Event::SpawnFailed { generation, why, blame };
-        let (file, packaged) = match self.open_program(program) {
+        let (file, package) = match self.open_program(program) {
             Ok(opened) => opened,
             Err(error) => return failed(format!("its file cannot be opened: {error}"), Blame::Nobody),
         };
@@ -245,7 +245,7 @@ impl Master {
             Ok((pid, link)) => {
                 self.children
                     .insert(generation, Child { pid, link: Some(link), unheard: None, program: file, why: None, has_listeners: false });
-                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, packaged } }
+                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
         }
@@ -253,7 +253,7 @@ impl Master {
 
     /// Opens the file to be executed, without reading it: `O_PATH` needs no right to read. With it comes what it is, if it is the packaged one and somebody has
     /// changed that.
-    fn open_program(&self, program: Program) -> io::Result<(File, Option<Packaged>)> {
+    fn open_program(&self, program: Program) -> io::Result<(File, Option<NewPackage>)> {
         let file = match program {
             Program::Own => self.own.try_clone(),
             Program::AtPath => {
@@ -264,7 +264,7 @@ impl Master {
                 if !metadata.is_file() {
                     return Err(io::Error::other(format!("{} is not a file", path.display())));
                 }
-                return Ok((file, changed.map(|_| Packaged::of(&metadata))));
+                return Ok((file, changed.map(|path| NewPackage { path, file: Packaged::of(&metadata) })));
             }
             Program::Previous => match &self.memory {
                 Some(memory) => binary::previous::open(memory.directory.path()).map(|(file, _)| file),

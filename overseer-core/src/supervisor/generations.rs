@@ -30,7 +30,7 @@ impl Supervisor {
             stage: Stage::Starting,
             origin,
             identity: Identity::default(),
-            packaged: None,
+            package: None,
             settings: self.settings.clone(),
             spawned_at: self.now,
             ready_at: None,
@@ -58,10 +58,10 @@ impl Supervisor {
     pub(super) fn spawned(&mut self, generation: Generation, started: Started) {
         let running =
             self.active.filter(|active| *active != generation).and_then(|active| self.children.get(&active)).map(|child| child.identity);
-        let path = self.path.clone();
+        let path = started.package.as_ref().map_or_else(|| self.path.clone(), |package| package.path.clone());
         let Some(child) = self.child(generation) else { return };
         child.identity = started.identity;
-        child.packaged = started.packaged;
+        child.package = started.package;
         let is_operators = child.origin == Origin::Restart && running.is_some_and(|running| !running.same_inode(&started.identity));
         if is_operators {
             child.origin = Origin::OperatorsFile;
@@ -160,12 +160,12 @@ impl Supervisor {
         let Some(child) = self.child(generation) else { return };
         child.stage = Stage::Active;
         self.settings = self.children[&generation].settings.clone();
-        let (identity, packaged) = (self.children[&generation].identity, self.children[&generation].packaged.clone());
+        let (identity, package) = (self.children[&generation].identity, self.children[&generation].package.clone());
         self.act(Action::Accept { generation });
         self.act(Action::Trust { generation });
         self.comes_up();
-        if let Some(packaged) = packaged {
-            self.record.package_wins(packaged);
+        if let Some(package) = package {
+            self.record.package_wins(package.file);
             self.act(Action::SetStoredAside);
             self.act(Action::Save);
         }
@@ -404,7 +404,8 @@ impl Supervisor {
                 self.release_failed(release, why.to_owned(), blame);
             }
             Origin::OperatorsFile => {
-                let (path, previous) = (self.path.clone(), self.previous.clone());
+                let path = child.package.as_ref().map_or_else(|| self.path.clone(), |package| package.path.clone());
+                let previous = self.previous.clone();
                 self.note(Message::OwnFileFailed { candidate, active, why: why.to_owned(), path, previous });
             }
             Origin::Restart | Origin::Start => self.note(Message::RestartFailed { candidate, active, why: why.to_owned() }),

@@ -73,8 +73,15 @@ pub(crate) enum Program {
 pub(crate) struct Started {
     pub(crate) pid: i32,
     pub(crate) identity: Identity,
-    /// Releases lie in a binary store, and this is the packaged file, which somebody has changed since.
-    pub(crate) packaged: Option<Packaged>,
+    pub(crate) package: Option<NewPackage>,
+}
+
+/// Releases lie in a binary store, and this is the packaged file, which somebody has changed since.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NewPackage {
+    #[serde(with = "crate::protocol::path")]
+    pub(crate) path: PathBuf,
+    pub(crate) file: Packaged,
 }
 
 /// Whom a failure is blamed on.
@@ -286,9 +293,8 @@ struct Child {
     stage: Stage,
     origin: Origin,
     identity: Identity,
-    /// It runs the packaged file, which somebody has changed.
     #[serde(default)]
-    packaged: Option<Packaged>,
+    package: Option<NewPackage>,
     settings: Settings,
     spawned_at: Time,
     ready_at: Option<Time>,

@@ -492,7 +492,10 @@ impl Master {
         match (identity, self.spawn_fails.take()) {
             (Some(identity), None) => {
                 self.alive.insert(generation, identity);
-                Event::Spawned { generation, started: Started { pid: 100 + i32::try_from(generation.0).unwrap_or_default(), identity, packaged: None } }
+                Event::Spawned {
+                    generation,
+                    started: Started { pid: 100 + i32::try_from(generation.0).unwrap_or_default(), identity, package: None },
+                }
             }
             (_, blame) => {
                 let why = "could not be started".to_owned();
