@@ -12,8 +12,6 @@ use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, wait};
 use crate::sys::process;
 use crate::sys::signals::Signals;
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -84,7 +82,7 @@ pub(crate) struct Beginning {
 
 impl Shared {
     pub(crate) fn new(beginning: Beginning) -> io::Result<Arc<Self>> {
-        let (drain_pipe, drain_writer) = pipe2(OFlag::O_CLOEXEC)?;
+        let (drain_pipe, drain_writer) = io::pipe()?;
         let may_accept = beginning.link.is_none() || beginning.settings.accept_in_warm_up;
         Ok(Arc::new(Self {
             up: beginning.link.map(Mutex::new),
@@ -97,9 +95,9 @@ impl Shared {
             is_ready: AtomicBool::new(false),
             listeners: OnceLock::new(),
             attended: Once::new(),
-            drain_pipe,
+            drain_pipe: drain_pipe.into(),
             inner: Mutex::new(Inner {
-                drain_writer: Some(drain_writer),
+                drain_writer: Some(drain_writer.into()),
                 deadline: None,
                 open: 0,
                 may_accept,

@@ -123,11 +123,20 @@ impl Listener {
         match &self.inner.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
+                if sockets::ACCEPTED_DO_NOT_BLOCK {
+                    stream.set_nonblocking(false)?;
+                }
                 // A connection that cannot be probed is still one.
                 let _ = sockets::set_keep_alive(stream.as_fd());
                 Ok(Stream::Tcp(stream, peer.to_string()))
             }
-            Socket::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Socket::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                if sockets::ACCEPTED_DO_NOT_BLOCK {
+                    stream.set_nonblocking(false)?;
+                }
+                Ok(Stream::Unix(stream))
+            }
         }
     }
 

@@ -92,7 +92,7 @@ impl State {
     #[doc(alias = "ID")]
     pub fn id(&self) -> &str {
         self.shared.id.get_or_init(|| {
-            let id = File::open("/proc/self/exe").and_then(|mut file| crate::binary::id_of(&mut file));
+            let id = crate::sys::files::own_file().and_then(File::open).and_then(|mut file| crate::binary::id_of(&mut file));
             id.unwrap_or_else(|error| {
                 log::warn!(target: "overseer::child", "cannot read the running binary: {error}; its ID is unknown");
                 String::new()

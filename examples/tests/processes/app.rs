@@ -80,6 +80,12 @@ pub(crate) fn put(path: &Path, contents: &[u8]) {
     fs::rename(&beside, path).expect("renamed");
 }
 
+/// Starts a process while nobody writes a program.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let _guard = neither_writing_nor_starting();
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
 /// A directory with a program in it.
 pub(crate) struct Scene {
     directory: TempDir,
@@ -108,6 +114,11 @@ impl Scene {
 
     pub(crate) fn add_words(&mut self, words: &str) {
         self.words = format!("{} {words}", self.words);
+    }
+
+    /// What all its releases are told.
+    pub(crate) fn words(&self) -> &str {
+        &self.words
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -229,10 +240,7 @@ impl App {
         };
         // SAFETY: between fork and exec these are plain system calls, which are async-signal-safe.
         unsafe { command.pre_exec(make_session) };
-        let process = {
-            let _guard = neither_writing_nor_starting();
-            command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
-        };
+        let process = spawn(&mut command);
         drop(command);
         let lines = Arc::new(Lines::default());
         let collector = Arc::clone(&lines);

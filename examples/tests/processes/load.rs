@@ -89,7 +89,7 @@ pub(crate) struct Tally {
     pub(crate) lost: u64,
     /// The first few failures.
     pub(crate) failures: Vec<String>,
-    /// The longest time between two answers that one client got.
+    /// The longest time that a client waited for an answer; one without pause, since its last one.
     pub(crate) longest_pause: Duration,
 }
 
@@ -109,7 +109,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Clients that connect without pause.
+/// Clients that connect anew for each request and try none a second time.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<()>>,
@@ -123,14 +123,20 @@ struct Shared {
 }
 
 impl Load {
+    /// Two clients without pause, each of which waits for its answer.
     pub(crate) fn start(address: &str) -> Self {
-        let shared = Arc::new(Shared {
-            address: address.to_owned(),
-            is_over: AtomicBool::new(false),
-            tally: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let shared = Shared::new(address);
         let clients = (0..2).map(|_| Arc::clone(&shared)).map(|shared| thread::spawn(move || shared.connect_on_and_on())).collect();
+        Self { shared, clients }
+    }
+
+    /// So many clients a second, whether those before have their answer or not.
+    pub(crate) fn steady(address: &str, per_second: u32) -> Self {
+        let shared = Shared::new(address);
+        let clients = vec![thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.connect_at_intervals(Duration::from_secs(1) / per_second)
+        })];
         Self { shared, clients }
     }
 
@@ -173,6 +179,11 @@ impl Drop for Load {
 }
 
 impl Shared {
+    fn new(address: &str) -> Arc<Self> {
+        let (is_over, tally, changed) = (AtomicBool::new(false), Mutex::default(), Condvar::new());
+        Arc::new(Self { address: address.to_owned(), is_over, tally, changed })
+    }
+
     /// A test that fails while it looks at the numbers leaves them whole.
     fn lock(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
@@ -181,31 +192,49 @@ impl Shared {
     fn connect_on_and_on(&self) {
         let mut last = Instant::now();
         while !self.is_over.load(Ordering::Relaxed) {
-            let result = tell(&self.address, "hello");
-            let mut tally = self.lock();
-            let failure = match result {
-                Ok(text) => match text.parse::<Answer>() {
-                    Ok(answer) => {
-                        *tally.answered.entry(answer.version).or_default() += 1;
-                        tally.longest_pause = tally.longest_pause.max(last.elapsed());
-                        last = Instant::now();
-                        self.changed.notify_all();
-                        continue;
-                    }
-                    Err(why) => why,
-                },
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                    tally.refused += 1;
-                    note(&mut tally, error.to_string());
-                    drop(tally);
-                    thread::yield_now();
-                    continue;
-                }
-                Err(error) => error.to_string(),
-            };
-            tally.lost += 1;
-            note(&mut tally, failure);
+            if self.ask_once(last) {
+                last = Instant::now();
+            } else {
+                thread::yield_now();
+            }
         }
+    }
+
+    fn connect_at_intervals(&self, interval: Duration) {
+        thread::scope(|clients| {
+            let mut due = Instant::now();
+            while !self.is_over.load(Ordering::Relaxed) {
+                clients.spawn(move || self.ask_once(due));
+                due += interval;
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+        });
+    }
+
+    /// Whether it is answered; the answer ends a pause that began then.
+    fn ask_once(&self, paused: Instant) -> bool {
+        let result = tell(&self.address, "hello");
+        let mut tally = self.lock();
+        let failure = match result {
+            Ok(text) => match text.parse::<Answer>() {
+                Ok(answer) => {
+                    *tally.answered.entry(answer.version).or_default() += 1;
+                    tally.longest_pause = tally.longest_pause.max(paused.elapsed());
+                    self.changed.notify_all();
+                    return true;
+                }
+                Err(why) => why,
+            },
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                tally.refused += 1;
+                note(&mut tally, error.to_string());
+                return false;
+            }
+            Err(error) => error.to_string(),
+        };
+        tally.lost += 1;
+        note(&mut tally, failure);
+        false
     }
 }
 

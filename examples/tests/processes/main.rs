@@ -6,6 +6,7 @@ mod broken;
 mod files;
 mod killed;
 mod load;
+mod managers;
 mod manners;
 mod packed;
 mod protocol;

@@ -12,7 +12,7 @@ use crate::sys::last_words::LastWords;
 use crate::sys::link::{Link, LinkError, Received};
 use crate::sys::process::{self, Exit};
 use crate::sys::signals::{ChildrenStay, Original};
-use crate::sys::spawn::Spawn;
+use crate::sys::spawn::{Spawn, is_not_executable};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
@@ -30,7 +30,7 @@ const WAIT_WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(10);
 pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
     match link.receive::<CheckOrder>() {
         Ok(Received::Message(order, descriptors)) => {
-            let executable = std::fs::metadata("/proc/self/exe").ok().map(|metadata| Identity::of(&metadata));
+            let executable = super::Place::running().ok();
             let snapshot = descriptors.into_iter().next().filter(|_| order.snapshot).map(File::from);
             let snapshot_problem = snapshot.and_then(|file| crate::master::snapshot::problem(&file));
             let checked =
@@ -75,7 +75,7 @@ fn not_executed(path: &Path, errno: Errno) -> Refusal {
     let error = io::Error::from(errno);
     match errno {
         Errno::ENOENT => Refusal::reject("needs a dynamic loader that is not here"),
-        Errno::ENOEXEC | Errno::ELIBBAD | Errno::EINVAL => Refusal::reject(format!("is refused by the kernel as an executable: {error}")),
+        errno if is_not_executable(errno) => Refusal::reject(format!("is refused by the kernel as an executable: {error}")),
         // A mount option, a security module, no memory, still open for writing.
         _ => Refusal::blameless(format!("is not executed by the system ({}: {error})", path.display())),
     }

@@ -121,7 +121,7 @@ fn replace(path: &Path, new: &Path, expected_old: &Identity, expected_new: &Iden
             undo(path, new, expected_new).map_err(unable)?;
             return Err(CommitError::PathChanged { path: path.to_owned() });
         }
-        Err(error) if is_unsupported(&error) => {
+        Err(error) if files::cannot_exchange(&error) => {
             if !holds(path, expected_old) {
                 return Err(CommitError::PathChanged { path: path.to_owned() });
             }
@@ -145,10 +145,6 @@ fn put_beside(target: &Path, new: &Path) -> Result<(), CommitError> {
     })?;
     let _ = files::sync_directory(target.parent().unwrap_or(Path::new("/")));
     Ok(())
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(nix::libc::EINVAL | nix::libc::ENOSYS | nix::libc::EOPNOTSUPP))
 }
 
 /// After an exchange brought out a file that somebody put at the path meanwhile: exchanges until that, or what they put there even later, is at

@@ -16,8 +16,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-const RUNNING: &str = "/proc/self/exe";
-
 /// The program's path, and the places that go with it. Found once; the names stay for the life of the master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
@@ -46,7 +44,7 @@ impl Place {
         let search_path = std::env::var_os("PATH").unwrap_or_default();
         let invoked = match called_path(&called, &search_path, is_at(running)) {
             Some(path) => path,
-            None => without_deleted(fs::read_link(RUNNING)?),
+            None => without_deleted(files::own_path()?),
         };
         Self::at(&invoked, state_dir)
     }
@@ -56,7 +54,7 @@ impl Place {
     /// # Errors
     /// The system does not say.
     pub(crate) fn running() -> io::Result<Identity> {
-        fs::metadata(RUNNING).map(|metadata| Identity::of(&metadata))
+        fs::metadata(files::own_file()?).map(|metadata| Identity::of(&metadata))
     }
 
     /// The path by which this process was called, if that leads to another file by now than to the one that it runs.
@@ -65,7 +63,7 @@ impl Place {
         let called = std::env::args_os().next().unwrap_or_default();
         let search_path = std::env::var_os("PATH").unwrap_or_default();
         let path = called_path(&called, &search_path, Path::is_file)?;
-        let is_gone = fs::read_link(RUNNING).is_ok_and(|own| !is_at(running)(&own));
+        let is_gone = files::own_path().is_ok_and(|own| !is_at(running)(&own));
         (is_gone && !is_at(running)(&path)).then_some(path)
     }
 
@@ -336,7 +334,7 @@ mod tests {
     #[test]
     fn the_test_program_finds_itself() {
         let place = Place::find(None).expect("a place");
-        let running = fs::canonicalize(RUNNING).expect("a path");
+        let running = fs::canonicalize("/proc/self/exe").expect("a path");
         assert_eq!(place.resolve().expect("a path"), running);
         assert_eq!(place.name(), running.file_name().expect("a name"));
         assert_eq!(place.state_dir(), place.directory().join(hidden_name(place.name(), ".overseer")));

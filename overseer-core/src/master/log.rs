@@ -6,13 +6,13 @@
 
 use crate::LogFormat;
 use crate::message::{Level, Message, cut};
+use crate::sys::files::not_blocking;
 use crate::sys::poll::{send_now, takes_a_write};
 use nix::sys::stat::{SFlag, fstat};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `PIPE_BUF` on Linux.
@@ -89,7 +89,7 @@ impl Log {
         match &self.output {
             Output::Reopened(file) => takes_a_write(file) && { file }.write(line).is_ok_and(|bytes| bytes == line.len()),
             Output::Socket => send_now(stderr.as_fd(), line).is_ok_and(|bytes| bytes == line.len()),
-            Output::Other => takes_a_write(&stderr) && { stderr }.write_all(line).is_ok(),
+            Output::Other => line.chunks(nix::libc::PIPE_BUF).all(|part| takes_a_write(&stderr) && (&stderr).write_all(part).is_ok()),
         }
     }
 }
@@ -97,7 +97,7 @@ impl Log {
 /// What standard error is, as far as it matters for not blocking.
 #[derive(Debug)]
 enum Output {
-    /// A terminal or a pipe. A flag on the descriptor itself would be one for the program and the shell too.
+    /// A terminal or a pipe.
     Reopened(File),
     /// The journal, for example.
     Socket,
@@ -114,9 +114,7 @@ impl Output {
         if kind != SFlag::S_IFIFO && !descriptor.is_terminal() {
             return Self::Other;
         }
-        let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
-        let path = format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd());
-        File::options().write(true).custom_flags(flags).open(path).map_or(Self::Other, Self::Reopened)
+        not_blocking(descriptor).map_or(Self::Other, Self::Reopened)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, Sto
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, NewPackage, Program, Settings, Started, Supervisor, Time};
+use crate::sys::files;
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
@@ -38,7 +39,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -259,7 +259,7 @@ impl Master {
             Program::AtPath => {
                 let changed = self.changed_package();
                 let path = changed.clone().map_or_else(|| self.place.resolve(), Ok)?;
-                let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path)?;
+                let file = files::open_to_execute(&path)?;
                 let metadata = file.metadata()?;
                 if !metadata.is_file() {
                     return Err(io::Error::other(format!("{} is not a file", path.display())));

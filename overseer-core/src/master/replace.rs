@@ -17,13 +17,12 @@ use crate::supervisor::{Event, Generation};
 use crate::sys::handover::{Passed, bytes_of, file_of, hold_signals, let_signals_through, monotonic};
 use crate::sys::link::{Link, LinkState};
 use crate::sys::signals::Signals;
-use crate::sys::{process, spawn};
+use crate::sys::{files, process, spawn};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -159,7 +158,7 @@ impl Master {
 
     /// Goes on with what the master before has handed over. `LISTEN_FDS` and its like were for that one and are not looked at.
     fn resume(setup: Setup, snapshot: Snapshot) -> io::Result<Self> {
-        let own = File::options().read(true).custom_flags(nix::libc::O_PATH).open("/proc/self/exe")?;
+        let own = files::open_to_execute(&files::own_file()?)?;
         let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
         log.lost = snapshot.lost_lines;
         if !setup.threads.is_empty() {

@@ -12,14 +12,13 @@ use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::{Generation, Settings, Start, Supervisor};
 use crate::sys::signals::{Original, Signals};
-use crate::sys::{poll, spawn};
+use crate::sys::{files, poll, spawn};
 use crate::{Error, FetchError, LogFormat};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -52,11 +51,8 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
     }
     let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
-    let own = File::options()
-        .read(true)
-        .custom_flags(nix::libc::O_PATH)
-        .open("/proc/self/exe")
-        .map_err(Error::system("cannot open the program's own file (/proc/self/exe)"))?;
+    let own =
+        files::own_file().and_then(|path| files::open_to_execute(&path)).map_err(Error::system("cannot open the program's own file"))?;
     let has_sought_memory = setup.settings.source.is_some();
     let Home { place, memory, mut record, is_counted } = home::find(&mut setup, &own, &original, &mut log)?;
     // That somebody else has what this master needs says nothing about the release.
@@ -181,7 +177,7 @@ pub(super) fn count_start(memory: &mut Memory, record: &mut Record, own: &File, 
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let back = place.resolve().map_err(|error| error.to_string()).and_then(|path| {
         binary::take_back(&path, memory.directory.path(), &identity).map_err(|error| FetchError::chain(&error))?;
-        let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path).map_err(|error| error.to_string())?;
+        let file = files::open_to_execute(&path).map_err(|error| error.to_string())?;
         record.taken_back(format!("started {starts} times without living through its probation"), unix.as_secs());
         let message = Message::StartTakenBack { release: name.clone(), starts };
         record.note(unix.as_secs(), message.to_string());

@@ -52,7 +52,7 @@ fn staged() -> Staged {
 }
 
 fn report(outcome: Outcome) -> FromPoll {
-    FromPoll::Report(Box::new(Report { outcome, memo: Some("etag".to_owned()), running_id: Some(release().id) }))
+    FromPoll::Report(Box::new(Report { outcome, memo: Some("etag".to_owned()), running_id: Some(release().id), packaged: None }))
 }
 
 fn hello() -> Box<Hello> {

@@ -77,7 +77,8 @@ pub(crate) struct Started {
 }
 
 /// Releases lie in a binary store, and this is the packaged file, which somebody has changed since.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct NewPackage {
     #[serde(with = "crate::protocol::path")]
     pub(crate) path: PathBuf,

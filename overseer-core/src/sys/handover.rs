@@ -2,7 +2,7 @@
 //!
 //! Descriptors keep their numbers through an exec. Each is named with its inode, and taken only if it still is that file.
 
-use nix::errno::Errno;
+use super::system;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -62,13 +62,7 @@ impl Passed {
 
 /// A file without a name that holds these bytes: in memory, or an unlinked one where that is not to be had.
 pub(crate) fn file_of(bytes: &[u8]) -> io::Result<File> {
-    // SAFETY: the name is a string that ends in a zero and lives through the call.
-    let made = unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), libc::MFD_CLOEXEC) };
-    let file = match Errno::result(made) {
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
-        Ok(descriptor) => File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        Err(_) => tempfile::tempfile()?,
-    };
+    let file = system::memory_file().or_else(|_| tempfile::tempfile())?;
     file.write_all_at(bytes, 0)?;
     Ok(file)
 }
@@ -88,7 +82,7 @@ pub(crate) fn bytes_of(file: &File) -> io::Result<Vec<u8>> {
 pub(crate) fn monotonic() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: clock_gettime(2) writes to `time` alone.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    unsafe { libc::clock_gettime(system::MONOTONIC, &raw mut time) };
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::{pipe2, read};
+use nix::unistd::read;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,7 +23,8 @@ pub(crate) struct LastWords {
 impl LastWords {
     /// A pipe: our end, and the one for the process.
     pub(crate) fn pipe() -> io::Result<(Self, OwnedFd)> {
-        let (pipe, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        let (pipe, writer) = io::pipe()?;
+        let (pipe, writer) = (OwnedFd::from(pipe), OwnedFd::from(writer));
         // Only our end: the flag belongs to the pipe's end, and programs do not expect it on theirs.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok((Self { pipe: Some(pipe), tail: Vec::new() }, writer))

@@ -3,11 +3,13 @@
 //! The master's end does not block: what the socket does not take waits in a bounded queue. The other end blocks.
 
 use super::handover::Passed;
+use super::poll::NO_SIGNAL;
+use super::system;
 use crate::protocol::{ADDRESSES_MAX, Decoder, Frame, FrameError, encode};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socketpair, sockopt};
+use nix::sys::socket::{ControlMessage, UnixAddr, sendmsg};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// The most frames that wait for a peer that does not read; one more ends the link.
@@ -122,9 +125,10 @@ struct Outgoing {
 impl Link {
     /// A pair of sockets: our end, which does not block and is told who sends, and the other process's.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = (OwnedFd::from(ours), OwnedFd::from(theirs));
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))?;
-        setsockopt(&ours, sockopt::PassCred, &true)?;
+        system::name_senders(&ours)?;
         Ok((Self::new(ours), theirs))
     }
 
@@ -168,6 +172,13 @@ impl Link {
         self.sender
     }
 
+    /// Where the system vouches for nobody, it is the process that was given the other end.
+    pub(super) fn assume_sender(&mut self, process: Pid) {
+        if !system::NAMES_SENDERS {
+            self.sender = Some(process);
+        }
+    }
+
     /// Sends a message, or queues it where the link does not block and the socket is full.
     ///
     /// # Errors
@@ -193,7 +204,7 @@ impl Link {
             // Descriptors travel with the first byte; once that is sent they are the peer's.
             let control = [ControlMessage::ScmRights(&raw)];
             let control = if raw.is_empty() { &control[..0] } else { &control[..] };
-            match sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &rest, control, MsgFlags::MSG_NOSIGNAL, None) {
+            match sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &rest, control, NO_SIGNAL, None) {
                 Ok(bytes) => {
                     frame.sent += bytes;
                     frame.descriptors.clear();
@@ -293,7 +304,7 @@ struct Came {
 /// Room for the descriptors of one message and for who sent it.
 // SAFETY: CMSG_SPACE(3) only calculates.
 const CONTROL_BYTES: usize =
-    unsafe { libc::CMSG_SPACE((ADDRESSES_MAX * size_of::<RawFd>()) as u32) + libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
+    unsafe { libc::CMSG_SPACE((ADDRESSES_MAX * size_of::<RawFd>()) as u32) + libc::CMSG_SPACE(system::SENDER_BYTES as u32) } as usize;
 
 /// Receives once, without nix: it hides the descriptors of a message that was cut off, and they would stay open for ever.
 fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Came> {
@@ -307,7 +318,7 @@ fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Came> 
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = CONTROL_BYTES as _;
     // SAFETY: the header points to one slice and to the control buffer, with their lengths, and both outlive the call.
-    let bytes = Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) })?;
+    let bytes = Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, system::RECEIVE_FLAGS) })?;
     let is_truncated = header.msg_flags & libc::MSG_CTRUNC != 0;
     let mut came = Came { bytes: bytes.unsigned_abs(), descriptors: Vec::new(), sender: None, is_truncated };
     // SAFETY: the kernel has filled in the header and the control messages that it describes.
@@ -316,17 +327,23 @@ fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Came> 
     while let Some(control) = unsafe { next.as_ref() } {
         // SAFETY: CMSG_LEN(3) only calculates, and CMSG_DATA(3) answers where the data of this header begins.
         let (data, header_bytes) = unsafe { (libc::CMSG_DATA(next), libc::CMSG_LEN(0) as usize) };
-        let data_bytes = control.cmsg_len.saturating_sub(header_bytes);
+        #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+        let data_bytes = (control.cmsg_len as usize).saturating_sub(header_bytes);
         match (control.cmsg_level, control.cmsg_type) {
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                 for place in 0..data_bytes / size_of::<RawFd>() {
                     // SAFETY: the place is inside the data of this header, and the kernel has just made the descriptor for us.
                     came.descriptors.push(unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(place).read_unaligned()) });
                 }
+                if system::RECEIVE_FLAGS == 0 {
+                    came.descriptors
+                        .iter()
+                        .try_for_each(|descriptor| fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop))?;
+                }
             }
-            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if data_bytes >= size_of::<libc::ucred>() => {
-                // SAFETY: the data of this header is long enough for it.
-                came.sender = Some(Pid::from_raw(unsafe { data.cast::<libc::ucred>().read_unaligned() }.pid));
+            (libc::SOL_SOCKET, kind) => {
+                // SAFETY: the data of this header has this length, and nobody writes to it meanwhile.
+                came.sender = system::sender(kind, unsafe { std::slice::from_raw_parts(data, data_bytes) }).or(came.sender);
             }
             _ => {}
         }

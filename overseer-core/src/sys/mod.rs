@@ -1,8 +1,12 @@
 //! Every system call, and all `unsafe` code of this crate.
 //!
 //! A descriptor is an `OwnedFd` or a `BorrowedFd` from the moment it exists, and close-on-exec until [`spawn`] hands it to a
-//! child. What differs between systems stays in here.
+//! child. What differs between systems stays in here: `linux.rs`, `freebsd.rs` and `macos.rs` have the same names.
 
+#[cfg(not(target_os = "linux"))]
+mod bsd;
+#[cfg_attr(not(test), allow(dead_code, reason = "nobody asks yet"))]
+pub(crate) mod connections;
 pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod last_words;
@@ -12,3 +16,7 @@ pub(crate) mod process;
 pub(crate) mod signals;
 pub(crate) mod sockets;
 pub(crate) mod spawn;
+#[cfg_attr(target_os = "freebsd", path = "freebsd.rs")]
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(target_os = "macos", path = "macos.rs")]
+mod system;

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::MsgFlags;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -62,10 +63,13 @@ pub(crate) fn takes_a_write(descriptor: impl AsFd) -> bool {
         && descriptors[0].revents().is_some_and(|events| events == PollFlags::POLLOUT)
 }
 
+/// Keeps a write to a socket whose other end is closed from being a signal (send(2)).
+pub(crate) const NO_SIGNAL: MsgFlags = MsgFlags::from_bits_retain(nix::libc::MSG_NOSIGNAL);
+
 /// Sends what the socket takes now; the number of bytes.
 pub(crate) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    use nix::sys::socket::{MsgFlags, send};
-    Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
+    use nix::sys::socket::send;
+    Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | NO_SIGNAL)?)
 }
 
 /// Whether the other end of a socket is closed.

@@ -1,5 +1,6 @@
 //! Processes: who they are, how they end, and how we do.
 
+use super::system;
 use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::libc;
@@ -72,12 +73,12 @@ pub(crate) fn reap_others(ours: &[Pid]) {
 
 /// Whether the process has ended; it stays to be reaped, so that its number and its group's are nobody else's yet.
 pub(crate) fn has_ended(pid: Pid) -> bool {
-    !matches!(ended(libc::P_PID, pid.as_raw().unsigned_abs()), Ok(None) | Err(Errno::EINTR))
+    !matches!(ended(libc::P_PID, pid.as_raw() as libc::id_t), Ok(None) | Err(Errno::EINTR))
 }
 
 /// Whether the process is a child of ours that has not been reaped.
 pub(crate) fn is_child(pid: Pid) -> bool {
-    ended(libc::P_PID, pid.as_raw().unsigned_abs()) != Err(Errno::ECHILD)
+    ended(libc::P_PID, pid.as_raw() as libc::id_t) != Err(Errno::ECHILD)
 }
 
 /// A process that has ended and stays to be reaped. Without nix, for the reason above.
@@ -93,10 +94,7 @@ fn ended(kind: libc::idtype_t, id: libc::id_t) -> nix::Result<Option<Pid>> {
 
 /// Makes memory pressure take the process as late as this one.
 pub(crate) fn trust(pid: Pid) {
-    // Without the right to do it, or without the process, there is nothing to be done.
-    if let Ok(own) = std::fs::read("/proc/self/oom_score_adj") {
-        let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), own);
-    }
+    system::trust(pid);
 }
 
 /// Sends a signal to a process that has not been reaped. One that is gone already is no error.
@@ -130,38 +128,24 @@ pub(crate) fn end_as(exit: Exit) -> ! {
     std::process::exit(128 + signal.as_raw())
 }
 
-/// The names of the threads of this process besides the main one.
+/// The names of the threads of this process besides the main one; none where the system does not tell.
 pub(crate) fn other_threads() -> Vec<String> {
-    let main = std::process::id().to_string();
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
-    tasks
-        .flatten()
-        .filter(|task| task.file_name().to_str() != Some(&main))
-        .map(|task| {
-            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            name.trim_end().to_owned()
-        })
-        .collect()
+    system::other_threads()
 }
 
-/// Calls the main thread, and so the process, by this name in `ps`, in place of the descriptor that it was executed by.
+/// Calls the main thread, and so the process, by this name in `ps`, where that would show what it was executed by.
 pub(crate) fn set_name(name: &std::ffi::OsStr) {
-    use std::os::unix::ffi::OsStrExt;
-    if let Ok(name) = std::ffi::CString::new(name.as_bytes()) {
-        // SAFETY: the argument is a string that ends in a zero and lives through the call (prctl(2), PR_SET_NAME).
-        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
-    }
+    system::set_name(name);
 }
 
-/// Sets which signal this process gets when its parent ends (prctl(2), PR_SET_PDEATHSIG).
+/// Sets which signal this process gets when its parent ends.
 pub(crate) fn set_parent_death_signal(signal: Signal) {
-    // SAFETY: the argument is a number.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal.as_raw()) };
+    system::follow_parent(signal);
 }
 
 /// Takes a variable out of the environment. Only while no other thread runs.
 pub(crate) fn remove_variable(name: &str) {
-    // SAFETY: the caller has made sure that this is the only thread, so nobody reads the environment meanwhile.
+    // SAFETY: the caller has made sure, as far as the system tells, that this is the only thread, so nobody reads the environment meanwhile.
     unsafe { std::env::remove_var(name) };
 }
 

@@ -3,11 +3,12 @@
 //! Handlers and not a mask, so that a thread that the program's `main` started before `run` cannot swallow a signal.
 
 use super::handover::Passed;
+use super::system;
 use crate::signal::{SIGNAL_MAX, Signal};
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -48,20 +49,19 @@ const RECORD_BYTES: usize = 2;
 extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // Nothing here may allocate, lock or change errno: see signal-safety(7).
     // SAFETY: the kernel hands a valid siginfo_t to a handler installed with SA_SIGINFO.
-    let to_the_group = unsafe { (*info).si_code } > 0 && signal != libc::SIGCHLD;
+    let to_the_group = system::is_from_kernel(unsafe { (*info).si_code }) && signal != libc::SIGCHLD;
     let number = u8::try_from(signal).unwrap_or(0);
     let record = [number, u8::from(to_the_group)];
-    // SAFETY: errno's place is always valid; write(2) reads RECORD_BYTES bytes of `record`. The descriptor is the pipe's, kept open by `Signals`.
-    unsafe {
-        let errno = *libc::__errno_location();
-        if libc::write(WRITER.load(Ordering::Relaxed), record.as_ptr().cast(), RECORD_BYTES) != RECORD_BYTES as isize {
-            let half = if to_the_group { SIGNAL_MAX as usize + 1 } else { 0 };
-            if let Some(count) = OVERFLOW.get(half + usize::from(number)) {
-                count.fetch_add(1, Ordering::Relaxed);
-            }
+    let errno = Errno::last_raw();
+    // SAFETY: write(2) reads RECORD_BYTES bytes of `record`. The descriptor is the pipe's, kept open by `Signals`.
+    let written = unsafe { libc::write(WRITER.load(Ordering::Relaxed), record.as_ptr().cast(), RECORD_BYTES) };
+    if written != RECORD_BYTES as isize {
+        let half = if to_the_group { SIGNAL_MAX as usize + 1 } else { 0 };
+        if let Some(count) = OVERFLOW.get(half + usize::from(number)) {
+            count.fetch_add(1, Ordering::Relaxed);
         }
-        *libc::__errno_location() = errno;
     }
+    Errno::set_raw(errno);
 }
 
 fn set(signal: Signal, action: &SigAction) -> io::Result<Option<libc::sigaction>> {
@@ -71,7 +71,7 @@ fn set(signal: Signal, action: &SigAction) -> io::Result<Option<libc::sigaction>
     let mut old = unsafe { std::mem::zeroed::<libc::sigaction>() };
     // SAFETY: both point to valid structures; the handlers installed by this module are async-signal-safe.
     let result = unsafe { libc::sigaction(signal.as_raw(), &raw const raw, &raw mut old) };
-    nix::errno::Errno::result(result)?;
+    Errno::result(result)?;
     Ok(Some(old))
 }
 
@@ -247,7 +247,10 @@ impl Signals {
     }
 
     fn open() -> io::Result<Self> {
-        let (pipe, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let (pipe, writer) = io::pipe()?;
+        let (pipe, writer) = (OwnedFd::from(pipe), OwnedFd::from(writer));
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_WRONLY | OFlag::O_NONBLOCK))?;
         WRITER.store(writer.as_raw_fd(), Ordering::Relaxed);
         Ok(Self { pipe, _writer: writer, read: Vec::new() })
     }

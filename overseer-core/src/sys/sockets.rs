@@ -1,11 +1,13 @@
 //! Listening sockets.
 
+use super::system;
 use crate::address::{Address, Kind};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, connect, getsockname,
-    getsockopt, setsockopt, socket, sockopt,
+    AddressFamily, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, connect, getsockname, getsockopt,
+    setsockopt, socket, sockopt,
 };
 use std::fs;
 use std::io;
@@ -51,8 +53,18 @@ fn listen_any(port: u16) -> io::Result<OwnedFd> {
     }
 }
 
+/// A socket that does not block and is close-on-exec.
+fn open(family: AddressFamily, protocol: Option<SockProtocol>) -> io::Result<OwnedFd> {
+    let socket = socket(family, SockType::Stream, system::SOCKET_FLAGS, protocol)?;
+    if system::SOCKET_FLAGS.is_empty() {
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        make_nonblocking(socket.as_fd())?;
+    }
+    Ok(socket)
+}
+
 fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
-    let open = |family| socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, SockProtocol::Tcp);
+    let open = |family| open(family, Some(SockProtocol::Tcp));
     let socket = match address {
         SocketAddr::V4(address) => {
             let socket = open(AddressFamily::Inet)?;
@@ -74,8 +86,7 @@ fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
 
 fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<OwnedFd> {
     remove_stale_socket(path)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let socket = open(AddressFamily::Unix, None)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     // Before it listens nobody can connect, so nobody sees the mode that the umask gave.
     let made = mode.map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
@@ -93,8 +104,7 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
     }
     // Not blocking: whoever listens there may be stuck, with a backlog that is full (EAGAIN, unix(7)).
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let asking = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let asking = open(AddressFamily::Unix, None)?;
     match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path),
         Ok(()) | Err(_) => Ok(()),
@@ -129,12 +139,11 @@ fn bound_to_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
 
 /// Whether the socket listens: `shutdown(2)` by any process that shares it ends that for all.
 pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> bool {
-    getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false)
+    getsockopt(&socket, sockopt::AcceptConn).unwrap_or(!system::TELLS_LISTENING)
 }
 
 /// Makes the socket not block; `true` if it did. The flag is shared by every process that has the socket.
 pub(crate) fn make_nonblocking(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let flags = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL)?);
     if flags.contains(OFlag::O_NONBLOCK) {
         return Ok(false);
@@ -166,10 +175,13 @@ pub(crate) fn file_of(path: &Path) -> Option<(u64, u64)> {
 pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
     setsockopt(&socket, sockopt::KeepAlive, &true)?;
     let seconds = u32::try_from(KEEP_ALIVE.as_secs()).unwrap_or(u32::MAX);
-    setsockopt(&socket, sockopt::TcpKeepIdle, &seconds)?;
+    setsockopt(&socket, system::TcpKeepIdle, &seconds)?;
     setsockopt(&socket, sockopt::TcpKeepInterval, &seconds)?;
     Ok(())
 }
+
+/// Whether a connection that was accepted does not block, as its listener.
+pub(crate) const ACCEPTED_DO_NOT_BLOCK: bool = system::ACCEPTED_DO_NOT_BLOCK;
 
 /// Ends a listening socket for every process that has it: who connects from now on is refused, and another process can bind the address.
 pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
@@ -179,6 +191,7 @@ pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::SockFlag;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]

@@ -8,6 +8,7 @@
 
 use super::link::Link;
 use super::signals::Original;
+use super::system;
 use crate::binary::header;
 use crate::protocol::EXEC_FAILED;
 use crate::role::RoleName;
@@ -51,7 +52,7 @@ impl Spawn<'_> {
     /// # Errors
     /// There is no process.
     pub(crate) fn start(&self) -> io::Result<(Pid, Link)> {
-        let (link, socket) = Link::pair()?;
+        let (mut link, socket) = Link::pair()?;
         let arguments = c_strings(std::env::args_os())?;
         let environment = self.environment(&socket)?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -75,7 +76,10 @@ impl Spawn<'_> {
         }
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
         match forked? {
-            ForkResult::Parent { child } => Ok((child, link)),
+            ForkResult::Parent { child } => {
+                link.assume_sender(child);
+                Ok((child, link))
+            }
             ForkResult::Child => unreachable!("the forked process executes or ends"),
         }
     }
@@ -120,21 +124,21 @@ pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString
     };
     keep_open(true);
     let (arguments, environment) = (pointers(&arguments), pointers(&environment));
-    // SAFETY: both lists end in a null pointer and, like the strings that they point to, live through the call (execveat(2)).
-    unsafe {
-        let flags = libc::AT_EMPTY_PATH;
-        libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), arguments.as_ptr(), environment.as_ptr(), flags);
-    }
+    // SAFETY: both lists end in a null pointer and, like the strings that they point to, live through the call.
+    unsafe { system::execute(program.as_raw_fd(), arguments.as_ptr(), environment.as_ptr()) };
     let error = io::Error::last_os_error();
     keep_open(false);
     error
 }
 
+/// Whether an exec fails so because the file is none to be executed.
+pub(crate) fn is_not_executable(errno: Errno) -> bool {
+    system::NOT_EXECUTABLE.contains(&errno)
+}
+
 /// Whether the kernel will hand the file to an interpreter. One that cannot be read is no script for anybody.
 pub(crate) fn is_script(program: BorrowedFd<'_>) -> bool {
-    // By its name in /proc, since a descriptor that is only a path cannot be read.
-    let opened = File::open(format!("/proc/self/fd/{}", program.as_raw_fd()));
-    opened.is_ok_and(|file| header::is_script(&file).unwrap_or(false))
+    system::readable(program).is_ok_and(|file| header::is_script(&file).unwrap_or(false))
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
@@ -177,14 +181,12 @@ impl Plan<'_> {
             if self.spawn.own_group {
                 libc::setpgid(0, 0);
             }
-            libc::prctl(libc::PR_SET_PDEATHSIG, self.spawn.parent_death_signal.as_raw());
+            system::die_with_parent(self.spawn.parent_death_signal);
             if libc::getppid() != self.parent.as_raw() {
                 libc::_exit(0);
             }
             if self.spawn.expendable {
-                let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-                libc::write(file, c"500".as_ptr().cast(), 3);
-                libc::close(file);
+                system::be_expendable();
             }
             if let Some(stdio) = self.stdio {
                 for (place, descriptor) in [0, 1, 2].into_iter().zip(stdio) {
@@ -195,21 +197,14 @@ impl Plan<'_> {
             }
             // Whatever else is open, ours or inherited, ends with the exec; the socket is the one exception.
             let socket = self.socket.unsigned_abs();
-            libc::syscall(libc::SYS_close_range, 3, socket - 1, libc::CLOSE_RANGE_CLOEXEC);
-            libc::syscall(libc::SYS_close_range, socket + 1, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            system::end_with_exec(3, socket - 1);
+            system::end_with_exec(socket + 1, libc::c_uint::MAX);
             if libc::fcntl(self.socket, libc::F_SETFD, 0) < 0 || (self.is_script && libc::fcntl(self.program, libc::F_SETFD, 0) < 0) {
                 return Errno::last();
             }
             self.spawn.original.restore();
             for _ in 0..BUSY_TRIES {
-                libc::syscall(
-                    libc::SYS_execveat,
-                    self.program,
-                    c"".as_ptr(),
-                    self.arguments.as_ptr(),
-                    self.environment.as_ptr(),
-                    libc::AT_EMPTY_PATH,
-                );
+                system::execute(self.program, self.arguments.as_ptr(), self.environment.as_ptr());
                 if Errno::last() != Errno::ETXTBSY {
                     break;
                 }

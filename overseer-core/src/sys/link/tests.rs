@@ -1,9 +1,9 @@
 use super::*;
 use crate::protocol::{Drain, EXEC_FAILED, Refused, ToChild, ToMaster, Wanted};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::MsgFlags;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 
 /// A link that does not block, and a plain socket that speaks to it.
 fn pair() -> (Link, UnixStream) {

@@ -1,0 +1,214 @@
+//! How many connections a process has open: its sockets, looked up in the tables of the system.
+//!
+//! Nothing is asked of the process, so one that is stuck is counted too. Without sock_diag: a sandbox may forbid netlink sockets, and a container
+//! may lack the kernel's module for it.
+
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::ops::RangeInclusive;
+
+/// More descriptors of a process than this are not looked at.
+const DESCRIPTORS_MAX: usize = 1 << 16;
+/// Tables of the system that are longer than this are not read: some 100,000 connections of all processes.
+const TABLE_BYTES_MAX: u64 = 16 << 20;
+/// Ports that the system gives to those who ask for none, unless it says otherwise.
+const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
+
+/// The connections that others have made to the process and that it holds open: over TCP, also half-closed ones, and over Unix sockets.
+///
+/// One that the process has made itself, to a database say, does not count. (What tells them apart is the local port: a listener has it, or the
+/// system gives it to nobody by itself. A Unix socket has a path.) Takes some milliseconds for thousands of connections, and does not block. `None`: the
+/// process is gone or may not be looked at, there are too many to count, or this system has no such tables.
+pub(crate) fn open_connections(pid: Pid) -> Option<u64> {
+    let sockets = sockets_of(pid)?;
+    if sockets.is_empty() {
+        return Some(0);
+    }
+    let mut tcp = Vec::new();
+    // A system without IPv6 has no such table.
+    for table in ["tcp", "tcp6"].into_iter().filter_map(|name| table(pid, name)) {
+        read(table, |line| tcp.extend(Tcp::from_line(line)))?;
+    }
+    let listened: BTreeSet<u16> = tcp.iter().filter(|tcp| tcp.state == TcpState::Listens).map(|tcp| tcp.port).collect();
+    let given = ports_given();
+    let came_in = |port: u16| listened.contains(&port) || !given.contains(&port);
+    let over_tcp = tcp.iter().filter(|tcp| tcp.state == TcpState::Open && sockets.contains(&tcp.inode) && came_in(tcp.port)).count();
+    let mut over_unix = 0;
+    if let Some(table) = table(pid, "unix") {
+        read(table, |line| over_unix += usize::from(accepted_unix_socket(line).is_some_and(|inode| sockets.contains(&inode))))?;
+    }
+    u64::try_from(over_tcp + over_unix).ok()
+}
+
+/// The inodes of its sockets.
+fn sockets_of(pid: Pid) -> Option<BTreeSet<u64>> {
+    let mut sockets = BTreeSet::new();
+    for (index, entry) in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.enumerate() {
+        if index == DESCRIPTORS_MAX {
+            return None;
+        }
+        // One that was closed meanwhile.
+        let Ok(target) = fs::read_link(entry.ok()?.path()) else { continue };
+        let inode: Option<u64> = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        sockets.extend(inode);
+    }
+    Some(sockets)
+}
+
+/// The table of the network that the process is in.
+fn table(pid: Pid, name: &str) -> Option<File> {
+    File::open(format!("/proc/{pid}/net/{name}")).ok()
+}
+
+/// Reads a table, but for the heads of its columns. `None`: it is too long.
+fn read(table: File, mut line: impl FnMut(&str)) -> Option<()> {
+    let mut table = BufReader::with_capacity(1 << 16, table.take(TABLE_BYTES_MAX));
+    let mut bytes = Vec::new();
+    let mut is_head = true;
+    loop {
+        bytes.clear();
+        if table.read_until(b'\n', &mut bytes).ok()? == 0 {
+            return (table.get_ref().limit() > 0).then_some(());
+        }
+        // A path in the table of Unix sockets need not be text.
+        if !std::mem::take(&mut is_head) {
+            line(&String::from_utf8_lossy(&bytes));
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TcpState {
+    Listens,
+    /// Both sides can talk, or one has said that it will not any more.
+    Open,
+    /// It is not open yet, or not any more.
+    Other,
+}
+
+/// A line of the table of TCP sockets (proc_pid_net(5)).
+#[derive(Debug, PartialEq)]
+struct Tcp {
+    port: u16,
+    state: TcpState,
+    inode: u64,
+}
+
+impl Tcp {
+    fn from_line(line: &str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let port = u16::from_str_radix(words.next()?.rsplit_once(':')?.1, 16).ok()?;
+        let state = match words.nth(1)? {
+            "0A" => TcpState::Listens,
+            // ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT.
+            "01" | "04" | "05" | "08" => TcpState::Open,
+            _ => TcpState::Other,
+        };
+        Some(Self { port, state, inode: words.nth(5)?.parse().ok()? })
+    }
+}
+
+/// The inode of a connected Unix socket that has a path: its listener's. Those of pairs, and those that connect, have none.
+fn accepted_unix_socket(line: &str) -> Option<u64> {
+    let mut words = line.split_ascii_whitespace().skip(5);
+    let is_connected = words.next()? == "03";
+    let inode = words.next()?.parse().ok()?;
+    (is_connected && words.next().is_some()).then_some(inode)
+}
+
+/// The ports that the system gives to those who ask for none.
+fn ports_given() -> RangeInclusive<u16> {
+    let read = || {
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+        let (first, last) = text.trim().split_once(char::is_whitespace)?;
+        Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
+    };
+    read().unwrap_or(EPHEMERAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::process::{Child, Command, Stdio};
+
+    /// A process that holds the descriptors open until it is dropped, and nothing else but its pipes.
+    struct Holder(Child);
+
+    impl Holder {
+        fn of(one: impl Into<OwnedFd>, other: impl Into<OwnedFd>) -> Self {
+            let holder = Command::new("sleep").arg("600").stdin(one.into()).stdout(other.into()).stderr(Stdio::null()).spawn();
+            Self(holder.expect("started"))
+        }
+
+        fn connections(&self) -> Option<u64> {
+            open_connections(Pid::from_raw(i32::try_from(self.0.id()).expect("a pid")))
+        }
+    }
+
+    fn nothing() -> OwnedFd {
+        File::open("/dev/null").expect("it is there").into()
+    }
+
+    impl Drop for Holder {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_process_has_the_connections_that_others_made_to_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let on_both = TcpListener::bind("[::1]:0");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (served, _) = listener.accept().expect("accepted");
+        let to_itself = served.try_clone().expect("cloned");
+        let made = client.try_clone().expect("cloned");
+        let holder = Holder::of(listener.try_clone().expect("cloned"), served);
+        assert_eq!(holder.connections(), Some(1));
+        assert_eq!(Holder::of(made, nothing()).connections(), Some(0), "what it has made itself does not count");
+        client.write_all(b"?").expect("written");
+        client.shutdown(Shutdown::Write).expect("half-closed");
+        assert_eq!(holder.connections(), Some(1), "it may still answer");
+        if let Ok(on_both) = on_both {
+            let _client = TcpStream::connect(on_both.local_addr().expect("bound")).expect("connected");
+            let (served, _) = on_both.accept().expect("accepted");
+            assert_eq!(Holder::of(served, to_itself).connections(), Some(2), "in both families");
+        }
+    }
+
+    #[test]
+    fn a_connection_over_a_unix_socket_counts_and_a_pair_of_sockets_does_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a socket");
+        let listener = UnixListener::bind(&path).expect("bound");
+        let _client = UnixStream::connect(&path).expect("connected");
+        let (served, _) = listener.accept().expect("accepted");
+        let (one, other) = UnixStream::pair().expect("a pair");
+        assert_eq!(Holder::of(listener, one).connections(), Some(0));
+        assert_eq!(Holder::of(served, other).connections(), Some(1));
+    }
+
+    #[test]
+    fn of_a_process_that_is_gone_nothing_is_known() {
+        let mut child = Command::new("true").spawn().expect("started");
+        child.wait().expect("ended");
+        assert_eq!(open_connections(Pid::from_raw(i32::try_from(child.id()).expect("a pid"))), None);
+    }
+
+    #[test]
+    fn the_tables_are_read_as_the_system_writes_them() {
+        let line = "   3: 0100007F:0FA0 0100007F:9736 08 00000000:00000000 03:00000019 00000000  1000        0 48213 3 00000000636c5013";
+        assert_eq!(Tcp::from_line(line), Some(Tcp { port: 4000, state: TcpState::Open, inode: 48213 }));
+        assert_eq!(accepted_unix_socket("000000000919bb84: 00000003 00000000 00000000 0001 03  1074 /run/a b"), Some(1074));
+        assert_eq!(accepted_unix_socket("000000000919bb84: 00000003 00000000 00000000 0001 03  1074"), None, "it has no path");
+        assert_eq!(accepted_unix_socket("000000000919bb84: 00000002 00000000 00010000 0001 01  1074 /run/a b"), None, "it listens");
+        assert_eq!(Tcp::from_line("nonsense"), None);
+    }
+}

@@ -1,0 +1,209 @@
+//! What Linux does in its own way. `freebsd.rs` and `macos.rs` have the same names.
+
+use crate::signal::Signal;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{SockFlag, setsockopt, sockopt};
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{AccessFlags, Pid};
+use std::ffi::{CStr, OsStr};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+pub(super) use nix::sys::socket::sockopt::TcpKeepIdle;
+
+/// Which signal tells of a lease that is being broken (fcntl(2)); not in libc for all of Linux.
+const F_SETSIG: libc::c_int = 10;
+/// With these flags a file is opened to be executed: without the right to read it.
+pub(super) const TO_EXECUTE: libc::c_int = libc::O_PATH;
+/// What makes a socket close-on-exec and not blocking as it is made; empty where nothing does.
+pub(super) const SOCKET_FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
+/// What makes received descriptors close-on-exec; zero where nothing does.
+pub(super) const RECEIVE_FLAGS: libc::c_int = libc::MSG_CMSG_CLOEXEC;
+/// Whether an accepted socket does not block where the listener does not.
+pub(super) const ACCEPTED_DO_NOT_BLOCK: bool = false;
+/// Whether the system can tell if a socket listens.
+pub(super) const TELLS_LISTENING: bool = true;
+/// Whether the system vouches for who sent a message.
+pub(super) const NAMES_SENDERS: bool = true;
+/// Room for what vouches for it.
+pub(super) const SENDER_BYTES: usize = size_of::<libc::ucred>();
+/// The clock of [`Instant`](std::time::Instant).
+pub(super) const MONOTONIC: libc::clockid_t = libc::CLOCK_MONOTONIC;
+/// How an exec refuses a file that is none to be executed.
+pub(super) const NOT_EXECUTABLE: &[Errno] = &[Errno::ENOEXEC, Errno::ELIBBAD, Errno::EINVAL];
+
+/// A path that leads to the file that this process runs, also where that has no name any more.
+#[expect(clippy::unnecessary_wraps, reason = "other systems may not know")]
+pub(super) fn own_file() -> io::Result<PathBuf> {
+    Ok(PathBuf::from("/proc/self/exe"))
+}
+
+/// The path of the file that this process runs.
+pub(super) fn own_path() -> io::Result<PathBuf> {
+    fs::read_link("/proc/self/exe")
+}
+
+/// The same file, for reading. By its name in /proc, since a descriptor that is only a path cannot be read.
+pub(super) fn readable(file: BorrowedFd<'_>) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The same pipe or terminal, for writing without blocking. A flag on the descriptor itself would be one for everybody who has it.
+pub(super) fn not_blocking(output: BorrowedFd<'_>) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    File::options().write(true).custom_flags(flags).open(format!("/proc/self/fd/{}", output.as_raw_fd()))
+}
+
+/// A file in memory.
+pub(super) fn memory_file() -> io::Result<File> {
+    // SAFETY: the name is a string that ends in a zero and lives through the call.
+    let made = unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), libc::MFD_CLOEXEC) };
+    let descriptor = Errno::result(made)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+/// renameat2(2), `RENAME_EXCHANGE`.
+pub(super) fn exchange(one: &CStr, other: &CStr) -> io::Result<()> {
+    // By number: musl has no such function. SAFETY: both are strings that end in a zero and live through the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+/// A read lease (fcntl(2)), as long as the file is open: who opens it for writing waits for `lease-break-time`, and the lease says from then on that it is being broken.
+pub(super) fn keep_unwritten(file: BorrowedFd<'_>) -> io::Result<bool> {
+    // The signal that tells of it is one that is ignored unless handled, where the usual one ends the process.
+    // SAFETY: both calls take numbers.
+    let result = unsafe {
+        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)
+    };
+    match Errno::result(result) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether the lease is whole.
+pub(super) fn is_kept_unwritten(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: the call takes numbers.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+}
+
+/// Whether the path is on an overlay.
+pub(super) fn is_overlay(path: &Path) -> bool {
+    statfs(path).is_ok_and(|status| status.filesystem_type() == OVERLAYFS_SUPER_MAGIC)
+}
+
+/// Whether this process has these rights to the path.
+pub(super) fn may(path: &Path, rights: AccessFlags) -> nix::Result<()> {
+    nix::unistd::eaccess(path, rights)
+}
+
+/// Whether the file system that holds `path` is mounted so that nothing on it can be executed.
+pub(super) fn is_noexec(path: &Path) -> io::Result<bool> {
+    Ok(statvfs(path)?.flags().contains(FsFlags::ST_NOEXEC))
+}
+
+/// pidfd_open(2); Linux 5.3.
+pub(super) fn process_descriptor(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two numbers.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let descriptor = Errno::result(result).map_err(io::Error::from)?;
+    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor (close-on-exec), and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// The names of the threads of this process besides the main one; none where the system does not tell.
+pub(super) fn other_threads() -> Vec<String> {
+    let main = std::process::id().to_string();
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    tasks
+        .flatten()
+        .filter(|task| task.file_name().to_str() != Some(&main))
+        .map(|task| {
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            name.trim_end().to_owned()
+        })
+        .collect()
+}
+
+/// Calls the main thread, and so the process, by this name in `ps`, in place of the descriptor that it was executed by.
+pub(super) fn set_name(name: &OsStr) {
+    if let Ok(name) = std::ffi::CString::new(name.as_bytes()) {
+        // SAFETY: the argument is a string that ends in a zero and lives through the call (prctl(2), PR_SET_NAME).
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+}
+
+/// Makes memory pressure take the process as late as this one.
+pub(super) fn trust(pid: Pid) {
+    // Without the right to do it, or without the process, there is nothing to be done.
+    if let Ok(own) = fs::read("/proc/self/oom_score_adj") {
+        let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), own);
+    }
+}
+
+/// Makes memory pressure take this process before others. Async-signal-safe.
+pub(super) fn be_expendable() {
+    // SAFETY: open(2) and write(2) read constants, and close(2) takes a number that nobody else knows.
+    unsafe {
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        libc::write(file, c"500".as_ptr().cast(), 3);
+        libc::close(file);
+    }
+}
+
+/// Sets which signal this process gets when its parent ends (prctl(2), PR_SET_PDEATHSIG). Async-signal-safe.
+pub(super) fn die_with_parent(signal: Signal) {
+    // SAFETY: the argument is a number.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal.as_raw()) };
+}
+
+/// The same, for a program that runs.
+pub(super) fn follow_parent(signal: Signal) {
+    die_with_parent(signal);
+}
+
+/// Makes all descriptors from `first` to `last` end with an exec. Async-signal-safe.
+pub(super) fn end_with_exec(first: libc::c_uint, last: libc::c_uint) {
+    // SAFETY: the call takes numbers, and only sets a flag.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Executes the file in place of this process (execveat(2)); returns only if it could not, with the reason in errno. Async-signal-safe.
+///
+/// # Safety
+/// Both lists end in a null pointer and, like the strings that they point to, live through the call.
+pub(super) unsafe fn execute(program: RawFd, arguments: *const *const libc::c_char, environment: *const *const libc::c_char) {
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_execveat, program, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH) };
+}
+
+/// Whether the kernel sent a signal with this `si_code`, as the terminal does to a whole process group (sigaction(2)).
+pub(super) fn is_from_kernel(code: libc::c_int) -> bool {
+    code > 0
+}
+
+/// Has the system vouch for who sends what comes over the socket (unix(7)).
+pub(super) fn name_senders(socket: &OwnedFd) -> nix::Result<()> {
+    setsockopt(socket, sockopt::PassCred, &true)
+}
+
+/// Who sent a message, if this control message tells it.
+pub(super) fn sender(kind: libc::c_int, data: &[u8]) -> Option<Pid> {
+    if kind != libc::SCM_CREDENTIALS || data.len() < size_of::<libc::ucred>() {
+        return None;
+    }
+    // SAFETY: the data is long enough for it, and any bytes are numbers.
+    Some(Pid::from_raw(unsafe { data.as_ptr().cast::<libc::ucred>().read_unaligned() }.pid))
+}
