@@ -79,7 +79,7 @@ mod upgrade;
 
 pub use address::Address;
 pub use child::Guard;
-pub use config::{Config, LogFormat};
+pub use config::{Config, LogFormat, Upgrades};
 pub use error::Error;
 #[cfg(feature = "tokio")]
 pub use fetcher::AsyncFetcher;

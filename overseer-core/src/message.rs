@@ -108,6 +108,8 @@ messages! {
         "{release} is installed at {path:?}"
     Info "installed" InstalledOnly { release: String, path: PathBuf }
         "{release} is installed at {path:?}; it runs from the next start on"
+    Info "not-installed" NotInstalled { release: String, source: String, why: String }
+        "{release} is at {source} and is not installed: {why}"
     Info "release-waits" ReleaseWaits { release: String }
         "{release} is proved and waits for the next restart"
     Error "commit-failed" CommitFailed { release: String, active: Generation, why: String }
@@ -142,6 +144,9 @@ messages! {
         "{path:?} {why}; {packaged:?} runs instead"
     Warning "stored-stays" StoredStays { path: PathBuf, why: String }
         "{path:?} is not to run and cannot be set aside: {why}; no release is installed until it is gone"
+
+    Warning "ephemeral" Ephemeral { directory: PathBuf }
+        "new releases are told of and not installed: {directory:?} is on the writable layer of a container (overlayfs), and gone with it; put binary_store on a volume, or set upgrades"
 
     // The master itself.
     Info "master-replaced" MasterReplaced { what: String, took: Seconds }

@@ -8,7 +8,7 @@ mod script;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal as RawSignal};
 use nix::sys::signalfd::SignalFd;
-use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, fetcher_fn, run};
+use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, Upgrades, fetcher_fn, run};
 use overseer_fetcher_http::HttpFetcher;
 use script::Script;
 use std::fmt::Write as _;
@@ -121,6 +121,11 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     config = config.allow_downgrade(words.has("allow_downgrade")).allow_scripts(words.has("allow_scripts"));
     if words.has("accept_late") {
         config = config.warm_up_accept(false);
+    }
+    match words.text("upgrades") {
+        Some("off") => config = config.upgrades(Upgrades::Off),
+        Some("notify") => config = config.upgrades(Upgrades::Notify),
+        _ => {}
     }
     if words.has("no_restart") {
         config = config.no_restart();

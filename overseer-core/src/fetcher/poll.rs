@@ -10,11 +10,11 @@ use crate::binary::header;
 use crate::binary::staging::{self, AttributeError, Staging};
 use crate::binary::store::Proof;
 use crate::binary::{
-    Demands, Identity, Packaged, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack,
+    Demands, Hashes, Identity, Packaged, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack,
 };
 use crate::config::PreUpgrade;
 use crate::message::cut;
-use crate::protocol::{FromPoll, Order, Outcome, ReleaseName, Report, Staged, StoreOrder, Verdict};
+use crate::protocol::{FromPoll, Naming, Order, Outcome, ReleaseName, Report, Staged, StoreOrder, Verdict};
 use crate::signal::Signal;
 use crate::sys::files;
 use crate::sys::link::{Link, Received};
@@ -22,7 +22,7 @@ use crate::sys::signals::{Original, reset_to_default};
 use std::any::Any;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -151,7 +151,7 @@ impl Poll {
         progress: &mut dyn FnMut(Progress),
         report: &mut Report,
     ) -> Result<Option<File>, FetchError> {
-        let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s, store } = order;
+        let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s, naming, store } = order;
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -225,8 +225,14 @@ impl Poll {
         let target = store.as_ref().map_or(path, |store| &store.target);
         let is_stored = store.is_some();
         let upgrade = Upgrade { known, path, target, is_stored, state_dir, started_from, judged, installed_signed_unix_s, original };
-        match upgrade.stage(self, &download, release, &mut name, progress) {
-            Ok((staged, file)) => {
+        let looked = match naming {
+            None => upgrade.stage(self, &download, release, &mut name, progress).map(Some),
+            Some(naming) => upgrade.compare(&naming, &self.demands, &download, release, &mut name, progress).map(|()| None),
+        };
+        match looked {
+            // Without the memo, which might keep the look from finding it that is to install it.
+            Ok(None) => report.outcome = Outcome::Named { release: name },
+            Ok(Some((staged, file))) => {
                 report.memo = memo;
                 report.outcome = Outcome::Staged(staged);
                 return Ok(Some(file));
@@ -303,6 +309,59 @@ impl Upgrade<'_> {
         self.make_ready(staging, &model, name)
     }
 
+    /// Finds out whether the release is the running file: by what is known, by what its source says of it, or else by its bytes. Nothing is left of them.
+    fn compare(
+        &self,
+        naming: &Naming,
+        demands: &Demands,
+        download: &Download<'_>,
+        release: Release,
+        name: &mut ReleaseName,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), Stop> {
+        let packing = Packing::of(&release.file_name)?;
+        match self.is_running_file(packing, &release)? {
+            Some(true) => {
+                name.id = self.known.id.clone().unwrap_or_default();
+                return Err(Stop::Same);
+            }
+            None if !naming.is_identified && naming.differs.as_ref() != Some(&release.tag) => {}
+            Some(false) | None => return Ok(()),
+        }
+        let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
+        staging::remove_stale(self.state_dir, self.name());
+        let staging = self.unpack(self.state_dir, packing, &whole, demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        name.id = id_of_file(staging.path())?;
+        download.forget();
+        match &name.id {
+            id if self.known.id.as_ref() == Some(id) => Err(Stop::Same),
+            id if self.judged.contains(id) => Err(Stop::Judged),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the release is the file at the path, if what its source says of it tells.
+    fn is_running_file(&self, packing: Packing, release: &Release) -> Result<Option<bool>, FetchError> {
+        match release.size_bytes {
+            _ if packing != Packing::Plain => return Ok(None),
+            Some(bytes) if bytes != self.known.size_bytes => return Ok(Some(false)),
+            // Digests from another file may be those of the release before.
+            _ if release.digests.is_empty() => return Ok(None),
+            Some(_) | None => {}
+        }
+        let unreadable = |error: io::Error| local("read", self.path, &error);
+        let mut file = File::open(self.path).map_err(unreadable)?;
+        let (mut hashes, mut buffer) = (Hashes::new(&release.digests), vec![0; 128 * 1024]);
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Some(hashes.finish().is_ok())),
+                Ok(bytes) => hashes.update(&buffer[..bytes]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+    }
+
     /// Downloads and unpacks the release, and proves of it what can be proved without executing it.
     #[expect(clippy::too_many_arguments, reason = "they are the release and what is wanted of it, which nothing else holds together")]
     fn prove(
@@ -319,7 +378,7 @@ impl Upgrade<'_> {
         if let Some(signed) = signed {
             name.signed_unix_s = prove_signature(&signed, &whole).map_err(|stop| blame(stop, &whole, &name.tag))?;
         }
-        let staging = self.unpack(packing, &whole, demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        let staging = self.unpack(self.directory(), packing, &whole, demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
         name.id = id_of_file(staging.path())?;
         if self.known.id.as_ref() == Some(&name.id) {
             return Err(Stop::Same);
@@ -337,14 +396,21 @@ impl Upgrade<'_> {
         File::open(self.path).map_err(|error| local("read", self.path, &error))
     }
 
-    fn unpack(&self, packing: Packing, whole: &Whole, demands: &Demands, progress: &mut dyn FnMut(Progress)) -> Result<Staging, Stop> {
-        let in_directory = |error: &io::Error| local("make a file in", self.directory(), error);
+    fn unpack(
+        &self,
+        directory: &Path,
+        packing: Packing,
+        whole: &Whole,
+        demands: &Demands,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Staging, Stop> {
+        let in_directory = |error: &io::Error| local("make a file in", directory, error);
         if packing == Packing::Plain
-            && let Some(staging) = Staging::adopt(self.directory(), self.name(), whole.path()).map_err(|error| in_directory(&error))?
+            && let Some(staging) = Staging::adopt(directory, self.name(), whole.path()).map_err(|error| in_directory(&error))?
         {
             return Ok(staging);
         }
-        let (staging, mut writer) = Staging::create(self.directory(), self.name()).map_err(|error| in_directory(&error))?;
+        let (staging, mut writer) = Staging::create(directory, self.name()).map_err(|error| in_directory(&error))?;
         let from = File::open(whole.path()).map_err(|error| local("open", whole.path(), &error))?;
         let wanted = Wanted {
             program: &self.name().to_string_lossy(),

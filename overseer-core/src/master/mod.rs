@@ -491,8 +491,12 @@ impl Master {
     }
 
     /// The settings of a generation, without a source of releases where upgrades are impossible. The first generation that brings a fetcher finds that out.
-    fn with_possible_source(&mut self, settings: Settings) -> Settings {
-        if settings.source.is_some() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
+    fn with_possible_source(&mut self, said: Settings) -> Settings {
+        let settings = start::in_place(&said, &self.place);
+        if settings.looks() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
+            if settings.upgrades() != said.upgrades() {
+                self.log.write(&Message::Ephemeral { directory: self.place.directory().to_owned() });
+            }
             let (memory, record) = start::remember(&self.place, &settings, &mut self.log);
             self.memory = memory;
             let packaged = record.packaged.clone().or_else(|| self.place.packaged().and_then(|path| Packaged::at(&path).ok()));
@@ -593,7 +597,8 @@ impl Master {
             packaged_path: self.place.invoked().to_owned(),
             packaged: self.supervisor.record().packaged.clone().unwrap_or_default(),
         });
-        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s, store };
+        let naming = self.supervisor.naming();
+        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming, store };
         let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
         let Some(program) = program else { return failed("no generation serves".to_owned()) };
         match Poller::start(program.as_fd(), &order, &self.original) {

@@ -8,6 +8,7 @@ use super::{Master, Memory};
 use crate::address::Address;
 use crate::binary::store::STARTS_MAX;
 use crate::binary::{self, Demands, Identity, Place, Record, StateDir};
+use crate::config::Upgrades;
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::{Generation, Settings, Start, Supervisor};
@@ -53,7 +54,7 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
     let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
     let own =
         files::own_file().and_then(|path| files::open_to_execute(&path)).map_err(Error::system("cannot open the program's own file"))?;
-    let has_sought_memory = setup.settings.source.is_some();
+    let has_sought_memory = setup.settings.looks();
     let Home { place, memory, mut record, is_counted } = home::find(&mut setup, &own, &original, &mut log)?;
     // That somebody else has what this master needs says nothing about the release.
     let blame_nobody = |record: &mut Record| {
@@ -91,7 +92,10 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
     let path = place.target().unwrap_or_else(|_| place.invoked().to_owned());
     let running = place.resolve().unwrap_or_else(|_| path.clone());
     log.write(&Message::MasterStarted { pid: std::process::id(), path: running, addresses: listeners.describe() });
-    let mut settings = setup.settings;
+    let mut settings = in_place(&setup.settings, &place);
+    if has_sought_memory && settings.upgrades() != setup.settings.upgrades() {
+        log.write(&Message::Ephemeral { directory: place.directory().to_owned() });
+    }
     if memory.is_none() {
         settings.source = None;
     }
@@ -122,13 +126,22 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
     master.live()
 }
 
+/// The settings for releases that go to this place: where they would be gone with the container, they are only named, unless the program has said what it wants.
+pub(super) fn in_place(settings: &Settings, place: &Place) -> Settings {
+    let is_unsaid = settings.upgrades.is_none() && settings.source.is_some();
+    let upgrades = if is_unsaid && place.is_ephemeral() { Some(Upgrades::Notify) } else { settings.upgrades };
+    Settings { upgrades, ..settings.clone() }
+}
+
 /// What earlier masters have remembered; `None` where upgrades are off.
 pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
     let nothing = (None, Record::default());
-    if settings.source.is_none() && !place.state_dir().exists() {
+    if !settings.looks() && !place.state_dir().exists() {
         return nothing;
     }
-    let opened = match place.obstacle() {
+    // Who only names what is new replaces nothing; but what lies in a store is executed.
+    let obstacle = place.obstacle().filter(|_| settings.upgrades() == Upgrades::Install || place.has_store());
+    let opened = match obstacle {
         Some(why) => Err(why),
         None => StateDir::open(place).map_err(|error| FetchError::chain(&error)),
     };
@@ -150,7 +163,7 @@ pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Op
             (Some(Memory { directory, lock, saved: None, has_said_second: false, shunned: None, has_said_unsaved: false }), record)
         }
         Err(why) => {
-            if settings.source.is_some() {
+            if settings.looks() {
                 log.write(&Message::UpgradesOff { why });
             }
             nothing

@@ -615,7 +615,8 @@ impl Supervisor {
             return self.cut_look_short();
         }
         let Some(asker) = self.restart_wanted.take() else { return };
-        if let Some(release) = self.waiting.take() {
+        let may_install = self.may_install();
+        if let Some(release) = self.waiting.take_if(|_| may_install) {
             return self.try_release(release);
         }
         let generation = self.spawn(Program::AtPath, Origin::Restart);

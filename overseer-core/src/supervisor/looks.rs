@@ -2,10 +2,11 @@
 
 use super::remembered::{self, RETRY_AFTER_MAX};
 use super::{Action, Blame, Installation, Stage, Supervisor, describe};
-use crate::binary::Identity;
+use crate::binary::{Identity, Named};
+use crate::config::Upgrades;
 use crate::fetcher::{FetchError, FetchErrorKind, Known};
 use crate::message::{Message, Seconds};
-use crate::protocol::{Outcome, ReleaseName, Report, Staged, Verdict};
+use crate::protocol::{Naming, Outcome, ReleaseName, Report, Staged, Verdict};
 use std::time::Duration;
 
 /// The first look comes this long after the first ready, or after the interval if that is shorter. A program that ends by itself may not live so long: there
@@ -31,7 +32,7 @@ impl Supervisor {
 
     /// The generation that serves has settings of its own, so the next look may be due at another time.
     pub(super) fn plan_first_look(&mut self) {
-        let Some(source) = self.settings.source.clone() else {
+        let Some(source) = self.settings.source.clone().filter(|_| self.settings.looks()) else {
             self.looking.next = None;
             return;
         };
@@ -55,7 +56,7 @@ impl Supervisor {
     }
 
     fn plan_look(&mut self, at: super::Time) {
-        if self.settings.source.is_none() {
+        if !self.settings.looks() {
             return;
         }
         self.looking.next = Some(at);
@@ -118,7 +119,7 @@ impl Supervisor {
     }
 
     pub(super) fn poll_asked(&mut self) {
-        self.looking.again = self.settings.source.is_some();
+        self.looking.again = self.settings.looks();
     }
 
     pub(super) fn poll_progress(&mut self) {
@@ -181,6 +182,7 @@ impl Supervisor {
         let source = self.source();
         match report.outcome {
             Outcome::Unchanged => {
+                self.record.named = None;
                 self.looked("nothing new".to_owned());
                 self.say(Message::LookUnchanged { source });
             }
@@ -226,12 +228,56 @@ impl Supervisor {
                     Verdict::Blameless => self.release_failed(release, why, Blame::Nobody),
                 }
             }
+            Outcome::Named { release } => self.named(release),
+            Outcome::Staged(staged) if !self.may_install() => {
+                // That was not known yet when the look began.
+                self.act(Action::Discard);
+                self.named(staged.release);
+            }
             Outcome::Staged(staged) => {
                 self.looked(format!("found {}", describe(&staged.release)));
                 self.staged(staged);
             }
         }
         self.act(Action::Save);
+    }
+
+    /// Whether a release may take the program's place.
+    pub(crate) fn may_install(&self) -> bool {
+        self.settings.upgrades() == Upgrades::Install
+    }
+
+    /// What a look needs to know that is only to name what is new; `None` if what it finds may be installed.
+    pub(crate) fn naming(&self) -> Option<Naming> {
+        let (source, running) = (self.settings.source.as_deref().unwrap_or_default(), self.running());
+        let id = self.record.id_of(&running);
+        let installed = self.record.installed.iter().map(|installed| &installed.release);
+        let is_identified = installed.clone().any(|release| release.source == source && Some(release.id.as_str()) == id);
+        let named = self.record.named.iter().filter(|named| named.running == running && named.release.source == source);
+        let differs = named.map(|named| named.release.tag.clone()).next();
+        (!self.may_install()).then_some(Naming { is_identified, differs })
+    }
+
+    /// There is a release, and nobody may install it. That is said once of each.
+    fn named(&mut self, release: ReleaseName) {
+        let name = describe(&release);
+        self.looked(format!("found {name}, which is not to be installed"));
+        let (running, at_unix_s) = (self.running(), self.unix_s());
+        if self.record.is_unwanted(&release, at_unix_s) {
+            return;
+        }
+        let before = self.record.named.take().filter(|before| before.release.is_called_as(&release));
+        let is_news = before.is_none();
+        // It keeps the ID that it once had, and the day.
+        self.record.named = Some(match before {
+            Some(before) if release.id.is_empty() => Named { running, ..before },
+            Some(before) => Named { release, running, ..before },
+            None => Named { release, running, at_unix_s },
+        });
+        if is_news {
+            let (source, level) = (self.source(), self.settings.upgrades());
+            self.note(Message::NotInstalled { release: name, source, why: format!("upgrades are set to {level}") });
+        }
     }
 
     fn remember_memo(&mut self, memo: Option<String>) {

@@ -1,5 +1,6 @@
 //! The settings that the master goes by. A child names its own in `Hello`, and they hold from the moment it is the active generation.
 
+use crate::config::Upgrades;
 use crate::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -44,6 +45,9 @@ pub(crate) struct Settings {
     /// The source of releases; `None` without a fetcher.
     pub(crate) source: Option<String>,
     pub(crate) installation: Installation,
+    /// `None`: the program has not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) upgrades: Option<Upgrades>,
     /// Whether the master becomes the file that the serving generation runs.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) upgrade_master: bool,
@@ -65,8 +69,21 @@ impl Default for Settings {
             interval: crate::fetcher::DEFAULT_INTERVAL,
             source: None,
             installation: Installation::Proved,
+            upgrades: None,
             upgrade_master: true,
         }
+    }
+}
+
+impl Settings {
+    /// What is done about a new release.
+    pub(crate) fn upgrades(&self) -> Upgrades {
+        self.upgrades.unwrap_or_default()
+    }
+
+    /// Whether the source is to be looked at.
+    pub(crate) fn looks(&self) -> bool {
+        self.source.is_some() && self.upgrades() != Upgrades::Off
     }
 }
 

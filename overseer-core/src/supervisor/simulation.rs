@@ -6,6 +6,7 @@
 
 use super::testing::{Master, file, generation, release, report, seconds, settings};
 use super::{Action, Asker, Blame, Event, Generation, Installation, Program, Settings, Time};
+use crate::config::Upgrades;
 use crate::fetcher::FetchError;
 use crate::protocol::{Outcome, ReleaseName, Report, Verdict};
 use crate::signal::Signal;
@@ -126,6 +127,11 @@ impl World {
         if self.one_in(8) {
             settings.source = None;
         }
+        settings.upgrades = match self.random.u32(..12) {
+            0 => Some(Upgrades::Off),
+            1 => Some(Upgrades::Notify),
+            _ => None,
+        };
         settings.installation = match self.random.u32(..10) {
             0 => Installation::WithoutRestart,
             1 => Installation::AtNextRestart,
@@ -385,6 +391,10 @@ impl World {
                 Outcome::Refused { release, verdict: Verdict::Mendable, why: "not signed".to_owned() }
             }
             6 => Outcome::Refused { release: offered, verdict: Verdict::Blameless, why: "disk full".to_owned() },
+            _ if !self.master.rules.may_install() && !self.one_in(8) => {
+                // The others began to look before that was so, or are of a build that does not know of it.
+                Outcome::Named { release: ReleaseName { id: String::new(), ..offered } }
+            }
             _ if self.master.path != running => Outcome::Incomplete { why: "another file is at the path".to_owned() },
             _ => self.master.staging(self.published),
         };
@@ -442,6 +452,7 @@ const REACHED: &[&str] = &[
     "memo-dropped",
     "misbehaved",
     "no-drain",
+    "not-installed",
     "not-ready-yet",
     "own-file",
     "own-file-failed",

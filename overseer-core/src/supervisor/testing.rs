@@ -449,8 +449,12 @@ impl Master {
             Action::Kill { generation } => {
                 assert!(self.alive.contains_key(generation), "generation {generation} is killed and was gone");
             }
-            Action::Commit { generation } => return Some(self.commit(*generation)),
+            Action::Commit { generation } => {
+                assert!(self.rules.may_install(), "generation {generation} is committed, and upgrades are not to be installed");
+                return Some(self.commit(*generation));
+            }
             Action::Install => {
+                assert!(self.rules.may_install(), "something is installed that is not to be");
                 let identity = self.staged.as_ref().map(|(_, identity, _)| *identity);
                 let installed = self.put_staged_at_path();
                 self.good.extend(identity.filter(|_| installed.is_ok()).map(|identity| identity.inode));

@@ -8,6 +8,7 @@ mod restart;
 mod signals;
 mod signatures;
 mod upgrade;
+mod upgrades;
 mod verdicts;
 
 use super::testing::{Master, generation, seconds};
