@@ -301,6 +301,13 @@ impl<T> Config<T> {
         self
     }
 
+    /// How many old generations may drain at once; 4 unless set, and at least 1. Where there is one more, the oldest has 2 s left and is killed then; what it has told
+    /// by [`Draining::deadline`](crate::Draining::deadline) becomes as much earlier. For programs that are replaced often and drain for long: each old generation has memory of its own.
+    pub fn max_draining(mut self, generations: usize) -> Self {
+        self.settings.max_draining = generations;
+        self
+    }
+
     /// What is done about a new release: it is installed, unless set. With [`Upgrades::Notify`] the source is looked at as often, and what is new there is told
     /// once, in the log, and shown by `OVERSEER=status`. With [`Upgrades::Off`] it is not looked at. Restarts work with each.
     ///
@@ -312,7 +319,8 @@ impl<T> Config<T> {
     }
 
     /// Whether the master becomes the new file too, under its PID, once that is at the program's path and serves; yes unless set. That file is a release, its
-    /// predecessor if it was taken back, or what somebody put there before a restart. With `false` the master goes on with the code that the service was started with.
+    /// predecessor if it was taken back, or what somebody put there before a restart. With `false` the master goes on with the code that the service was started with,
+    /// and with its [`Config::debug`], [`Config::no_warn`], [`Config::log_format`] and [`Config::pid_file`]; all other settings are those of the generation that serves.
     pub fn upgrade_master(mut self, upgrade: bool) -> Self {
         self.settings.upgrade_master = upgrade;
         self
@@ -412,6 +420,13 @@ impl<T> Config<T> {
         ] {
             value.map_or(Ok(()), |value| check_duration(name, value, min))?;
         }
+        if settings.max_draining == 0 {
+            return Err(Error::setting(
+                "max_draining",
+                0,
+                "it must be at least 1: the one that was just replaced has to finish what it has open",
+            ));
+        }
         if !settings.restart_signal.can_be_caught() {
             return Err(Error::setting("restart_signal", settings.restart_signal, "this signal cannot be caught or has another use"));
         }
@@ -489,6 +504,7 @@ mod tests {
         assert_eq!(seconds.map(|time| time.as_secs()), [30, 1, 300, 5, 600]);
         assert_eq!((settings.ready_timeout, settings.min_fetch_interval), (None, Duration::from_secs(1)));
         assert!(settings.accept_in_warm_up);
+        assert_eq!(settings.max_draining, 4);
         assert_eq!((config.demands.size_bytes_max, config.demands.allow_scripts, &config.demands.archive_entry), (1 << 30, false, &None));
         assert_eq!(config.wait_for_ready().settings.ready_timeout, Some(Duration::from_secs(60)));
     }
@@ -504,6 +520,7 @@ mod tests {
             (config().check_timeout(Duration::ZERO), "setting check_timeout is "),
             (config().fetch_timeout(Duration::ZERO), "setting fetch_timeout is "),
             (config().min_fetch_interval(Duration::ZERO), "setting min_fetch_interval is "),
+            (config().max_draining(0), "setting max_draining is \"0\": it must be at least 1"),
             (config().restart_signal(Signal::KILL), "setting restart_signal is \"SIGKILL\": "),
             (config().restart_signal(Signal::TERM), "setting stop_signals is \"SIGTERM\": it is the restart_signal too"),
             (config().stop_signals([Signal::CHLD]), "setting stop_signals is \"SIGCHLD\": "),

@@ -74,12 +74,16 @@ messages! {
         "generation {generation} is not ready after {after}; no other generation could serve instead, so it is waited for"
     Info "generation-active" GenerationActive { generation: Generation, after: Seconds }
         "generation {generation} took over after {after}"
-    Info "draining" Draining { generation: Generation, within: Seconds }
-        "generation {generation} drains; it has {within} to finish"
+    Info "draining" Draining { generation: Generation, within: Seconds, connections: Connections }
+        "generation {generation} drains; it has {within} to finish, with {connections} open"
     Warning "no-drain" NoDrain { generation: Generation }
         "generation {generation} does not follow a drain, so it gets SIGTERM; use incoming() or draining() to let it finish its open requests"
-    Warning "drain-overdue" DrainOverdue { generation: Generation, after: Seconds }
-        "generation {generation} has not finished after {after} and is killed; what it had open is cut"
+    Warning "drain-overdue" DrainOverdue { generation: Generation, pid: i32, age: Seconds, after: Seconds, connections: Connections }
+        "generation {generation} has not finished after {after} and is killed, with {connections} open (pid {pid}, started {age} ago)"
+    Warning "gives-way" GivesWay { generation: Generation, pid: i32, age: Seconds, within: Seconds, max: usize, connections: Connections }
+        "too many generations drain (max_draining is {max}), so generation {generation} has {within} left and is killed then, with {connections} open (pid {pid}, started {age} ago)"
+    Info "drained" Drained { generation: Generation, exit: Exit, after: Seconds }
+        "generation {generation} is gone ({exit}) after draining for {after}"
     Debug "generation-gone" GenerationGone { generation: Generation, exit: Exit }
         "generation {generation} is gone ({exit})"
     Info "program-ended" ProgramEnded { generation: Generation, exit: Exit }
@@ -209,6 +213,33 @@ messages! {
         "the fetcher's memo of {bytes} bytes is longer than 4 KiB and was dropped"
 }
 
+impl Message {
+    /// The generation whose open connections the line tells, and where they are to be filled in: the rules do not know them.
+    pub(crate) fn connections_to_count(&mut self) -> Option<(Generation, &mut Connections)> {
+        match self {
+            Self::Draining { generation, connections, .. }
+            | Self::DrainOverdue { generation, connections, .. }
+            | Self::GivesWay { generation, connections, .. } => Some((*generation, connections)),
+            _ => None,
+        }
+    }
+}
+
+/// How many connections a generation has open: `no connection`, `1 connection`, `12 connections`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Connections(pub(crate) Option<u64>);
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("an unknown number of connections"),
+            Some(0) => f.write_str("no connection"),
+            Some(1) => f.write_str("1 connection"),
+            Some(open) => write!(f, "{open} connections"),
+        }
+    }
+}
+
 /// A duration as people read it: `0.2s`, `45s`, `10 min`, `2 h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seconds(pub(crate) Duration);
@@ -245,6 +276,18 @@ mod tests {
             [(0, "0.00ms"), (200, "0.2s"), (1234, "1.234s"), (60_000, "60s"), (600_000, "10 min"), (3_600_000, "1 h"), (7_200_000, "2 h")]
         {
             assert_eq!(Seconds(Duration::from_millis(milliseconds)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn connections_read_as_people_say_it() {
+        for (open, text) in [
+            (None, "an unknown number of connections"),
+            (Some(0), "no connection"),
+            (Some(1), "1 connection"),
+            (Some(12), "12 connections"),
+        ] {
+            assert_eq!(Connections(open).to_string(), text);
         }
     }
 

@@ -25,8 +25,8 @@ static RUNNING: OnceLock<Weak<Shared>> = OnceLock::new();
 ///
 /// The process that is started by hand or by a process manager becomes the master: it binds the addresses, starts the program in a child process,
 /// and never returns from this call; it ends as the program ends. The same executable, started by the master, returns from here when the
-/// program has returned. Code before this call runs in every process, and in the master again after each upgrade, with all signals held: what ends or hangs there
-/// ends or stops the service.
+/// program has returned. Code before this call runs in every process, with the environment and the arguments that the process manager gave, and in the master again after
+/// each upgrade, with all signals held: what ends or hangs there ends or stops the service, and what it starts there inherits the listeners.
 ///
 /// What prevents the start is written to standard error and answered with exit code 1; see [`try_run`] for the errors.
 #[doc(alias = "Run")]

@@ -167,6 +167,32 @@ impl State {
 
     /// The way to learn that this generation is to finish and leave. Starts a thread that listens to the master, and takes SIGTERM and SIGINT
     /// (`stop_signals`) where the program has no handler of its own: they begin the drain too.
+    ///
+    /// Long-lived connections are best closed one by one over the time that the drain has, so that their clients do not all come back at once. Each
+    /// waits for a share of that time, drawn at random. The deadline can become an earlier one while it waits
+    /// ([`Config::max_draining`](crate::Config::max_draining)), so it is looked at again and again:
+    ///
+    /// ```
+    /// use overseer_core::Draining;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// /// Returns when a connection with this share (0 to 0.9) of the drain is to be closed: send its client a goodbye then.
+    /// fn wait_to_close(draining: &Draining, share: f64) {
+    ///     draining.wait();
+    ///     let begun = Instant::now();
+    ///     while let Some(deadline) = draining.deadline() {
+    ///         let rest = (deadline - begun).mul_f64(share).saturating_sub(begun.elapsed());
+    ///         if rest.is_zero() {
+    ///             return;
+    ///         }
+    ///         std::thread::sleep(rest.min(Duration::from_millis(100)));
+    ///     }
+    /// }
+    /// # let (state, simulation) = overseer_core::State::simulated([""; 0]).expect("a state");
+    /// # simulation.drain(Duration::from_secs(3600));
+    /// # simulation.drain(Duration::from_millis(100));
+    /// # wait_to_close(&state.draining(), 0.5);
+    /// ```
     #[doc(alias = "GracefulShutdown")]
     pub fn draining(&self) -> Draining {
         self.shared.attend();
@@ -228,7 +254,7 @@ impl Draining {
         self.shared.is_draining()
     }
 
-    /// When a begun drain must be over: the process is killed then. `None` before it begins.
+    /// When a begun drain must be over: the process is killed then. `None` before it begins. It may become earlier, never later.
     pub fn deadline(&self) -> Option<Instant> {
         self.shared.deadline()
     }

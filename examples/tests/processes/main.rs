@@ -12,9 +12,14 @@ mod packed;
 mod protocol;
 mod reexec;
 mod restart;
+mod settings;
 mod signals;
 mod signed;
 mod source;
+<<<<<<< HEAD
 mod store;
+=======
+mod surroundings;
+>>>>>>> main
 mod tool;
 mod upgrade;

@@ -50,6 +50,28 @@ fn a_request_that_outlives_terminate_timeout_is_cut_and_the_log_says_so() {
 }
 
 #[test]
+fn the_oldest_of_too_many_draining_generations_gives_way_and_the_log_says_what_it_had_open() {
+    let scene = Scene::new("max_draining=1 terminate_timeout=60000");
+    let mut app = scene.start();
+    let oldest = [Request::begin(app.address()), Request::begin(app.address())];
+    app.signal(Signal::SIGUSR2);
+    app.line_after("generation 1 drains; it has 60s to finish, with 2 connections open");
+    app.wait_until("generation 2 answers", |app| ask(app.address()).generation == 2);
+    let older = Request::begin(app.address());
+    app.signal(Signal::SIGUSR2);
+    let line = app.line_after(
+        "too many generations drain (max_draining is 1), so generation 1 has 2s left and is killed then, with 2 connections open (pid ",
+    );
+    assert!(line.contains(", started "), "{line}");
+    app.line_after("generation 1 is gone");
+    for request in oldest {
+        request.finish().expect_err("it was cut");
+    }
+    assert_eq!(older.finish().expect("an answer").generation, 2);
+    app.line_after("generation 2 is gone (exit code 0) after draining for");
+}
+
+#[test]
 fn a_program_that_asks_for_a_restart_is_restarted() {
     let scene = Scene::new("");
     let mut app = scene.start();

@@ -37,13 +37,13 @@ struct Held {
 pub(crate) struct Refusal {
     pub(crate) address: String,
     pub(crate) error: io::Error,
-    /// The address would be free if the old generation were gone.
+    /// The address may be free once the old generation is gone.
     pub(crate) overlaps: bool,
 }
 
 impl Refusal {
     pub(crate) fn why(&self) -> String {
-        let hint = if self.overlaps { "; a generation that is still there listens on that port, so it needs overlap(false)" } else { "" };
+        let hint = if self.overlaps { "; a generation that is still there listens there, so it needs overlap(false)" } else { "" };
         format!("{}{hint}", self.error)
     }
 
@@ -139,7 +139,7 @@ impl Listeners {
         let refused = |error, overlaps| Refusal { address: shown.clone(), error, overlaps };
         let address = Address::parse(&shown).map_err(|error| refused(io::Error::other(error), false))?;
         let socket = sockets::listen(&address, &wanted.resolved).map_err(|error| {
-            let overlaps = error.raw_os_error() == Some(libc::EADDRINUSE) && self.holds_port(&address);
+            let overlaps = error.raw_os_error() == Some(libc::EADDRINUSE) && self.overlaps(&address);
             refused(error, overlaps)
         })?;
         let file = match &address.kind {
@@ -152,12 +152,15 @@ impl Listeners {
         Ok(true)
     }
 
-    fn holds_port(&self, address: &Address) -> bool {
-        let port_of = |address: &Address| match &address.kind {
-            Kind::Tcp { port, .. } | Kind::TcpAny { port } => Some(*port),
-            Kind::Unix { .. } => None,
-        };
-        port_of(address).is_some_and(|port| self.held.values().any(|held| port_of(&held.address) == Some(port)))
+    /// Whether a socket that is held may be in the way: one with the same port, or with the same file and another mode.
+    fn overlaps(&self, address: &Address) -> bool {
+        self.held.values().any(|held| match (&held.address.kind, &address.kind) {
+            (Kind::Tcp { port: held, .. } | Kind::TcpAny { port: held }, Kind::Tcp { port, .. } | Kind::TcpAny { port }) => held == port,
+            (Kind::Unix { path: held, .. }, Kind::Unix { path, .. }) => held == path,
+            (Kind::Tcp { .. } | Kind::TcpAny { .. }, Kind::Unix { .. }) | (Kind::Unix { .. }, Kind::Tcp { .. } | Kind::TcpAny { .. }) => {
+                false
+            }
+        })
     }
 
     /// The generation does not use any. What it had stays open: another one may be about to ask for it.
@@ -326,6 +329,12 @@ mod tests {
         let refusal = listeners.provide(Generation(2), &wanted(&[&format!("127.0.0.1:{port}")])).expect_err("it overlaps");
         assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
         assert_eq!(listeners.held.len(), 1);
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let with_mode = |mode: &str| wanted(&[&format!("unix:{}?mode={mode}", directory.path().join("app.sock").display())]);
+        listeners.provide(Generation(3), &with_mode("0600")).expect("bound");
+        let refusal = listeners.provide(Generation(4), &with_mode("0660")).expect_err("the file is there");
+        assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
     }
 
     #[test]

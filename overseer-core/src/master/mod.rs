@@ -22,7 +22,12 @@ use crate::message::Message;
 use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
+<<<<<<< HEAD
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, NewPackage, Program, Settings, Started, Supervisor, Time};
+=======
+use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
+use crate::sys::connections::open_connections;
+>>>>>>> main
 use crate::sys::files;
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
@@ -76,8 +81,8 @@ struct Memory {
 struct Master {
     supervisor: Supervisor,
     started: Instant,
-    /// When the loop last went to sleep.
-    slept: Time,
+    /// When the loop was last seen to run.
+    awake: Time,
     /// We have stopped ourselves, so the SIGCONT that comes next needs no second count.
     has_stopped_itself: bool,
     signals: Signals,
@@ -110,9 +115,9 @@ impl Master {
         loop {
             // With nothing in hand that the next one would not know of.
             self.replace_if_due();
-            self.slept = self.now();
             let ready = self.wait();
             self.take_signals();
+            self.awake = self.now();
             self.read_children(&ready);
             self.read_poller();
             self.rehearsals.iter_mut().for_each(Rehearsal::read);
@@ -215,11 +220,24 @@ impl Master {
                 }
             }
             Action::CloseListeners => self.listeners.close(),
+            Action::RestartBy { signal } => {
+                if let Err(error) = self.signals.change(&self.original, signal) {
+                    let why = format!("its handler cannot be installed: {error}");
+                    self.log.write(&Message::SettingWaits { setting: "restart_signal".to_owned(), why });
+                }
+            }
             Action::Save => self.has_unsaved = true,
-            Action::Say(message) => self.log.write(&message),
+            Action::Say(message) => self.say(message),
             Action::Leave(exit) => self.leave(exit),
         }
         None
+    }
+
+    fn say(&mut self, mut message: Message) {
+        if let Some((generation, connections)) = message.connections_to_count() {
+            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid));
+        }
+        self.log.write(&message);
     }
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {
@@ -309,8 +327,8 @@ impl Master {
             let now = self.now();
             // Only one that was slept through tells of a stop; anybody can send SIGCONT.
             if self.supervisor.deadline().is_some_and(|deadline| deadline < now) {
-                // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
-                self.handle(Event::Continued { stopped: now.saturating_sub(self.slept) });
+                // Stopped by SIGSTOP, nobody knows since when: at most since the loop was awake.
+                self.handle(Event::Continued { stopped: now.saturating_sub(self.awake) });
             }
         }
         for arrived in all {

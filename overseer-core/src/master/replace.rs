@@ -165,7 +165,8 @@ impl Master {
             log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
         }
         process::set_name(snapshot.place.name());
-        let signals = Signals::resume(snapshot.signals, &snapshot.original, setup.settings.restart_signal)?;
+        // What holds is what the serving generation has said, as for all of its settings.
+        let signals = Signals::resume(snapshot.signals, &snapshot.original, snapshot.rules.restart_signal())?;
         let children = snapshot.children.into_iter().map(|child| {
             let link = |state: Option<LinkState>| state.map(LinkState::take).transpose();
             let resumed = Child {
@@ -193,7 +194,8 @@ impl Master {
         Ok(Self {
             supervisor: snapshot.rules,
             started: Instant::now().checked_sub(monotonic().saturating_sub(snapshot.started)).unwrap_or_else(Instant::now),
-            slept: Duration::ZERO,
+            // Who is stopped while nobody is the master is stopped since then.
+            awake: snapshot.header.away_since.saturating_sub(snapshot.started),
             has_stopped_itself: snapshot.has_stopped_itself,
             signals,
             original: snapshot.original,

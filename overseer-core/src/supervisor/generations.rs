@@ -4,7 +4,7 @@ use super::{
     Action, Asker, Blame, Child, Generation, Installation, Leaving, Origin, Program, Settings, Stage, Started, Supervisor, describe,
 };
 use crate::binary::{Identity, Probation};
-use crate::message::{Message, Seconds};
+use crate::message::{Connections, Message, Seconds};
 use crate::protocol::ReleaseName;
 use crate::signal::Signal;
 use crate::sys::process::Exit;
@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// How long draining generations have once the active one has ended abnormally.
 const ABNORMAL_END_GRACE: Duration = Duration::from_secs(2);
+/// How long a draining generation still has when there are too many of them.
+pub(super) const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 /// How the program ended, as the rules see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +32,15 @@ impl Supervisor {
             stage: Stage::Starting,
             origin,
             identity: Identity::default(),
+<<<<<<< HEAD
             package: None,
+=======
+            pid: 0,
+>>>>>>> main
             settings: self.settings.clone(),
             spawned_at: self.now,
             ready_at: None,
+            drains_since: None,
             counted_by_age: None,
             drains: false,
             deadline: Some(self.now + self.settings.check_timeout),
@@ -61,7 +68,11 @@ impl Supervisor {
         let path = started.package.as_ref().map_or_else(|| self.path.clone(), |package| package.path.clone());
         let Some(child) = self.child(generation) else { return };
         child.identity = started.identity;
+<<<<<<< HEAD
         child.package = started.package;
+=======
+        child.pid = started.pid;
+>>>>>>> main
         let is_operators = child.origin == Origin::Restart && running.is_some_and(|running| !running.same_inode(&started.identity));
         if is_operators {
             child.origin = Origin::OperatorsFile;
@@ -92,8 +103,12 @@ impl Supervisor {
             }
             child.settings = settings.clone();
             if self.active == Some(generation) && settings.installation == Installation::WithoutRestart {
+<<<<<<< HEAD
                 self.settings = settings;
                 self.comes_up();
+=======
+                self.go_by(settings);
+>>>>>>> main
                 self.plan_first_look();
             }
         }
@@ -159,8 +174,13 @@ impl Supervisor {
     fn serves(&mut self, generation: Generation) {
         let Some(child) = self.child(generation) else { return };
         child.stage = Stage::Active;
+<<<<<<< HEAD
         self.settings = self.children[&generation].settings.clone();
         let (identity, package) = (self.children[&generation].identity, self.children[&generation].package.clone());
+=======
+        let (settings, identity) = (child.settings.clone(), child.identity);
+        self.go_by(settings);
+>>>>>>> main
         self.act(Action::Accept { generation });
         self.act(Action::Trust { generation });
         self.comes_up();
@@ -292,9 +312,10 @@ impl Supervisor {
             Stage::Welcomed | Stage::WarmingUp | Stage::Active => {}
         }
         child.stage = Stage::Draining;
+        child.drains_since = Some(now);
         child.deadline = Some(now + within);
         let (drains, was_ready) = (child.drains, child.ready_at.is_some());
-        self.say(Message::Draining { generation, within: Seconds(within) });
+        self.say(Message::Draining { generation, within: Seconds(within), connections: Connections::default() });
         self.act(Action::Drain { generation, within });
         if !drains {
             if was_ready {
@@ -303,6 +324,48 @@ impl Supervisor {
             self.send_signal(generation, Signal::TERM);
         }
         self.act(Action::CheckListeners);
+    }
+
+    /// Where more generations drain than may, the oldest make room: one gets a last moment, and those before it have had theirs.
+    pub(super) fn limit_draining(&mut self) {
+        if self.is_leaving() {
+            return;
+        }
+        let draining =
+            self.children.iter().filter(|(generation, child)| child.stage == Stage::Draining && self.active != Some(**generation));
+        let draining: Vec<Generation> = draining.map(|(generation, _)| *generation).collect();
+        let surplus = draining.len().saturating_sub(self.settings.max_draining);
+        let Some((newest, older)) = draining[..surplus].split_last() else { return };
+        for generation in older {
+            self.overdue(*generation);
+        }
+        self.hurry(*newest);
+    }
+
+    /// Gives a draining generation an earlier deadline.
+    fn hurry(&mut self, generation: Generation) {
+        let (by, age, max) = (self.now + LAST_MOMENT, self.age(generation), self.settings.max_draining);
+        let Some(child) = self.child(generation) else { return };
+        if child.deadline.is_some_and(|deadline| deadline <= by) {
+            return;
+        }
+        child.deadline = Some(by);
+        let (pid, drains, within, connections) = (child.pid, child.drains, Seconds(LAST_MOMENT), Connections::default());
+        self.say(Message::GivesWay { generation, pid, age, within, max, connections });
+        // Another one has had its SIGTERM.
+        if drains {
+            self.act(Action::Drain { generation, within: LAST_MOMENT });
+        }
+    }
+
+    /// What is open is cut.
+    fn kill_overdue(&mut self, generation: Generation) {
+        let (now, age) = (self.now, self.age(generation));
+        let Some(child) = self.child(generation) else { return };
+        let after = Seconds(now.saturating_sub(child.drains_since.unwrap_or(child.spawned_at)));
+        let (pid, connections) = (child.pid, Connections::default());
+        self.say(Message::DrainOverdue { generation, pid, age, after, connections });
+        self.kill(generation);
     }
 
     pub(super) fn kill(&mut self, generation: Generation) {
@@ -330,10 +393,7 @@ impl Supervisor {
         let Some(child) = self.child(generation) else { return };
         child.deadline = None;
         match child.stage {
-            Stage::Starting | Stage::Welcomed if is_leaving => {
-                self.say(Message::DrainOverdue { generation, after });
-                self.kill(generation);
-            }
+            Stage::Starting | Stage::Welcomed if is_leaving => self.kill_overdue(generation),
             Stage::Starting => {
                 self.failed(generation, format!("said nothing for {after}"), Blame::Release);
             }
@@ -356,10 +416,7 @@ impl Supervisor {
             Stage::Welcomed => self.say(Message::NotReadyYet { generation, after }),
             Stage::WarmingUp if is_candidate => self.commit(generation),
             // It was to leave and did not.
-            Stage::WarmingUp | Stage::Active | Stage::Draining => {
-                self.say(Message::DrainOverdue { generation, after });
-                self.kill(generation);
-            }
+            Stage::WarmingUp | Stage::Active | Stage::Draining => self.kill_overdue(generation),
             Stage::Killed => {}
         }
     }
@@ -424,8 +481,12 @@ impl Supervisor {
         } else if self.active == Some(generation) {
             self.active_exited(generation, exit, was_asked_to);
         } else {
-            self.children.remove(&generation);
-            self.say(Message::GenerationGone { generation, exit });
+            let drained_since =
+                self.children.remove(&generation).filter(|child| child.stage == Stage::Draining).and_then(|child| child.drains_since);
+            self.say(match drained_since {
+                Some(since) => Message::Drained { generation, exit, after: Seconds(self.now.saturating_sub(since)) },
+                None => Message::GenerationGone { generation, exit },
+            });
         }
         self.act(Action::CheckListeners);
     }

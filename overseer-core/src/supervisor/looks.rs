@@ -94,7 +94,8 @@ impl Supervisor {
             Installation::WithoutRestart => matches!(active.stage, Stage::Welcomed | Stage::Active),
             Installation::Proved | Installation::AtNextRestart => active.stage == Stage::Active,
         };
-        let may_look = !self.is_leaving() && self.candidate.is_none() && serves && self.looking.running_until.is_none();
+        let may_look =
+            !self.is_leaving() && self.candidate.is_none() && serves && self.looking.running_until.is_none() && !self.is_replacement_due();
         self.looking.next.filter(|_| may_look)
     }
 

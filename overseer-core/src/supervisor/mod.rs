@@ -6,7 +6,7 @@
 //! What always holds (and is checked after every step of the simulation in `simulation.rs`):
 //! - from the first ready until the master leaves, some generation serves, or one is being started;
 //! - at most one candidate; a rejected release is not started unless an operator asks for it by hand;
-//! - every draining generation is gone by its deadline; nobody is left when the master leaves;
+//! - every draining generation is gone by its deadline, and no more of them drain than may; nobody is left when the master leaves;
 //! - no signal is lost, and none is delivered twice to a generation;
 //! - after TERM, INT or QUIT nothing is promoted or committed.
 //!
@@ -254,6 +254,10 @@ pub(crate) enum Action {
     /// See that nobody has shut down a listener or made it block.
     CheckListeners,
     CloseListeners,
+    /// This is the restart signal from now on.
+    RestartBy {
+        signal: Signal,
+    },
     /// Write the record to `state.json`.
     Save,
     Say(Message),
@@ -294,11 +298,20 @@ struct Child {
     stage: Stage,
     origin: Origin,
     identity: Identity,
+<<<<<<< HEAD
     #[serde(default)]
     package: Option<NewPackage>,
+=======
+    /// 0 until it is spawned.
+    #[serde(default)]
+    pid: i32,
+>>>>>>> main
     settings: Settings,
     spawned_at: Time,
     ready_at: Option<Time>,
+    /// Since when it drains.
+    #[serde(default)]
+    drains_since: Option<Time>,
     /// It became ready by age, not by saying so.
     counted_by_age: Option<Duration>,
     drains: bool,
@@ -517,6 +530,19 @@ impl Supervisor {
         self.probation_until = is_on_probation.then(|| self.now + self.settings.probation);
     }
 
+    /// What holds beyond the rules is told to the shell.
+    fn go_by(&mut self, settings: Settings) {
+        if settings.restart_signal != self.settings.restart_signal {
+            self.act(Action::RestartBy { signal: settings.restart_signal });
+        }
+        self.settings = settings;
+    }
+
+    /// The signal that restarts the program.
+    pub(crate) fn restart_signal(&self) -> Signal {
+        self.settings.restart_signal
+    }
+
     fn is_leaving(&self) -> bool {
         self.leaving.is_some()
     }
@@ -553,6 +579,7 @@ impl Supervisor {
             }
             return;
         }
+        self.limit_draining();
         self.restart_if_possible();
         self.look_if_due();
     }

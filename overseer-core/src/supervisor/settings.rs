@@ -5,6 +5,9 @@ use crate::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// How many old generations may drain at once, unless the program says otherwise.
+const MAX_DRAINING: usize = 4;
+
 /// What happens with a proved release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -45,6 +48,9 @@ pub(crate) struct Settings {
     /// The source of releases; `None` without a fetcher.
     pub(crate) source: Option<String>,
     pub(crate) installation: Installation,
+    /// How many old generations may drain at once.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub(crate) max_draining: usize,
     /// `None`: the program has not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) upgrades: Option<Upgrades>,
@@ -69,6 +75,7 @@ impl Default for Settings {
             interval: crate::fetcher::DEFAULT_INTERVAL,
             source: None,
             installation: Installation::Proved,
+            max_draining: MAX_DRAINING,
             upgrades: None,
             upgrade_master: true,
         }
@@ -90,6 +97,11 @@ impl Settings {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_default(upgrade_master: &bool) -> bool {
     *upgrade_master
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_usual(max_draining: &usize) -> bool {
+    *max_draining == MAX_DRAINING
 }
 
 /// A duration as a number of milliseconds. Nobody configures less, and a year of them fits.

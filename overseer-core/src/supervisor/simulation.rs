@@ -121,8 +121,12 @@ impl World {
         let mut settings = settings();
         settings.terminate_timeout = Duration::from_secs(if self.one_in(3) { 5 } else { 30 });
         settings.ready_timeout = if self.one_in(2) { Some(Duration::from_secs(60)) } else { None };
+        settings.max_draining = self.random.usize(1..4);
         if self.one_in(6) {
             settings.probation = Duration::ZERO;
+        }
+        if self.one_in(4) {
+            settings.restart_signal = Signal::HUP;
         }
         if self.one_in(8) {
             settings.source = None;
@@ -443,6 +447,8 @@ const REACHED: &[&str] = &[
     "committed",
     "commit-failed",
     "drain-overdue",
+    "drained",
+    "gives-way",
     "held-back",
     "installed",
     "killing",

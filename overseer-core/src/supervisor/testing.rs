@@ -1,6 +1,7 @@
 //! A master without a system: it does what `master` does with the actions, on a made-up path, with made-up processes and a made-up clock. After
 //! every event it checks what must always hold, so each test of the rules is a test of that too.
 
+use super::generations::LAST_MOMENT;
 use super::{Action, Asker, Blame, Event, Generation, Program, Settings, Stage, Start, Started, Supervisor, Time};
 use crate::binary::{Identity, Record};
 use crate::fetcher::FetchError;
@@ -86,6 +87,8 @@ pub(super) struct Master {
     /// How often the master has been replaced.
     pub(super) replaced: usize,
     settings: Settings,
+    /// What the shell takes for the restart signal.
+    restart_signal: Signal,
     told: BTreeMap<Generation, Told>,
     done: Vec<Action>,
     said: Vec<Message>,
@@ -134,6 +137,7 @@ impl Master {
             own: path,
             rehearsing: None,
             replaced: 0,
+            restart_signal: settings.restart_signal,
             settings,
             told: BTreeMap::new(),
             done: Vec::new(),
@@ -440,7 +444,9 @@ impl Master {
             Action::Spawn { generation, program } => return Some(self.spawn(*generation, *program)),
             Action::Drain { generation, within } => {
                 let by = self.now + *within;
-                self.told(generation.0).gone_by = Some(by);
+                let told = self.told(generation.0);
+                assert!(told.gone_by.is_none_or(|before| before >= by), "generation {generation} gets a later deadline");
+                told.gone_by = Some(by);
             }
             Action::Signal { generation, signal } => {
                 assert!(self.alive.contains_key(generation), "{signal} for generation {generation}, which is gone");
@@ -476,7 +482,12 @@ impl Master {
                 assert!(!self.is_polling, "the master leaves its poll behind");
                 self.left = Some(*exit);
             }
+<<<<<<< HEAD
             Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::SetStoredAside | Action::Say(_) => {}
+=======
+            Action::RestartBy { signal } => self.restart_signal = *signal,
+            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
+>>>>>>> main
         }
         None
     }
@@ -563,6 +574,7 @@ impl Master {
         assert!(self.left.is_some() || ids.len() == self.alive.len(), "nobody waits for one of {:?}", self.alive.keys());
         assert!(self.good.contains(&self.path.inode), "a file that has not proved itself is at the path: {:?}", self.path);
         assert_eq!(rules.looking.running_until.is_some(), self.is_polling, "the rules are wrong about the poll");
+        assert_eq!(rules.settings.restart_signal, self.restart_signal, "the shell has handlers for another restart signal");
         let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
         for (id, child) in &rules.children {
             let has_a_part = rules.active == Some(*id) || rules.candidate == Some(*id);
@@ -575,6 +587,12 @@ impl Master {
             );
             assert!(child.stage != Stage::Draining || child.deadline.is_some(), "generation {id} may drain for ever");
             assert!(child.stage != Stage::Active || rules.active == Some(*id), "two active generations");
+        }
+        let drains = |(id, child): &(&Generation, &super::Child)| child.stage == Stage::Draining && rules.active != Some(**id);
+        let draining: Vec<&super::Child> = rules.children.iter().filter(drains).map(|(_, child)| child).collect();
+        if let Some(surplus) = draining.len().checked_sub(rules.settings.max_draining + 1).filter(|_| !rules.is_leaving()) {
+            assert_eq!(surplus, 0, "too many generations drain");
+            assert!(draining[0].deadline <= Some(self.now + LAST_MOMENT), "the oldest does not give way");
         }
         if let Some(candidate) = rules.candidate {
             assert!(rules.active.is_some() && rules.active != Some(candidate), "a candidate with nobody to replace");

@@ -1,7 +1,7 @@
-//! How many connections a process has open: its sockets, looked up in the tables of the system.
+//! How many connections a process has open: its sockets, looked up among those of the system.
 //!
-//! Nothing is asked of the process, so one that is stuck is counted too. Without sock_diag: a sandbox may forbid netlink sockets, and a container
-//! may lack the kernel's module for it.
+//! Nothing is asked of the process, so one that is stuck is counted too. The system is asked by sock_diag(7) for sockets in the states that matter: the
+//! table in `/proc`, which is read where a sandbox forbids netlink sockets, is long where many connections have ended lately.
 
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -11,30 +11,28 @@ use std::ops::RangeInclusive;
 
 /// More descriptors of a process than this are not looked at.
 const DESCRIPTORS_MAX: usize = 1 << 16;
-/// Tables of the system that are longer than this are not read: some 100,000 connections of all processes.
-const TABLE_BYTES_MAX: u64 = 16 << 20;
+/// Longer answers of the system are not read: some 100,000 connections of all processes.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Longer tables are not read: some 10,000 connections of all processes, those that have ended among them.
+const TABLE_BYTES_MAX: u64 = 2 << 20;
 /// Ports that the system gives to those who ask for none, unless it says otherwise.
 const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
 
 /// The connections that others have made to the process and that it holds open: over TCP, also half-closed ones, and over Unix sockets.
 ///
 /// One that the process has made itself, to a database say, does not count. (What tells them apart is the local port: a listener has it, or the
-/// system gives it to nobody by itself. A Unix socket has a path.) Takes some milliseconds for thousands of connections, and does not block. `None`: the
+/// system gives it to nobody by itself. A Unix socket has a path.) Takes some milliseconds, and does not block. `None`: the
 /// process is gone or may not be looked at, there are too many to count, or this system has no such tables.
 pub(crate) fn open_connections(pid: Pid) -> Option<u64> {
     let sockets = sockets_of(pid)?;
     if sockets.is_empty() {
         return Some(0);
     }
-    let mut tcp = Vec::new();
-    // A system without IPv6 has no such table.
-    for table in ["tcp", "tcp6"].into_iter().filter_map(|name| table(pid, name)) {
-        read(table, |line| tcp.extend(Tcp::from_line(line)))?;
-    }
-    let listened: BTreeSet<u16> = tcp.iter().filter(|tcp| tcp.state == TcpState::Listens).map(|tcp| tcp.port).collect();
+    let tcp = diag::tcp_sockets().or_else(|| tcp_sockets(pid))?;
+    let listened: BTreeSet<u16> = tcp.iter().filter(|tcp| tcp.listens).map(|tcp| tcp.port).collect();
     let given = ports_given();
     let came_in = |port: u16| listened.contains(&port) || !given.contains(&port);
-    let over_tcp = tcp.iter().filter(|tcp| tcp.state == TcpState::Open && sockets.contains(&tcp.inode) && came_in(tcp.port)).count();
+    let over_tcp = tcp.iter().filter(|tcp| !tcp.listens && sockets.contains(&tcp.inode) && came_in(tcp.port)).count();
     let mut over_unix = 0;
     if let Some(table) = table(pid, "unix") {
         read(table, |line| over_unix += usize::from(accepted_unix_socket(line).is_some_and(|inode| sockets.contains(&inode))))?;
@@ -55,6 +53,16 @@ fn sockets_of(pid: Pid) -> Option<BTreeSet<u64>> {
         sockets.extend(inode);
     }
     Some(sockets)
+}
+
+/// The TCP sockets in the table of the system.
+fn tcp_sockets(pid: Pid) -> Option<Vec<Tcp>> {
+    let mut tcp = Vec::new();
+    // A system without IPv6 has no such table.
+    for table in ["tcp", "tcp6"].into_iter().filter_map(|name| table(pid, name)) {
+        read(table, |line| tcp.extend(Tcp::from_line(line)))?;
+    }
+    Some(tcp)
 }
 
 /// The table of the network that the process is in.
@@ -79,34 +87,109 @@ fn read(table: File, mut line: impl FnMut(&str)) -> Option<()> {
     }
 }
 
+/// A TCP socket that listens, or that is open: both sides can talk, or one has said that it will not any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TcpState {
-    Listens,
-    /// Both sides can talk, or one has said that it will not any more.
-    Open,
-    /// It is not open yet, or not any more.
-    Other,
-}
-
-/// A line of the table of TCP sockets (proc_pid_net(5)).
-#[derive(Debug, PartialEq)]
 struct Tcp {
     port: u16,
-    state: TcpState,
+    listens: bool,
     inode: u64,
 }
 
 impl Tcp {
+    /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, by their numbers in the kernel.
+    const OPEN: [u8; 4] = [1, 4, 5, 8];
+    const LISTEN: u8 = 10;
+
+    fn new(port: u16, state: u8, inode: u64) -> Option<Self> {
+        let listens = state == Self::LISTEN;
+        (listens || Self::OPEN.contains(&state)).then_some(Self { port, listens, inode })
+    }
+
+    /// Reads a line of the table (proc_pid_net(5)).
     fn from_line(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace().skip(1);
         let port = u16::from_str_radix(words.next()?.rsplit_once(':')?.1, 16).ok()?;
-        let state = match words.nth(1)? {
-            "0A" => TcpState::Listens,
-            // ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT.
-            "01" | "04" | "05" | "08" => TcpState::Open,
-            _ => TcpState::Other,
-        };
-        Some(Self { port, state, inode: words.nth(5)?.parse().ok()? })
+        let state = u8::from_str_radix(words.nth(1)?, 16).ok()?;
+        Self::new(port, state, words.nth(5)?.parse().ok()?)
+    }
+}
+
+/// sock_diag(7), by hand: three numbers of each socket are wanted.
+#[cfg(target_os = "linux")]
+mod diag {
+    use super::{ANSWER_BYTES_MAX, Tcp};
+    use nix::libc;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    /// `struct nlmsghdr`: length, type, flags, sequence number, port.
+    const HEADER: usize = 16;
+    /// `SOCK_DIAG_BY_FAMILY`, which nobody else names.
+    const BY_FAMILY: u16 = 20;
+
+    /// The TCP sockets of the network that this process is in, in both families. `None` where the system does not say.
+    pub(super) fn tcp_sockets() -> Option<Vec<Tcp>> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let mut socket = File::from(socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag).ok()?);
+        let mut found = Vec::new();
+        let mut answer = vec![0; 1 << 15];
+        let mut left = ANSWER_BYTES_MAX;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            socket.write_all(&request(u8::try_from(family).ok()?)).ok()?;
+            // The kernel answers within the call, so there is nothing to wait for.
+            loop {
+                let bytes = socket.read(&mut answer).ok()?;
+                left = left.checked_sub(bytes)?;
+                if take(&answer[..bytes], &mut found)? {
+                    break;
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// `struct inet_diag_req_v2`: all TCP sockets of a family in the states that matter.
+    fn request(family: u8) -> Vec<u8> {
+        let states = Tcp::OPEN.iter().chain([&Tcp::LISTEN]).fold(0_u32, |states, state| states | 1 << state);
+        let mut request = Vec::with_capacity(HEADER + 56);
+        request.extend((HEADER as u32 + 56).to_ne_bytes());
+        request.extend(BY_FAMILY.to_ne_bytes());
+        request.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+        request.extend([0; 8]);
+        request.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
+        request.extend(states.to_ne_bytes());
+        // Which socket: any.
+        request.extend([0; 48]);
+        request
+    }
+
+    /// Takes the sockets out of some messages; `true` if they were the last. `None`: the kernel refuses, or says something else.
+    fn take(mut messages: &[u8], found: &mut Vec<Tcp>) -> Option<bool> {
+        while !messages.is_empty() {
+            let length = u32::from_ne_bytes(*messages.first_chunk()?) as usize;
+            let kind = u16::from_ne_bytes(*messages.get(4..)?.first_chunk()?);
+            let body = messages.get(HEADER..length)?;
+            match i32::from(kind) {
+                libc::NLMSG_DONE => return Some(true),
+                libc::NLMSG_ERROR => return None,
+                // `struct inet_diag_msg`: family, state, ..., the local port in the order of the network, ..., the inode as its last number.
+                _ => {
+                    let port = u16::from_be_bytes(*body.get(4..)?.first_chunk()?);
+                    let inode = u32::from_ne_bytes(*body.get(68..)?.first_chunk()?);
+                    found.extend(Tcp::new(port, *body.get(1)?, u64::from(inode)));
+                }
+            }
+            messages = messages.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Some(false)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod diag {
+    pub(super) fn tcp_sockets() -> Option<Vec<super::Tcp>> {
+        None
     }
 }
 
@@ -196,6 +279,23 @@ mod tests {
     }
 
     #[test]
+    fn both_ways_of_asking_find_the_same_socket() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let port = listener.local_addr().expect("bound").port();
+        let _client = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let (served, _) = listener.accept().expect("accepted");
+        let inode = std::os::unix::fs::MetadataExt::ino(
+            &File::from(OwnedFd::from(served.try_clone().expect("cloned"))).metadata().expect("it has"),
+        );
+        let ours = Tcp { port, listens: false, inode };
+        // In a sandbox without netlink, and on a machine with a long table, one of the two does not answer.
+        for found in [diag::tcp_sockets(), tcp_sockets(nix::unistd::getpid())].into_iter().flatten() {
+            assert!(found.contains(&ours), "{ours:?} is not in {found:?}");
+            assert!(found.iter().any(|tcp| tcp.port == port && tcp.listens));
+        }
+    }
+
+    #[test]
     fn of_a_process_that_is_gone_nothing_is_known() {
         let mut child = Command::new("true").spawn().expect("started");
         child.wait().expect("ended");
@@ -205,7 +305,9 @@ mod tests {
     #[test]
     fn the_tables_are_read_as_the_system_writes_them() {
         let line = "   3: 0100007F:0FA0 0100007F:9736 08 00000000:00000000 03:00000019 00000000  1000        0 48213 3 00000000636c5013";
-        assert_eq!(Tcp::from_line(line), Some(Tcp { port: 4000, state: TcpState::Open, inode: 48213 }));
+        assert_eq!(Tcp::from_line(line), Some(Tcp { port: 4000, listens: false, inode: 48213 }));
+        assert_eq!(Tcp::from_line(&line.replace(" 08 ", " 0A ")), Some(Tcp { port: 4000, listens: true, inode: 48213 }));
+        assert_eq!(Tcp::from_line(&line.replace(" 08 ", " 06 ")), None, "it has ended");
         assert_eq!(accepted_unix_socket("000000000919bb84: 00000003 00000000 00000000 0001 03  1074 /run/a b"), Some(1074));
         assert_eq!(accepted_unix_socket("000000000919bb84: 00000003 00000000 00000000 0001 03  1074"), None, "it has no path");
         assert_eq!(accepted_unix_socket("000000000919bb84: 00000002 00000000 00010000 0001 01  1074 /run/a b"), None, "it listens");

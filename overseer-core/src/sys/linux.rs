@@ -62,11 +62,14 @@ pub(super) fn not_blocking(output: BorrowedFd<'_>) -> io::Result<File> {
 
 /// A file in memory.
 pub(super) fn memory_file() -> io::Result<File> {
-    // SAFETY: the name is a string that ends in a zero and lives through the call.
-    let made = unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), libc::MFD_CLOEXEC) };
-    let descriptor = Errno::result(made)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    let make = |flags| {
+        // SAFETY: the name is a string that ends in a zero and lives through the call.
+        let descriptor = Errno::result(unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), flags) })?;
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+        Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    };
+    // A kernel before 6.3 does not know that a file is never to be executed; one that is told to insist on it (vm.memfd_noexec) makes no other.
+    make(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).or_else(|_: io::Error| make(libc::MFD_CLOEXEC))
 }
 
 /// renameat2(2), `RENAME_EXCHANGE`.

@@ -5,7 +5,6 @@
 
 #[cfg(not(target_os = "linux"))]
 mod bsd;
-#[cfg_attr(not(test), allow(dead_code, reason = "nobody asks yet"))]
 pub(crate) mod connections;
 pub(crate) mod files;
 pub(crate) mod handover;

@@ -213,7 +213,7 @@ impl Signals {
                 known.fetch_add(count, Ordering::Relaxed);
             }
         }
-        Self::handle(original, always)?;
+        handle(original, always)?;
         Ok(this)
     }
 
@@ -221,20 +221,14 @@ impl Signals {
     /// unless it is `always`.
     pub(crate) fn install(original: &Original, always: Signal) -> io::Result<Self> {
         let this = Self::open()?;
-        Self::handle(original, always)?;
+        handle(original, always)?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         Ok(this)
     }
 
-    fn handle(original: &Original, always: Signal) -> io::Result<()> {
-        let signals = all().filter(|signal| {
-            let ours = matches!(*signal, Signal::CHLD | Signal::CONT | Signal::TSTP);
-            *signal == always || *signal == Signal::CHLD || ((ours || signal.can_be_caught()) && !original.ignored.contains(signal))
-        });
-        for signal in signals {
-            take(signal)?;
-        }
-        Ok(())
+    /// Another signal is `always` taken from now on; the one before is ignored again, if it was.
+    pub(crate) fn change(&self, original: &Original, always: Signal) -> io::Result<()> {
+        handle(original, always)
     }
 
     /// Takes those of `signals` for which nobody has installed a handler; for a child, whose program comes first.
@@ -277,6 +271,20 @@ impl Signals {
         let half = SIGNAL_MAX as usize + 1;
         Some(Arrived { signal: Signal::from_raw(i32::try_from(place % half).ok()?)?, to_the_group: place >= half })
     }
+}
+
+/// Takes the master's signals. One that was ignored stays so, also where another program in this process had a handler for it.
+fn handle(original: &Original, always: Signal) -> io::Result<()> {
+    for signal in all() {
+        let ours = matches!(signal, Signal::CHLD | Signal::CONT | Signal::TSTP);
+        let was_ignored = original.ignored.contains(&signal);
+        if signal == always || signal == Signal::CHLD || ((ours || signal.can_be_caught()) && !was_ignored) {
+            take(signal)?;
+        } else if was_ignored {
+            set(signal, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))?;
+        }
+    }
+    Ok(())
 }
 
 impl AsFd for Signals {

@@ -1,4 +1,4 @@
-use super::super::testing::{Master, file, seconds, settings};
+use super::super::testing::{Master, file, generation, seconds, settings};
 use super::super::{Action, Asker, Blame, Event, Installation, Program, Settings};
 use super::{accept, drain, is_at_rest, kill, sends, spawn, trust};
 use crate::protocol::Outcome;
@@ -32,7 +32,7 @@ fn a_restart_starts_what_is_at_the_path_and_drains_the_old_generation_after_the_
     assert_eq!(master.active(), Some(2));
 
     master.exits(1, Exit::Code(0));
-    assert_eq!(master.said(), ["restarting", "generation-ready", "generation-active", "draining"]);
+    assert_eq!(master.said(), ["restarting", "generation-ready", "generation-active", "draining", "drained"]);
     assert!(is_at_rest(&master));
     assert_eq!(master.rules.deadline(), None);
 }
@@ -48,6 +48,79 @@ fn an_old_generation_that_does_not_finish_is_killed_at_its_deadline() {
     assert_eq!(master.done(), [kill(1)]);
     master.exits(1, Exit::Signal(Signal::KILL));
     assert_eq!((master.active(), master.left), (Some(2), None));
+}
+
+/// Restarts at this time and lets the new generation take over without a warm-up; nobody finishes.
+fn replaced_at(master: &mut Master, at: f64, number: u64) {
+    master.until(at);
+    master.restart();
+    master.comes_up(number);
+    master.until(at);
+}
+
+#[test]
+fn when_more_old_generations_drain_than_may_the_oldest_has_a_last_moment_and_is_killed() {
+    let mut master = Master::serving(Settings { max_draining: 2, warm_up: Duration::ZERO, ..plain() });
+    replaced_at(&mut master, 1.0, 2);
+    replaced_at(&mut master, 2.0, 3);
+    assert!(!master.said().contains(&"gives-way"), "two may");
+    master.done();
+
+    replaced_at(&mut master, 3.0, 4);
+    let again = Action::Drain { generation: generation(1), within: seconds(2.0) };
+    assert_eq!(master.done(), [spawn(4, Program::AtPath), accept(4), trust(4), drain(3), again]);
+    let line = master.line("gives-way");
+    assert!(
+        line.starts_with("too many generations drain (max_draining is 2), so generation 1 has 2s left and is killed then, with an unknown"),
+        "{line}"
+    );
+    assert!(line.ends_with("(pid 101, started 3s ago)"), "{line}");
+
+    master.until(4.9);
+    assert_eq!(master.done(), []);
+    master.until(5.0);
+    assert_eq!(master.done(), [kill(1)]);
+    let line = master.line("drain-overdue");
+    assert!(line.starts_with("generation 1 has not finished after 4s and is killed, with "), "{line}");
+    master.exits(1, Exit::Signal(Signal::KILL));
+    assert_eq!(master.rules.deadline(), Some(seconds(32.0)), "the others have their time");
+}
+
+#[test]
+fn one_generation_at_a_time_has_a_last_moment() {
+    let mut master = Master::serving(Settings { max_draining: 1, warm_up: Duration::ZERO, ..plain() });
+    replaced_at(&mut master, 1.0, 2);
+    replaced_at(&mut master, 2.0, 3);
+    master.forget();
+    replaced_at(&mut master, 3.0, 4);
+    let hurried = Action::Drain { generation: generation(2), within: seconds(2.0) };
+    assert_eq!(master.done(), [spawn(4, Program::AtPath), accept(4), trust(4), drain(3), kill(1), hurried]);
+    assert!(master.said().ends_with(&["drain-overdue", "gives-way"]));
+}
+
+#[test]
+fn an_old_generation_that_follows_no_drain_is_not_told_again_that_it_is_to_leave() {
+    let mut master = Master::new(Settings { max_draining: 1, warm_up: Duration::ZERO, ..plain() });
+    master.welcome(1);
+    master.ready(1);
+    replaced_at(&mut master, 1.0, 2);
+    master.forget();
+    replaced_at(&mut master, 2.0, 3);
+    assert_eq!(master.done(), [spawn(3, Program::AtPath), accept(3), trust(3), drain(2)]);
+    master.until(4.0);
+    assert_eq!(master.done(), [kill(1)]);
+}
+
+#[test]
+fn a_generation_that_would_be_gone_sooner_anyway_keeps_its_deadline() {
+    let mut master = Master::serving(Settings { max_draining: 1, warm_up: Duration::ZERO, ..plain() });
+    replaced_at(&mut master, 1.0, 2);
+    master.until(29.5);
+    master.forget();
+    replaced_at(&mut master, 29.5, 3);
+    assert!(!master.said().contains(&"gives-way"));
+    master.until(31.0);
+    assert!(master.done().contains(&kill(1)));
 }
 
 #[test]
@@ -308,8 +381,10 @@ fn the_settings_of_the_generation_that_serves_hold() {
     master.welcome_with(2, hasty);
     assert_eq!(master.rules.settings.restart_signal, Signal::USR2, "not yet");
     master.ready(2);
+    master.forget();
     master.until(1.0);
     assert_eq!(master.rules.settings.restart_signal, Signal::HUP);
+    assert!(master.done().contains(&Action::RestartBy { signal: Signal::HUP }), "the shell needs a handler for it");
     master.forget();
     master.signal(Signal::HUP);
     assert_eq!(master.done(), [spawn(3, Program::AtPath)]);
