@@ -16,10 +16,7 @@ mod settings;
 mod signals;
 mod signed;
 mod source;
-<<<<<<< HEAD
 mod store;
-=======
 mod surroundings;
->>>>>>> main
 mod tool;
 mod upgrade;

@@ -22,12 +22,8 @@ use crate::message::Message;
 use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
-<<<<<<< HEAD
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, NewPackage, Program, Settings, Started, Supervisor, Time};
-=======
-use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
 use crate::sys::connections::open_connections;
->>>>>>> main
 use crate::sys::files;
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};

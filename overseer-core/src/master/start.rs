@@ -52,19 +52,10 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
     }
     let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
-<<<<<<< HEAD
     let own =
         files::own_file().and_then(|path| files::open_to_execute(&path)).map_err(Error::system("cannot open the program's own file"))?;
     let has_sought_memory = setup.settings.looks();
     let Home { place, memory, mut record, is_counted } = home::find(&mut setup, &own, &original, &mut log)?;
-=======
-    let place = Place::find(setup.state_dir.as_deref()).map_err(Error::system("cannot find the program's own file"))?;
-    let own =
-        files::own_file().and_then(|path| files::open_to_execute(&path)).map_err(Error::system("cannot open the program's own file"))?;
-    let has_sought_memory = setup.settings.looks();
-    let (mut memory, mut record) = remember(&place, &setup.settings, &mut log);
-    let is_counted = memory.as_mut().is_some_and(|memory| count_start(memory, &mut record, &own, &place, &original, &mut log));
->>>>>>> main
     // That somebody else has what this master needs says nothing about the release.
     let blame_nobody = |record: &mut Record| {
         if let (true, Some(memory)) = (is_counted, &memory) {

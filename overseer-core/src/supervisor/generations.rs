@@ -32,11 +32,8 @@ impl Supervisor {
             stage: Stage::Starting,
             origin,
             identity: Identity::default(),
-<<<<<<< HEAD
             package: None,
-=======
             pid: 0,
->>>>>>> main
             settings: self.settings.clone(),
             spawned_at: self.now,
             ready_at: None,
@@ -68,11 +65,8 @@ impl Supervisor {
         let path = started.package.as_ref().map_or_else(|| self.path.clone(), |package| package.path.clone());
         let Some(child) = self.child(generation) else { return };
         child.identity = started.identity;
-<<<<<<< HEAD
         child.package = started.package;
-=======
         child.pid = started.pid;
->>>>>>> main
         let is_operators = child.origin == Origin::Restart && running.is_some_and(|running| !running.same_inode(&started.identity));
         if is_operators {
             child.origin = Origin::OperatorsFile;
@@ -103,12 +97,8 @@ impl Supervisor {
             }
             child.settings = settings.clone();
             if self.active == Some(generation) && settings.installation == Installation::WithoutRestart {
-<<<<<<< HEAD
-                self.settings = settings;
-                self.comes_up();
-=======
                 self.go_by(settings);
->>>>>>> main
+                self.comes_up();
                 self.plan_first_look();
             }
         }
@@ -174,13 +164,8 @@ impl Supervisor {
     fn serves(&mut self, generation: Generation) {
         let Some(child) = self.child(generation) else { return };
         child.stage = Stage::Active;
-<<<<<<< HEAD
-        self.settings = self.children[&generation].settings.clone();
-        let (identity, package) = (self.children[&generation].identity, self.children[&generation].package.clone());
-=======
-        let (settings, identity) = (child.settings.clone(), child.identity);
+        let (settings, identity, package) = (child.settings.clone(), child.identity, child.package.clone());
         self.go_by(settings);
->>>>>>> main
         self.act(Action::Accept { generation });
         self.act(Action::Trust { generation });
         self.comes_up();

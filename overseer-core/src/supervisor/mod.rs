@@ -298,14 +298,11 @@ struct Child {
     stage: Stage,
     origin: Origin,
     identity: Identity,
-<<<<<<< HEAD
     #[serde(default)]
     package: Option<NewPackage>,
-=======
     /// 0 until it is spawned.
     #[serde(default)]
     pid: i32,
->>>>>>> main
     settings: Settings,
     spawned_at: Time,
     ready_at: Option<Time>,

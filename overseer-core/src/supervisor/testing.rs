@@ -482,12 +482,8 @@ impl Master {
                 assert!(!self.is_polling, "the master leaves its poll behind");
                 self.left = Some(*exit);
             }
-<<<<<<< HEAD
-            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::SetStoredAside | Action::Say(_) => {}
-=======
             Action::RestartBy { signal } => self.restart_signal = *signal,
-            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
->>>>>>> main
+            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::SetStoredAside | Action::Say(_) => {}
         }
         None
     }

@@ -90,14 +90,9 @@ impl Spawn<'_> {
     }
 }
 
-<<<<<<< HEAD
-/// Becomes another program: the same process, arguments and environment, perhaps this variable, with the signals as they were before handlers of ours. Returns
+/// Becomes another program: the same process, arguments and given environment, perhaps this variable, with the signals as they were before handlers of ours. Returns
 /// only if it could not.
 pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original, variable: Option<(OsString, OsString)>) -> io::Error {
-=======
-/// Becomes another program: the same process, arguments and given environment, with the signals as they were before handlers of ours. Returns only if it could not.
-pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error {
->>>>>>> main
     original.restore();
     become_program(program, variable)
 }
