@@ -57,6 +57,7 @@
 //! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
 //! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
+mod activation;
 mod address;
 mod binary;
 mod child;

@@ -129,6 +129,9 @@ pub(crate) struct Welcome {
     pub(crate) path: PathBuf,
     /// What each listener is bound to, in the order asked for.
     pub(crate) addresses: Vec<String>,
+    /// Which of them somebody keeps who outlives the master, as the service manager does: an orphan does not shut these down.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) kept: Vec<usize>,
 }
 
 /// Why a child gets no listeners.

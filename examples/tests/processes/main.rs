@@ -15,6 +15,7 @@ mod restart;
 mod settings;
 mod signals;
 mod signed;
+mod sockets;
 mod source;
 mod store;
 mod surroundings;

@@ -5,6 +5,7 @@
 mod home;
 mod listeners;
 mod log;
+pub(crate) mod notify;
 mod pid_file;
 mod poller;
 mod rehearsal;
@@ -33,6 +34,7 @@ use crate::sys::spawn::Spawn;
 use listeners::Listeners;
 use log::Log;
 use nix::unistd::Pid;
+use notify::Notify;
 use pid_file::PidFile;
 use poller::Poller;
 use rehearsal::Rehearsal;
@@ -98,6 +100,7 @@ struct Master {
     has_sought_memory: bool,
     has_unsaved: bool,
     pid_file: Option<PidFile>,
+    notify: Notify,
 }
 
 impl Master {
@@ -117,6 +120,12 @@ impl Master {
             self.read_children(&ready);
             self.read_poller();
             self.rehearsals.iter_mut().for_each(Rehearsal::read);
+            if let Some(message) = self.notify.flush() {
+                self.log.write(&message);
+            }
+            if self.notify.take_refused() {
+                self.keep_listeners();
+            }
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
                 self.handle(Event::DeadlinePassed);
@@ -132,6 +141,7 @@ impl Master {
         interests.extend(links.iter().map(|link| Interest { descriptor: link.as_fd(), write: link.wants_write() }));
         interests.extend(self.poller.iter().flat_map(Poller::interests));
         interests.extend(self.rehearsals.iter().flat_map(Rehearsal::interests));
+        interests.extend(self.notify.interest());
         let has_frame = links.iter().any(|link| link.may_hold_frame());
         let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
         let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();
@@ -382,6 +392,14 @@ impl Master {
         let active = self.supervisor.active().and_then(|active| self.children.get(&active));
         if active.is_some_and(|active| active.has_listeners) {
             self.listeners.close_unused();
+            self.keep_listeners();
+        }
+    }
+
+    /// Lets the process manager's store have what is listened on.
+    fn keep_listeners(&mut self) {
+        if let Some(message) = self.listeners.keep_in_store(&mut self.notify) {
+            self.log.write(&message);
         }
     }
 
@@ -474,16 +492,22 @@ impl Master {
             );
             return self.refuse(generation, None, why, Blame::Release);
         };
-        let provided = self.listeners.provide(generation, &hello.addresses).map(|provided| {
-            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|(socket, _)| socket.try_clone_to_owned()).collect();
-            (copies, provided.iter().map(|(_, bound_to)| (*bound_to).to_owned()).collect::<Vec<String>>())
+        let held = self.listeners.hold_all(generation, &hello.addresses);
+        // Before the child is told who keeps them.
+        self.keep_listeners();
+        let provided = held.map(|()| {
+            let provided = self.listeners.held_for(&hello.addresses);
+            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|listener| listener.socket.try_clone_to_owned()).collect();
+            let addresses: Vec<String> = provided.iter().map(|listener| listener.bound_to.to_owned()).collect();
+            let kept: Vec<usize> = provided.iter().enumerate().filter(|(_, listener)| listener.is_kept).map(|(place, _)| place).collect();
+            (copies, addresses, kept)
         });
         match provided {
-            Ok((Ok(sockets), addresses)) => {
+            Ok((Ok(sockets), addresses, kept)) => {
                 let id = self.children.get(&generation).and_then(|child| child.program.metadata().ok());
                 let id = id.and_then(|metadata| self.supervisor.record().id_of(&Identity::of(&metadata)).map(str::to_owned));
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
-                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses };
+                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
                 let settings = self.with_possible_source(hello.settings);
                 if let Some(child) = self.children.get_mut(&generation) {
@@ -492,7 +516,7 @@ impl Master {
                 self.handle(Event::Welcomed { generation, settings: Box::new(settings) });
                 self.close_unused_listeners();
             }
-            Ok((Err(error), _)) => {
+            Ok((Err(error), ..)) => {
                 self.refuse(generation, None, format!("no descriptor is left for its listeners: {error}"), Blame::Nobody)
             }
             Err(refusal) => {

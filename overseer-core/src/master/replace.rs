@@ -5,6 +5,7 @@
 
 use super::listeners::Listeners;
 use super::log::Log;
+use super::notify::Notify;
 use super::pid_file::PidFile;
 use super::rehearsal::Rehearsal;
 use super::snapshot::{ATTEMPTS_MAX, ChildState, FORMAT, Header, MemoryState, Snapshot};
@@ -153,6 +154,7 @@ impl Master {
             has_stopped_itself: self.has_stopped_itself,
             pid_file: self.pid_file.as_ref().map(|file| Ok::<_, io::Error>((file.path().to_owned(), Passed::of(file)?))).transpose()?,
             lost_lines: self.log.lost,
+            notify: self.notify.state().clone(),
         })
     }
 
@@ -167,6 +169,8 @@ impl Master {
         process::set_name(snapshot.place.name());
         // What holds is what the serving generation has said, as for all of its settings.
         let signals = Signals::resume(snapshot.signals, &snapshot.original, snapshot.rules.restart_signal())?;
+        let (notify, warning) = Notify::from_environment(snapshot.notify);
+        warning.iter().for_each(|warning| log.write(warning));
         let children = snapshot.children.into_iter().map(|child| {
             let link = |state: Option<LinkState>| state.map(LinkState::take).transpose();
             let resumed = Child {
@@ -211,6 +215,7 @@ impl Master {
             has_sought_memory: snapshot.has_sought_memory,
             has_unsaved: true,
             pid_file: snapshot.pid_file.map(|(path, file)| Ok::<_, io::Error>(PidFile::resume(path, file.take()?))).transpose()?,
+            notify,
         })
     }
 
@@ -273,6 +278,8 @@ pub(crate) fn resume(setup: Result<Setup, Error>, file: &File) -> Error {
     // What has ended before the snapshot was made, and what ended since.
     master.reap();
     master.close_unused_listeners();
+    // What the one before could not, or did not know how to.
+    master.keep_listeners();
     master.live()
 }
 

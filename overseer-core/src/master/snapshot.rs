@@ -4,6 +4,7 @@
 //! not replaced by it. [`Header`] is for ever: whoever cannot read the rest finds the way back in it.
 
 use super::listeners::HeldState;
+use super::notify::NotifyState;
 use crate::binary::{Identity, Place};
 use crate::protocol::Staged;
 use crate::supervisor::{Generation, Supervisor};
@@ -58,6 +59,8 @@ pub(crate) struct Snapshot {
     pub(crate) pid_file: Option<(PathBuf, Passed)>,
     #[serde(default)]
     pub(crate) lost_lines: u64,
+    #[serde(default)]
+    pub(crate) notify: NotifyState,
 }
 
 /// A generation's process.

@@ -3,8 +3,10 @@
 use super::home::{self, Handed, Home};
 use super::listeners::Listeners;
 use super::log::Log;
+use super::notify::{Notify, NotifyState};
 use super::pid_file::PidFile;
 use super::{Master, Memory};
+use crate::activation::Offers;
 use crate::address::Address;
 use crate::binary::store::STARTS_MAX;
 use crate::binary::{self, Demands, Identity, Place, Record, StateDir};
@@ -46,11 +48,19 @@ pub(crate) struct Setup {
 }
 
 /// Becomes the master. Returns only if it could not.
+<<<<<<< HEAD
 pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
+=======
+pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
+    // First of all: no descriptor that this process opens may be taken for one of those.
+    let offers = Offers::take().map_err(cannot_take)?;
+>>>>>>> main
     let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
     if !setup.threads.is_empty() {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
     }
+    let (notify, warning) = Notify::from_environment(NotifyState::default());
+    warning.iter().for_each(|warning| log.write(warning));
     let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
     let own =
         files::own_file().and_then(|path| files::open_to_execute(&path)).map_err(Error::system("cannot open the program's own file"))?;
@@ -77,8 +87,14 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
         None => None,
     };
     let signals = Signals::install(&original, setup.settings.restart_signal).map_err(Error::system("cannot install signal handlers"))?;
-    let listeners = match bind(&setup.addresses) {
-        Ok(listeners) => listeners,
+    // From here on this process is the one that goes on, and not another file that it executes.
+    let offers = offers.close_on_exec().map_err(cannot_take)?;
+    let mut listeners = Listeners::with_offers(offers);
+    let bound = bind(&mut listeners, &setup.addresses);
+    let unclaimed = listeners.refuse_offers();
+    unclaimed.iter().chain(&listeners.describe_claimed()).for_each(|message| log.write(message));
+    match bound {
+        Ok(()) => {}
         Err(error) => {
             if let Some(file) = &pid_file {
                 let _ = file.remove();
@@ -88,6 +104,7 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
             }
             return Err(error);
         }
+<<<<<<< HEAD
     };
     let path = place.target().unwrap_or_else(|_| place.invoked().to_owned());
     let running = place.resolve().unwrap_or_else(|_| path.clone());
@@ -96,6 +113,12 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
     if has_sought_memory && settings.upgrades() != setup.settings.upgrades() {
         log.write(&Message::Ephemeral { directory: place.directory().to_owned() });
     }
+=======
+    }
+    let path = place.resolve().unwrap_or_else(|_| place.invoked().to_owned());
+    log.write(&Message::MasterStarted { pid: std::process::id(), path: path.clone(), addresses: listeners.describe() });
+    let mut settings = setup.settings;
+>>>>>>> main
     if memory.is_none() {
         settings.source = None;
     }
@@ -103,7 +126,7 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let identity = own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
     let supervisor = Supervisor::new(Start { settings, record, own: identity, path, previous, unix, seed: fastrand::u64(..) });
-    let master = Master {
+    let mut master = Master {
         supervisor,
         started: Instant::now(),
         awake: Duration::ZERO,
@@ -122,7 +145,9 @@ pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
         has_sought_memory,
         has_unsaved: false,
         pid_file,
+        notify,
     };
+    master.keep_listeners();
     master.live()
 }
 
@@ -204,14 +229,17 @@ pub(super) fn count_start(memory: &mut Memory, record: &mut Record, own: &File, 
     record.probation.is_some()
 }
 
-/// Binds all addresses. One that is in use is tried again for 3 s.
-fn bind(addresses: &[Address]) -> Result<Listeners, Error> {
+fn cannot_take(source: std::io::Error) -> Error {
+    Error::system("cannot take the sockets that the service manager has passed")(source)
+}
+
+/// Takes or binds all addresses. One that is in use is tried again for 3 s.
+fn bind(listeners: &mut Listeners, addresses: &[Address]) -> Result<(), Error> {
     let wanted = addresses.iter().map(Address::wanted).collect::<Result<Vec<Wanted>, Error>>()?;
     let patience = Instant::now() + BIND_PATIENCE;
-    let mut listeners = Listeners::default();
     loop {
-        match listeners.provide(Generation(1), &wanted) {
-            Ok(_) => return Ok(listeners),
+        match listeners.hold_all(Generation(1), &wanted) {
+            Ok(()) => return Ok(()),
             // There is nothing to wait for that would tell when the address is free.
             Err(refusal) if refusal.is_in_use() && Instant::now() < patience => {
                 let _ = poll::wait(&[], Some(BIND_PAUSE));

@@ -119,8 +119,10 @@ fn what_a_master_says_in_version_1_is_written_and_read_as_ever() {
         id: Some(release().id),
         path: "/srv/app".into(),
         addresses: vec!["[::]:3000".to_owned(), "/run/app.sock".to_owned()],
+        kept: Vec::new(),
     };
     is_golden("v1-master-welcome.bin", &ToChild::Welcome(welcome.clone()), 2);
+    is_golden("v1-master-welcome-kept.bin", &ToChild::Welcome(Welcome { kept: vec![1], ..welcome.clone() }), 2);
     is_golden("v1-master-welcome-plain.bin", &ToChild::Welcome(Welcome { id: None, addresses: Vec::new(), ..welcome }), 0);
     let refused = Refused { address: Some(":80".to_owned()), why: "not permitted".to_owned() };
     is_golden("v1-master-refused.bin", &ToChild::Refused(refused), 0);

@@ -4,7 +4,12 @@ use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{SockFlag, setsockopt, sockopt};
+<<<<<<< HEAD
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
+=======
+use nix::sys::stat::fstat;
+use nix::sys::statfs::fstatfs;
+>>>>>>> main
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, Pid};
 use std::ffi::{CStr, OsStr};
@@ -37,6 +42,20 @@ pub(super) const SENDER_BYTES: usize = size_of::<libc::ucred>();
 pub(super) const MONOTONIC: libc::clockid_t = libc::CLOCK_MONOTONIC;
 /// How an exec refuses a file that is none to be executed.
 pub(super) const NOT_EXECUTABLE: &[Errno] = &[Errno::ENOEXEC, Errno::ELIBBAD, Errno::EINVAL];
+
+/// `PID_FS_MAGIC` of linux/magic.h: where pidfds have inodes of their own.
+const PIDFS: u64 = 0x5049_4446;
+
+/// The inode of this process's pidfd, which no other process has; `None` where the system is older than that.
+pub(super) fn own_pidfd_id() -> Option<u64> {
+    // SAFETY: pidfd_open(2) takes two numbers; what it answers is a descriptor that nobody else knows.
+    let pidfd = unsafe {
+        let answer = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0);
+        OwnedFd::from_raw_fd(RawFd::try_from(answer).ok().filter(|number| *number >= 0)?)
+    };
+    let is_pidfs = fstatfs(&pidfd).is_ok_and(|status| u64::try_from(status.filesystem_type().0) == Ok(PIDFS));
+    fstat(&pidfd).ok().filter(|_| is_pidfs).map(|status| status.st_ino)
+}
 
 /// A path that leads to the file that this process runs, also where that has no name any more.
 #[expect(clippy::unnecessary_wraps, reason = "other systems may not know")]

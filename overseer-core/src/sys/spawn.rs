@@ -6,7 +6,9 @@
 //! A script (`#!`) is started by its interpreter, which opens it as `/dev/fd/N`. So its descriptor, and no other, is left open for the new process; the
 //! kernel refuses it else (ENOENT).
 
+use super::activation;
 use super::link::Link;
+use super::notify_socket;
 use super::process;
 use super::signals::Original;
 use super::system;
@@ -19,7 +21,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork};
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -86,7 +88,10 @@ impl Spawn<'_> {
     }
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
-        c_strings(environment_with(Some(self.role.variable_for(socket)?)))
+        let is_masters =
+            |name: &OsStr| name == activation::STORE_SIZE || notify_socket::VARIABLES.contains(&name.to_str().unwrap_or_default());
+        let role = self.role.variable_for(socket)?;
+        c_strings(environment_with(Some(role), |name| !is_masters(name) && !activation::is_for_us_alone(name)))
     }
 }
 
@@ -98,8 +103,12 @@ pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original, variable: Op
 }
 
 /// Becomes another program: the same process, arguments and given environment, and this variable. Signals that are held stay so. Returns only if it could not.
+///
+/// Whoever has a variable gets its descriptors by that, and none that were passed to this process at its start; a fresh start gets those too.
 pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
-    let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, c_strings(environment_with(variable))?)));
+    let is_start = variable.is_none();
+    let environment = environment_with(variable, |name| is_start || !activation::is_for_us_alone(name));
+    let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, c_strings(environment)?)));
     let (arguments, environment) = match strings {
         Ok(strings) => strings,
         Err(error) => return error,
@@ -127,15 +136,16 @@ pub(crate) fn is_script(program: BorrowedFd<'_>) -> bool {
     system::readable(program).is_ok_and(|file| header::is_script(&file).unwrap_or(false))
 }
 
-/// The environment as the process manager gave it, with the variable of a role.
-fn environment_with(role: Option<(OsString, OsString)>) -> impl Iterator<Item = OsString> {
-    let is_role = |variable: &OsString| variable.as_bytes().strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
+/// What is kept of the environment as the process manager gave it, with the variable of a role.
+fn environment_with(role: Option<(OsString, OsString)>, is_kept: impl Fn(&OsStr) -> bool) -> impl Iterator<Item = OsString> {
+    let name =
+        |variable: &OsString| OsStr::from_bytes(variable.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default()).to_owned();
     let role = role.map(|(mut name, value)| {
         name.push("=");
         name.push(value);
         name
     });
-    process::given_environment().into_iter().filter(move |variable| !is_role(variable)).chain(role)
+    process::given_environment().into_iter().filter(move |variable| name(variable) != VARIABLE && is_kept(&name(variable))).chain(role)
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
