@@ -48,13 +48,9 @@ pub(crate) struct Setup {
 }
 
 /// Becomes the master. Returns only if it could not.
-<<<<<<< HEAD
 pub(crate) fn run(mut setup: Setup) -> Result<Infallible, Error> {
-=======
-pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     // First of all: no descriptor that this process opens may be taken for one of those.
     let offers = Offers::take().map_err(cannot_take)?;
->>>>>>> main
     let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
     if !setup.threads.is_empty() {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
@@ -104,8 +100,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
             }
             return Err(error);
         }
-<<<<<<< HEAD
-    };
+    }
     let path = place.target().unwrap_or_else(|_| place.invoked().to_owned());
     let running = place.resolve().unwrap_or_else(|_| path.clone());
     log.write(&Message::MasterStarted { pid: std::process::id(), path: running, addresses: listeners.describe() });
@@ -113,12 +108,6 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     if has_sought_memory && settings.upgrades() != setup.settings.upgrades() {
         log.write(&Message::Ephemeral { directory: place.directory().to_owned() });
     }
-=======
-    }
-    let path = place.resolve().unwrap_or_else(|_| place.invoked().to_owned());
-    log.write(&Message::MasterStarted { pid: std::process::id(), path: path.clone(), addresses: listeners.describe() });
-    let mut settings = setup.settings;
->>>>>>> main
     if memory.is_none() {
         settings.source = None;
     }

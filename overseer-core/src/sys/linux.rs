@@ -4,12 +4,8 @@ use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{SockFlag, setsockopt, sockopt};
-<<<<<<< HEAD
-use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
-=======
 use nix::sys::stat::fstat;
-use nix::sys::statfs::fstatfs;
->>>>>>> main
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, Pid};
 use std::ffi::{CStr, OsStr};
