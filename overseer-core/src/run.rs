@@ -10,6 +10,7 @@ use crate::master::{self, Handed, Setup};
 use crate::protocol::{Hello, VERSIONS};
 use crate::role::{self, Role, RoleName};
 use crate::state::State;
+use crate::supervisor::Settings;
 use crate::sys::link::Link;
 use crate::sys::{activation, process, signals};
 use crate::{Config, Error};
@@ -152,7 +153,7 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
     let hello = Hello {
         protocol: VERSIONS,
         addresses: addresses.iter().map(Address::wanted).collect::<Result<_, Error>>()?,
-        settings: config.settings.clone(),
+        settings: Settings { answers_pings: true, ..config.settings.clone() },
     };
     let (welcome, sockets) = child::say_hello(&mut link, hello)?;
     if sockets.len() != addresses.len() {
@@ -171,6 +172,9 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         path: welcome.path,
     };
     let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
+    if welcome.pings {
+        shared.answer_pings();
+    }
     let listener = |(place, (socket, address)): (usize, (_, &Address))| {
         let outlives_master = welcome.kept.contains(&place);
         Listener::new(socket, address.name.clone(), outlives_master, Arc::clone(&shared))

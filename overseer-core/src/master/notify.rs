@@ -6,9 +6,13 @@
 //! Not the crate sd-notify (0.5): its send blocks while the manager's queue is full, it takes `@name` for a path, opens a socket for each message, and reads the
 //! environment each time. What is left of it would be the names of the fields.
 
+use crate::Error;
 use crate::message::Message;
+use crate::supervisor::{Notice, one_line};
+use crate::sys::handover::monotonic;
 use crate::sys::notify_socket::{NotifySocket, VARIABLES};
 use crate::sys::poll::Interest;
+use crate::sys::process::Exit;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -90,8 +94,30 @@ impl Notify {
         None
     }
 
-    /// Tells the manager these lines, now or as soon as it takes them.
-    pub(crate) fn tell(&mut self, lines: String) -> Option<Message> {
+    /// Tells the manager all of this in one message, now or as soon as it takes it.
+    pub(crate) fn tell(&mut self, notices: &[Notice]) -> Option<Message> {
+        self.say(notices.iter().map(line).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Tells the manager how the service ended.
+    pub(crate) fn tell_end(&mut self, exit: Exit) -> Option<Message> {
+        // As shells have it; the manager itself sees the signal.
+        let status = match exit {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal.as_raw(),
+        };
+        self.say(format!("STATUS=ended with {exit}\nEXIT_STATUS={status}"))
+    }
+
+    /// Tells the manager why the service does not come up.
+    pub(crate) fn tell_failure(&mut self, error: &Error) -> Option<Message> {
+        let errno = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
+            .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
+        let status = format!("STATUS={}", one_line(&error.chain()));
+        self.say(errno.map_or(status.clone(), |errno| format!("{status}\nERRNO={errno}")))
+    }
+
+    fn say(&mut self, lines: String) -> Option<Message> {
         if self.socket.is_none() || self.state.waiting.len() >= WAITING_MAX {
             return None;
         }
@@ -125,6 +151,18 @@ impl Notify {
     fn warn(&mut self, error: &io::Error) -> Option<Message> {
         let is_first = !std::mem::replace(&mut self.state.has_warned, true);
         is_first.then(|| Message::NotTold { address: self.address.clone(), why: error.to_string() })
+    }
+}
+
+fn line(notice: &Notice) -> String {
+    match notice {
+        Notice::Ready => "READY=1".to_owned(),
+        // Without the time, a manager that waits for the reload cannot know that it is the one that it has asked for.
+        Notice::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic().as_micros()),
+        Notice::Stopping => "STOPPING=1".to_owned(),
+        Notice::Status(text) => format!("STATUS={text}"),
+        Notice::Extend(time) => format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()),
+        Notice::Watchdog => "WATCHDOG=1".to_owned(),
     }
 }
 
@@ -165,7 +203,7 @@ mod tests {
         ] {
             let (mut notify, warning) = Notify::to(address.as_ref(), NotifyState::default());
             assert_eq!((warning, notify.is_wanted()), (None, true));
-            assert_eq!(notify.tell("READY=1".to_owned()), None);
+            assert_eq!(notify.say("READY=1".to_owned()), None);
             assert_eq!(next(&manager), "READY=1");
         }
     }
@@ -176,7 +214,7 @@ mod tests {
             let (mut notify, warning) = Notify::to(address.as_ref(), NotifyState::default());
             let warning = warning.expect("a warning").to_string();
             assert!(warning.contains(&format!("({address}): it is neither a path nor an @name")), "{warning}");
-            assert_eq!((notify.tell("READY=1".to_owned()), notify.is_wanted()), (None, false));
+            assert_eq!((notify.say("READY=1".to_owned()), notify.is_wanted()), (None, false));
         }
     }
 
@@ -189,10 +227,10 @@ mod tests {
         let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
         let mut told = 0;
         while notify.interest().is_none() {
-            assert_eq!(notify.tell(format!("STATUS={told}")), None);
+            assert_eq!(notify.say(format!("STATUS={told}")), None);
             told += 1;
         }
-        notify.tell(format!("STATUS={told}"));
+        notify.say(format!("STATUS={told}"));
         let mut heard = Vec::new();
         while heard.len() <= told {
             let before = heard.len();
@@ -205,7 +243,7 @@ mod tests {
         }
         assert_eq!(heard, (0..=told).map(|number| format!("STATUS={number}")).collect::<Vec<_>>());
         assert!(notify.interest().is_none());
-        (0..10_000).for_each(|number| drop(notify.tell(format!("STATUS={number}"))));
+        (0..10_000).for_each(|number| drop(notify.say(format!("STATUS={number}"))));
         assert_eq!(notify.state().waiting.len(), WAITING_MAX);
     }
 
@@ -216,13 +254,13 @@ mod tests {
         let manager = UnixDatagram::bind(&path).expect("bound");
         let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
         drop(manager);
-        let warning = notify.tell("READY=1".to_owned()).expect("a warning").to_string();
+        let warning = notify.say("READY=1".to_owned()).expect("a warning").to_string();
         assert!(warning.contains(&path.display().to_string()), "{warning}");
-        assert_eq!(notify.tell("STATUS=1".to_owned()), None);
+        assert_eq!(notify.say("STATUS=1".to_owned()), None);
         fs::remove_file(&path).expect("removed");
-        assert_eq!(notify.tell("STATUS=2".to_owned()), None);
+        assert_eq!(notify.say("STATUS=2".to_owned()), None);
         let manager = UnixDatagram::bind(&path).expect("bound");
-        assert_eq!(notify.tell("STATUS=3".to_owned()), None);
+        assert_eq!(notify.say("STATUS=3".to_owned()), None);
         assert_eq!(next(&manager), "STATUS=3");
     }
 
