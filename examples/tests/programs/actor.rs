@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             fs::copy(&own, &beside).expect("copied");
             fs::rename(&beside, &own).expect("renamed");
         }
+        "exit-from-store" if role.starts_with("stored,") => exit(7),
         "hang-before-hello" if role.starts_with("child,") => hang(),
         _ => {}
     }
@@ -77,6 +78,7 @@ fn hang() -> ! {
 fn configure(script: Script, role: String) -> Config<ExitCode> {
     let words = Script::read();
     let is_successor = is_successor(&role);
+    let role_of_start = role.starts_with("stored,");
     let mut config = Config::new(move |state| Actor { script, state, role }.play()).debug(words.has("debug") && !words.has("quiet"));
     let address = words.text("address").unwrap_or("127.0.0.1:0");
     config = config.addresses(address.split(',').filter(|address| !address.is_empty()));
@@ -114,6 +116,9 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     if let Some(path) = words.text("state_dir") {
         config = config.state_dir(path);
     }
+    if let Some(path) = words.text("binary_store") {
+        config = config.binary_store(path);
+    }
     if let Some(number) = words.number("restart_signal") {
         config = config.restart_signal(Signal::from_raw(number).expect("a signal"));
     }
@@ -143,6 +148,9 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     }
     if words.has("keep_master") {
         config = config.upgrade_master(false);
+    }
+    if words.text("behave") == Some("bad-start") && role_of_start {
+        config = config.warm_up(Duration::MAX);
     }
     if words.text("behave") == Some("bad-master") && is_successor {
         config = config.warm_up(Duration::MAX);
