@@ -1,20 +1,29 @@
 //! The program's side: what a child says to its master, hears from it, and waits for before it ends.
 //!
 //! No thread runs until the program asks for something that comes from outside: the first `draining()` or `incoming()` starts one, called
-//! `overseer`, which reads what the master says and takes TERM and INT where the program has no handler of its own.
+//! `overseer`, which reads what the master says and takes TERM and INT where the program has no handler of its own. Under a process manager's watchdog it
+//! runs from the beginning, to answer pings, and takes no signals until then.
 
 use crate::Error;
 use crate::listener::Closer;
-use crate::protocol::{Drain, Hello, ToChild, ToMaster, Welcome};
-use crate::signal::Signal;
+use crate::protocol::ToMaster;
 use crate::supervisor::Settings;
-use crate::sys::link::{Link, Received};
-use crate::sys::poll::{Interest, wait};
-use crate::sys::process;
-use crate::sys::signals::Signals;
+use crate::sys::link::Link;
+use crate::sys::poll::pipe;
+use crate::sys::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(unix)]
+use crate::{
+    protocol::{Drain, Hello, ToChild, Welcome},
+    signal::Signal,
+    sys::{
+        link::Received,
+        poll::{Interest, wait},
+        process,
+        signals::{Signals, take_where_default, with_signals_blocked},
+    },
+};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
@@ -44,7 +53,9 @@ pub(crate) struct Shared {
     is_ready: AtomicBool,
     /// The listeners, to be closed when the master is gone: nobody accepts on them any more, and a new master is to get the addresses.
     pub(crate) listeners: OnceLock<Vec<Closer>>,
-    /// Starts the thread that listens to the master.
+    /// Whether the thread that listens to the master could be started, once that was tried.
+    listens: OnceLock<bool>,
+    /// Lets the program follow drains.
     attended: Once,
     /// Readable, for ever, from the moment the drain begins: its other end is closed then.
     drain_pipe: OwnedFd,
@@ -82,7 +93,7 @@ pub(crate) struct Beginning {
 
 impl Shared {
     pub(crate) fn new(beginning: Beginning) -> io::Result<Arc<Self>> {
-        let (drain_pipe, drain_writer) = io::pipe()?;
+        let (drain_pipe, drain_writer) = pipe()?;
         let may_accept = beginning.link.is_none() || beginning.settings.accept_in_warm_up;
         Ok(Arc::new(Self {
             up: beginning.link.map(Mutex::new),
@@ -94,10 +105,11 @@ impl Shared {
             settings: beginning.settings,
             is_ready: AtomicBool::new(false),
             listeners: OnceLock::new(),
+            listens: OnceLock::new(),
             attended: Once::new(),
-            drain_pipe: drain_pipe.into(),
+            drain_pipe,
             inner: Mutex::new(Inner {
-                drain_writer: Some(drain_writer.into()),
+                drain_writer: Some(drain_writer),
                 deadline: None,
                 open: 0,
                 may_accept,
@@ -226,23 +238,45 @@ impl Shared {
         wakers.into_values().for_each(Waker::wake);
     }
 
-    /// Starts the thread that listens to the master and to the signals that mean leaving, once.
+    /// Lets the program follow drains: the thread that listens to the master takes the signals that mean leaving too, from the first call on.
     pub(crate) fn attend(self: &Arc<Self>) {
         if self.is_simulated {
             return;
         }
+        #[cfg(unix)]
         self.attended.call_once(|| {
-            let shared = Arc::clone(self);
-            let started = Attendant::new(shared)
-                .and_then(|attendant| std::thread::Builder::new().name("overseer".to_owned()).spawn(move || attendant.run()).map(drop));
-            match started {
+            if !self.listen() {
+                return;
+            }
+            match take_where_default(&self.settings.stop_signals) {
                 // From here on the master need not send SIGTERM.
                 Ok(()) => {
                     self.tell(&ToMaster::Drains);
                 }
-                Err(error) => log::error!(target: "overseer::child", "cannot listen to the master: {error}; the drain will be a SIGTERM"),
+                Err(error) => log::error!(target: "overseer::child", "cannot take signals: {error}; the drain will be a SIGTERM"),
             }
         });
+    }
+
+    /// The master asks for signs of life.
+    #[cfg(unix)]
+    pub(crate) fn answer_pings(self: &Arc<Self>) {
+        self.listen();
+    }
+
+    /// Starts the thread that listens to the master, once; whether it runs.
+    #[cfg(unix)]
+    fn listen(self: &Arc<Self>) -> bool {
+        *self.listens.get_or_init(|| {
+            let shared = Arc::clone(self);
+            let builder = std::thread::Builder::new().name("overseer".to_owned());
+            // A signal that the program waits for with a mask is not for this thread.
+            let started = Attendant::new(shared).and_then(|attendant| with_signals_blocked(|| builder.spawn(move || attendant.run()))?);
+            if let Err(error) = &started {
+                log::error!(target: "overseer::child", "cannot listen to the master: {error}; the drain will be a SIGTERM");
+            }
+            started.is_ok()
+        })
     }
 
     /// Waits for the open connections and guards of a program that has returned in a drain, until the deadline.
@@ -290,6 +324,7 @@ impl Drop for Guard {
 }
 
 /// The thread that listens to the master and to the signals that mean leaving.
+#[cfg(unix)]
 struct Attendant {
     shared: Arc<Shared>,
     /// A second end of the link, for reading only.
@@ -298,6 +333,7 @@ struct Attendant {
 }
 
 /// What came from the master; after all but the first the program is to leave.
+#[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
     Understood,
@@ -306,13 +342,14 @@ enum Heard {
     Gone,
 }
 
+#[cfg(unix)]
 impl Attendant {
     fn new(shared: Arc<Shared>) -> io::Result<Self> {
         let link = match &shared.up {
             Some(up) => Some(Link::new(up.lock().unwrap_or_else(PoisonError::into_inner).as_fd().try_clone_to_owned()?)),
             None => None,
         };
-        let signals = Signals::install_where_default(&shared.settings.stop_signals)?;
+        let signals = Signals::open()?;
         Ok(Self { shared, link, signals })
     }
 
@@ -389,6 +426,7 @@ impl Attendant {
 ///
 /// # Errors
 /// [`Error::Refused`]; [`Error::System`] when the master is gone or cannot be understood.
+#[cfg(unix)]
 pub(crate) fn say_hello(link: &mut Link, hello: Hello) -> Result<(Welcome, Vec<OwnedFd>), Error> {
     let broken = |error: crate::sys::link::LinkError| Error::system("the master cannot be understood")(io::Error::other(error));
     link.send(&ToMaster::Hello(Box::new(hello)), &[]).map_err(broken)?;

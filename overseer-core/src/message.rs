@@ -149,6 +149,14 @@ messages! {
     Warning "setting-waits" SettingWaits { setting: String, why: String }
         "the new {setting} does not hold yet: {why}"
 
+    // Signs of life, for a process manager's watchdog.
+    Warning "silent" Silent { generation: Generation, after: Seconds }
+        "generation {generation} has not answered for {after}; the process manager's watchdog is told nothing until it does"
+    Info "answers-again" AnswersAgain { generation: Generation, after: Seconds }
+        "generation {generation} answers again after {after}"
+    Info "not-asked" NotAsked { generation: Generation }
+        "generation {generation} cannot be asked whether it lives; the process manager's watchdog is told that it does"
+
     // Looks at the source.
     Debug "look" Look { source: String }
         "looking for a release at {source}"

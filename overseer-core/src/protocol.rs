@@ -132,6 +132,9 @@ pub(crate) struct Welcome {
     /// Which of them somebody keeps who outlives the master, as the service manager does: an orphan does not shut these down.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) kept: Vec<usize>,
+    /// [`ToChild::Ping`] will come, and wants an answer whatever the program does.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) pings: bool,
 }
 
 /// Why a child gets no listeners.

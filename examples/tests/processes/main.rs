@@ -8,6 +8,7 @@ mod killed;
 mod load;
 mod managers;
 mod manners;
+mod notify;
 mod packed;
 mod protocol;
 mod reexec;

@@ -222,10 +222,12 @@ impl Listeners {
 
     /// Whether a socket that is held may be in the way: one with the same port, or with the same file and another mode.
     fn overlaps(&self, address: &Address) -> bool {
-        self.held.values().any(|held| match (&held.address.kind, &address.kind) {
-            (Kind::Tcp { port: held, .. } | Kind::TcpAny { port: held }, Kind::Tcp { port, .. } | Kind::TcpAny { port }) => held == port,
-            (Kind::Unix { path: held, .. }, Kind::Unix { path, .. }) => held == path,
-            (Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Unix { .. } | Kind::Systemd { .. }, _) => false,
+        self.held.values().any(|held| match &address.kind {
+            Kind::Tcp { port, .. } | Kind::TcpAny { port } => {
+                held.bound_to.parse::<SocketAddr>().is_ok_and(|bound_to| bound_to.port() == *port)
+            }
+            Kind::Unix { path, .. } => held.bound_to == format!("unix:{}", path.display()),
+            Kind::Systemd { .. } => false,
         })
     }
 
@@ -483,6 +485,40 @@ mod tests {
         let is_good = |name: &String| name.len() <= 255 && name.bytes().all(|byte| (b'!'..=b'~').contains(&byte) && byte != b':');
         assert!(names.iter().all(is_good), "{names:?}");
         assert!(names.iter().any(|name| name.starts_with("overseer-127.0.0.1_0-")), "{names:?}");
+    }
+
+    #[test]
+    fn a_passed_socket_stays_through_tries_that_fail_for_another_address_and_for_the_life_of_the_master() {
+        let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (passed, blocker) = (bind(), bind());
+        let bound_to = passed.local_addr().expect("bound").to_string();
+        let texts = ["systemd:web".to_owned(), blocker.local_addr().expect("bound").to_string()];
+        let wanted = wanted(&texts.each_ref().map(String::as_str));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("web", passed.into()), ("other", bind().into())]));
+        let refusal = listeners.provide(Generation(1), &wanted).expect_err("somebody is there");
+        assert!(refusal.is_in_use());
+        drop(blocker);
+        assert_eq!(listeners.provide(Generation(1), &wanted).expect("free now")[0].bound_to, bound_to);
+        assert!(matches!(&listeners.refuse_offers()[..], [Message::SocketUnclaimed { name, .. }] if name == "other"));
+        assert_eq!(listeners.describe_claimed().len(), 1);
+        listeners.release(Generation(1));
+        listeners.close_unused();
+        assert_eq!(listeners.provide(Generation(2), &wanted[..1]).expect("nobody passes it again")[0].bound_to, bound_to);
+        listeners.close();
+        let why = listeners.provide(Generation(3), &wanted[..1]).expect_err("it is not there any more").why();
+        assert!(why.contains("restart the service"), "{why}");
+    }
+
+    #[test]
+    fn a_passed_socket_is_not_shut_down_at_the_end_and_one_of_ours_is() {
+        let passed = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (unit, address) = (passed.try_clone().expect("a copy"), passed.local_addr().expect("bound"));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("web", passed.into())]));
+        let own = listeners.provide(Generation(1), &wanted(&["systemd:web", "127.0.0.1:0"])).expect("held")[1].bound_to.to_owned();
+        listeners.close();
+        TcpStream::connect(address).expect("clients wait for the next master");
+        TcpStream::connect(own).expect_err("nobody has it");
+        drop(unit);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod replace;
 pub(crate) mod snapshot;
 mod start;
 
+pub(crate) use notify::tell_without_master;
 pub(crate) use replace::resume;
 pub(crate) use start::{Setup, run};
 
@@ -230,6 +231,12 @@ impl Master {
             }
             Action::Save => self.has_unsaved = true,
             Action::Say(message) => self.say(message),
+            Action::Notify(notices) => {
+                if let Some(message) = self.notify.tell(&notices) {
+                    self.log.write(&message);
+                }
+            }
+            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, &[]),
             Action::Leave(exit) => self.leave(exit),
         }
         None
@@ -463,7 +470,8 @@ impl Master {
             ToMaster::Ready => self.handle(Event::Ready { generation }),
             ToMaster::Restart => self.handle(Event::RestartAsked { asker: Asker::Program }),
             ToMaster::Poll => self.handle(Event::PollAsked),
-            ToMaster::Pong | ToMaster::Unknown => {}
+            ToMaster::Pong => self.handle(Event::Pong { generation }),
+            ToMaster::Unknown => {}
         }
     }
 
@@ -496,7 +504,8 @@ impl Master {
                 let id = self.children.get(&generation).and_then(|child| child.program.metadata().ok());
                 let id = id.and_then(|metadata| self.supervisor.record().id_of(&Identity::of(&metadata)).map(str::to_owned));
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
-                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept };
+                let pings = self.supervisor.watchdog().is_some();
+                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept, pings };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
                 let settings = self.with_possible_source(hello.settings);
                 if let Some(child) = self.children.get_mut(&generation) {
@@ -640,6 +649,9 @@ impl Master {
             && let Err(error) = file.remove()
         {
             self.log.write(&Message::PidFileLost { path: file.path().to_owned(), why: error.to_string() });
+        }
+        if let Some(message) = self.notify.tell_end(exit) {
+            self.log.write(&message);
         }
         self.log.write(&Message::MasterEnded { exit });
         process::end_as(exit)

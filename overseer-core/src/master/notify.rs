@@ -6,9 +6,13 @@
 //! Not the crate sd-notify (0.5): its send blocks while the manager's queue is full, it takes `@name` for a path, opens a socket for each message, and reads the
 //! environment each time. What is left of it would be the names of the fields.
 
+use crate::Error;
 use crate::message::Message;
+use crate::supervisor::{Notice, one_line};
+use crate::sys::handover::monotonic;
 use crate::sys::notify_socket::{NotifySocket, VARIABLES};
 use crate::sys::poll::Interest;
+use crate::sys::process::Exit;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -90,12 +94,39 @@ impl Notify {
         None
     }
 
-    /// Tells the manager these lines, now or as soon as it takes them.
-    pub(crate) fn tell(&mut self, lines: String) -> Option<Message> {
-        if self.socket.is_none() || self.state.waiting.len() >= WAITING_MAX {
+    /// Tells the manager all of this in one message, now or as soon as it takes it.
+    pub(crate) fn tell(&mut self, notices: &[Notice]) -> Option<Message> {
+        self.say(notices.iter().map(line).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Tells the manager how the service ended.
+    pub(crate) fn tell_end(&mut self, exit: Exit) -> Option<Message> {
+        // As shells have it; the manager itself sees the signal.
+        let status = match exit {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal.as_raw(),
+        };
+        self.say(format!("STATUS=ended with {exit}\nEXIT_STATUS={status}"))
+    }
+
+    /// Tells the manager why the service does not come up.
+    pub(crate) fn tell_failure(&mut self, error: &Error) -> Option<Message> {
+        let errno = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
+            .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
+        let status = format!("STATUS={}", one_line(&error.chain()));
+        self.say(errno.map_or(status.clone(), |errno| format!("{status}\nERRNO={errno}")))
+    }
+
+    fn say(&mut self, lines: String) -> Option<Message> {
+        if self.socket.is_none() {
             return None;
         }
-        self.state.waiting.push_back(lines);
+        let is_full = self.state.waiting.len() >= WAITING_MAX;
+        match self.state.waiting.back_mut().filter(|last| is_passing(last) && is_passing(&lines)) {
+            Some(last) => *last = newest(last, &lines),
+            None if is_full => {}
+            None => self.state.waiting.push_back(lines),
+        }
         self.flush()
     }
 
@@ -125,6 +156,37 @@ impl Notify {
     fn warn(&mut self, error: &io::Error) -> Option<Message> {
         let is_first = !std::mem::replace(&mut self.state.has_warned, true);
         is_first.then(|| Message::NotTold { address: self.address.clone(), why: error.to_string() })
+    }
+}
+
+/// For a program that runs without a master: nobody else tells a manager that waits until it is ready, and nobody asks it for signs of life.
+pub(crate) fn tell_without_master() {
+    let (mut notify, _) = Notify::from_environment(NotifyState::default());
+    let unwatched = if watchdog().is_some() { "\nWATCHDOG_USEC=0" } else { "" };
+    notify.say(format!("READY=1\nSTATUS=runs without a master: nothing restarts or upgrades it{unwatched}"));
+}
+
+/// Whether a later message makes this one void: it tells of no state.
+fn is_passing(lines: &str) -> bool {
+    lines.lines().all(|line| ["STATUS=", "EXTEND_TIMEOUT_USEC=", "WATCHDOG="].iter().any(|name| line.starts_with(name)))
+}
+
+/// What is left of two such messages, the second of which is newer.
+fn newest(old: &str, new: &str) -> String {
+    let name = |line: &str| line.split('=').next().map(str::to_owned);
+    let is_in_new = |line: &&str| new.lines().any(|other| name(other) == name(line));
+    old.lines().filter(|line| !is_in_new(line)).chain(new.lines()).collect::<Vec<_>>().join("\n")
+}
+
+fn line(notice: &Notice) -> String {
+    match notice {
+        Notice::Ready => "READY=1".to_owned(),
+        // Without the time, a manager that waits for the reload cannot know that it is the one that it has asked for.
+        Notice::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic().as_micros()),
+        Notice::Stopping => "STOPPING=1".to_owned(),
+        Notice::Status(text) => format!("STATUS={text}"),
+        Notice::Extend(time) => format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()),
+        Notice::Watchdog => "WATCHDOG=1".to_owned(),
     }
 }
 
@@ -165,7 +227,7 @@ mod tests {
         ] {
             let (mut notify, warning) = Notify::to(address.as_ref(), NotifyState::default());
             assert_eq!((warning, notify.is_wanted()), (None, true));
-            assert_eq!(notify.tell("READY=1".to_owned()), None);
+            assert_eq!(notify.say("READY=1".to_owned()), None);
             assert_eq!(next(&manager), "READY=1");
         }
     }
@@ -176,12 +238,12 @@ mod tests {
             let (mut notify, warning) = Notify::to(address.as_ref(), NotifyState::default());
             let warning = warning.expect("a warning").to_string();
             assert!(warning.contains(&format!("({address}): it is neither a path nor an @name")), "{warning}");
-            assert_eq!((notify.tell("READY=1".to_owned()), notify.is_wanted()), (None, false));
+            assert_eq!((notify.say("READY=1".to_owned()), notify.is_wanted()), (None, false));
         }
     }
 
     #[test]
-    fn what_a_full_manager_does_not_take_waits_for_it_in_its_order() {
+    fn what_a_full_manager_does_not_take_waits_for_it_in_its_order_and_the_newest_status_with_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).expect("bound");
@@ -189,12 +251,16 @@ mod tests {
         let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
         let mut told = 0;
         while notify.interest().is_none() {
-            assert_eq!(notify.tell(format!("STATUS={told}")), None);
+            assert_eq!(notify.say(format!("READY=1\nSTATUS={told}")), None);
             told += 1;
         }
-        notify.tell(format!("STATUS={told}"));
+        for text in ["WATCHDOG=1\nSTATUS=old", "STATUS=new", "EXTEND_TIMEOUT_USEC=1", "RELOADING=1", "STATUS=newest", "READY=1"] {
+            notify.say(text.to_owned());
+        }
+        let mut expected: Vec<String> = (0..told).map(|number| format!("READY=1\nSTATUS={number}")).collect();
+        expected.extend(["WATCHDOG=1\nSTATUS=new\nEXTEND_TIMEOUT_USEC=1", "RELOADING=1", "STATUS=newest", "READY=1"].map(str::to_owned));
         let mut heard = Vec::new();
-        while heard.len() <= told {
+        while heard.len() < expected.len() {
             let before = heard.len();
             heard.extend(std::iter::from_fn(|| {
                 let mut bytes = [0; 64];
@@ -203,9 +269,9 @@ mod tests {
             assert!(heard.len() > before, "it takes no more: {heard:?}");
             assert_eq!(notify.flush(), None);
         }
-        assert_eq!(heard, (0..=told).map(|number| format!("STATUS={number}")).collect::<Vec<_>>());
+        assert_eq!(heard, expected);
         assert!(notify.interest().is_none());
-        (0..10_000).for_each(|number| drop(notify.tell(format!("STATUS={number}"))));
+        (0..10_000).for_each(|_| drop(notify.say("READY=1".to_owned())));
         assert_eq!(notify.state().waiting.len(), WAITING_MAX);
     }
 
@@ -216,13 +282,13 @@ mod tests {
         let manager = UnixDatagram::bind(&path).expect("bound");
         let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
         drop(manager);
-        let warning = notify.tell("READY=1".to_owned()).expect("a warning").to_string();
+        let warning = notify.say("READY=1".to_owned()).expect("a warning").to_string();
         assert!(warning.contains(&path.display().to_string()), "{warning}");
-        assert_eq!(notify.tell("STATUS=1".to_owned()), None);
+        assert_eq!(notify.say("STATUS=1".to_owned()), None);
         fs::remove_file(&path).expect("removed");
-        assert_eq!(notify.tell("STATUS=2".to_owned()), None);
+        assert_eq!(notify.say("STATUS=2".to_owned()), None);
         let manager = UnixDatagram::bind(&path).expect("bound");
-        assert_eq!(notify.tell("STATUS=3".to_owned()), None);
+        assert_eq!(notify.say("STATUS=3".to_owned()), None);
         assert_eq!(next(&manager), "STATUS=3");
     }
 

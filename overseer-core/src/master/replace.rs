@@ -5,7 +5,7 @@
 
 use super::listeners::Listeners;
 use super::log::Log;
-use super::notify::Notify;
+use super::notify::{self, Notify};
 use super::pid_file::PidFile;
 use super::rehearsal::Rehearsal;
 use super::snapshot::{ATTEMPTS_MAX, ChildState, FORMAT, Header, MemoryState, Snapshot};
@@ -171,6 +171,8 @@ impl Master {
         let signals = Signals::resume(snapshot.signals, &snapshot.original, snapshot.rules.restart_signal())?;
         let (notify, warning) = Notify::from_environment(snapshot.notify);
         warning.iter().for_each(|warning| log.write(warning));
+        let mut supervisor = snapshot.rules;
+        supervisor.has_process_manager(notify.is_wanted(), notify::watchdog());
         let children = snapshot.children.into_iter().map(|child| {
             let link = |state: Option<LinkState>| state.map(LinkState::take).transpose();
             let resumed = Child {
@@ -196,7 +198,7 @@ impl Master {
         // It was for the way back.
         drop(snapshot.header.predecessor.take()?);
         Ok(Self {
-            supervisor: snapshot.rules,
+            supervisor,
             started: Instant::now().checked_sub(monotonic().saturating_sub(snapshot.started)).unwrap_or_else(Instant::now),
             // Who is stopped while nobody is the master is stopped since then.
             awake: snapshot.header.away_since.saturating_sub(snapshot.started),

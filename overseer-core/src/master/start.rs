@@ -2,7 +2,7 @@
 
 use super::listeners::Listeners;
 use super::log::Log;
-use super::notify::{Notify, NotifyState};
+use super::notify::{self, Notify, NotifyState};
 use super::pid_file::PidFile;
 use super::{Master, Memory};
 use crate::activation::Offers;
@@ -43,16 +43,22 @@ pub(crate) struct Setup {
     pub(crate) threads: Vec<String>,
 }
 
-/// Becomes the master. Returns only if it could not.
+/// Becomes the master. Returns only if it could not; the process manager has been told why.
 pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     // First of all: no descriptor that this process opens may be taken for one of those.
-    let offers = Offers::take().map_err(cannot_take)?;
+    let offers = Offers::take();
     let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
+    let (mut notify, warning) = Notify::from_environment(NotifyState::default());
+    warning.iter().for_each(|warning| log.write(warning));
+    let Err(error) = offers.map_err(cannot_take).and_then(|offers| come_up(setup, offers, log, &mut notify));
+    notify.tell_failure(&error);
+    Err(error)
+}
+
+fn come_up(setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) -> Result<Infallible, Error> {
     if !setup.threads.is_empty() {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
     }
-    let (notify, warning) = Notify::from_environment(NotifyState::default());
-    warning.iter().for_each(|warning| log.write(warning));
     let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
     let place = Place::find(setup.state_dir.as_deref()).map_err(Error::system("cannot find the program's own file"))?;
     let own =
@@ -105,7 +111,8 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     let previous = binary::previous::path_in(place.state_dir());
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let identity = own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
-    let supervisor = Supervisor::new(Start { settings, record, own: identity, path, previous, unix, seed: fastrand::u64(..) });
+    let mut supervisor = Supervisor::new(Start { settings, record, own: identity, path, previous, unix, seed: fastrand::u64(..) });
+    supervisor.has_process_manager(notify.is_wanted(), notify::watchdog());
     let mut master = Master {
         supervisor,
         started: Instant::now(),
@@ -125,7 +132,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         has_sought_memory,
         has_unsaved: false,
         pid_file,
-        notify,
+        notify: std::mem::take(notify),
     };
     master.keep_listeners();
     master.live()

@@ -80,6 +80,7 @@ fn hello() -> Box<Hello> {
             max_draining: 4,
             upgrades: None,
             upgrade_master: true,
+            answers_pings: false,
         },
     })
 }
@@ -103,6 +104,8 @@ fn what_a_child_says_in_version_1_is_written_and_read_as_ever() {
     is_golden("v1-child-hello.bin", &ToMaster::Hello(hello()), 0);
     let notify = Settings { upgrades: Some(Upgrades::Notify), ..hello().settings };
     is_golden("v1-child-hello-notify.bin", &ToMaster::Hello(Box::new(Hello { settings: notify, ..*hello() })), 0);
+    let watched = Hello { settings: Settings { answers_pings: true, ..hello().settings }, ..*hello() };
+    is_golden("v1-child-hello-watched.bin", &ToMaster::Hello(Box::new(watched)), 0);
     is_golden("v1-child-hello-plain.bin", &ToMaster::Hello(Box::default()), 0);
     is_golden("v1-child-drains.bin", &ToMaster::Drains, 0);
     is_golden("v1-child-ready.bin", &ToMaster::Ready, 0);
@@ -120,9 +123,11 @@ fn what_a_master_says_in_version_1_is_written_and_read_as_ever() {
         path: "/srv/app".into(),
         addresses: vec!["[::]:3000".to_owned(), "/run/app.sock".to_owned()],
         kept: Vec::new(),
+        pings: false,
     };
     is_golden("v1-master-welcome.bin", &ToChild::Welcome(welcome.clone()), 2);
     is_golden("v1-master-welcome-kept.bin", &ToChild::Welcome(Welcome { kept: vec![1], ..welcome.clone() }), 2);
+    is_golden("v1-master-welcome-watched.bin", &ToChild::Welcome(Welcome { pings: true, ..welcome.clone() }), 2);
     is_golden("v1-master-welcome-plain.bin", &ToChild::Welcome(Welcome { id: None, addresses: Vec::new(), ..welcome }), 0);
     let refused = Refused { address: Some(":80".to_owned()), why: "not permitted".to_owned() };
     is_golden("v1-master-refused.bin", &ToChild::Refused(refused), 0);

@@ -645,10 +645,13 @@ impl Supervisor {
         let Some(asker) = self.restart_wanted.take() else { return };
         let may_install = self.may_install();
         if let Some(release) = self.waiting.take_if(|_| may_install) {
-            return self.try_release(release);
+            self.try_release(release);
+            self.told.restarts_as = self.candidate;
+            return;
         }
         let generation = self.spawn(Program::AtPath, Origin::Restart);
         self.candidate = Some(generation);
+        self.told.restarts_as = self.candidate;
         let why = match asker {
             Asker::Signal => format!("got {}", self.settings.restart_signal),
             Asker::Program => "the program asked for it".to_owned(),

@@ -11,11 +11,12 @@
 //! - after TERM, INT or QUIT nothing is promoted or committed.
 //!
 //! The parts: `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
-//! release), `remembered` (what follows from what is known of each, also without a master), `replacement` (when the master becomes
+//! release), `notify` (what the process manager is told), `remembered` (what follows from what is known of each, also without a master), `replacement` (when the master becomes
 //! another file), `signals` (who gets which, and how the master leaves).
 
 mod generations;
 mod looks;
+mod notify;
 pub(crate) mod remembered;
 mod replacement;
 mod settings;
@@ -27,6 +28,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use notify::{Notice, one_line};
 pub(crate) use settings::{Installation, Settings};
 
 use crate::binary::{Identity, Probation, Record};
@@ -34,6 +36,7 @@ use crate::message::Message;
 use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
+use notify::Told;
 use replacement::Replacement;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -123,6 +126,10 @@ pub(crate) enum Event {
         generation: Generation,
     },
     Ready {
+        generation: Generation,
+    },
+    /// It answers [`Action::Ping`].
+    Pong {
         generation: Generation,
     },
     /// What it says cannot be understood.
@@ -249,6 +256,12 @@ pub(crate) enum Action {
     /// Write the record to `state.json`.
     Save,
     Say(Message),
+    /// Tell the process manager, in one message.
+    Notify(Vec<Notice>),
+    /// Ask the generation for a sign of life.
+    Ping {
+        generation: Generation,
+    },
     /// Nobody is left: end as the program did.
     Leave(Exit),
 }
@@ -385,6 +398,8 @@ pub(crate) struct Supervisor {
     /// The file that the master itself runs.
     own: Identity,
     replacement: Replacement,
+    #[serde(default)]
+    told: Told,
     #[serde(with = "replacement::random")]
     random: fastrand::Rng,
     /// Empty whenever the rules are handed over.
@@ -432,6 +447,7 @@ impl Supervisor {
             record: start.record,
             own: start.own,
             replacement: Replacement::None,
+            told: Told::default(),
             random: fastrand::Rng::with_seed(start.seed),
             actions: VecDeque::new(),
         };
@@ -451,6 +467,7 @@ impl Supervisor {
             Event::Refused { generation, why, blame } => self.failed(generation, why, blame),
             Event::Drains { generation } => self.drains(generation),
             Event::Ready { generation } => self.ready(generation),
+            Event::Pong { generation } => self.pong(generation),
             Event::Misbehaved { generation, why } => self.misbehaved(generation, why),
             Event::Exited { generation, exit, why } => self.exited(generation, exit, why),
             Event::RestartAsked { asker } => self.restart_asked(asker),
@@ -482,7 +499,7 @@ impl Supervisor {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let children = self.children.values().filter_map(|child| child.deadline);
         let looking = self.looking.running_until.or(self.next_look());
-        children.chain(looking).chain(self.probation_until).chain(self.rehearsal_deadline()).min()
+        children.chain(looking).chain(self.probation_until).chain(self.rehearsal_deadline()).chain(self.notify_deadline()).min()
     }
 
     /// The generation that serves, or is being started with no other to serve instead.
@@ -557,6 +574,7 @@ impl Supervisor {
             && self.children.is_empty()
             && self.looking.running_until.is_none()
         {
+            self.tell_process_manager();
             if self.actions.iter().all(|action| !matches!(action, Action::Leave(_))) {
                 self.act(Action::Leave(exit));
             }
@@ -565,6 +583,7 @@ impl Supervisor {
         self.limit_draining();
         self.restart_if_possible();
         self.look_if_due();
+        self.tell_process_manager();
     }
 
     fn deadline_passed(&mut self) {
@@ -592,6 +611,7 @@ impl Supervisor {
             *deadline = deadline.map(|deadline| deadline.saturating_add(stopped));
         }
         self.rehearsal_is_moved(stopped);
+        self.watch_is_moved(stopped);
         self.say(Message::Continued { after: crate::message::Seconds(stopped) });
     }
 }

@@ -57,6 +57,9 @@ pub(crate) struct Settings {
     /// Whether the master becomes the file that the serving generation runs.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) upgrade_master: bool,
+    /// Whether the program's process answers `Ping` where `Welcome` says that it will be asked, whatever the program does.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) answers_pings: bool,
 }
 
 impl Default for Settings {
@@ -78,6 +81,7 @@ impl Default for Settings {
             max_draining: MAX_DRAINING,
             upgrades: None,
             upgrade_master: true,
+            answers_pings: false,
         }
     }
 }

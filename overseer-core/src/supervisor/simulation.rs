@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const STEPS: usize = 150_000;
+/// A process manager takes the service for hung if it has heard nothing for so long.
+const WATCHDOG: Duration = Duration::from_secs(60);
 const KILLED: Exit = Exit::Signal(Signal::KILL);
 /// At this start of a release that has not lived through its probation the previous binary runs, as in `master::start`.
 const STARTS_MAX: u32 = 3;
@@ -46,6 +48,7 @@ enum Happening {
     Refused(Generation, Blame),
     Ready(Generation),
     Nonsense(Generation),
+    Pong(Generation),
     Exits(Generation, Exit),
     Rehearses(bool),
     PollMoves,
@@ -73,7 +76,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
-            master: Master::new(settings()),
+            master: Master::new(settings()).under_a_manager(Some(WATCHDOG)),
             random: fastrand::Rng::with_seed(seed),
             coming: BTreeMap::new(),
             number: 0,
@@ -136,6 +139,7 @@ impl World {
             1 => Some(Upgrades::Notify),
             _ => None,
         };
+        settings.answers_pings = !self.one_in(5);
         settings.installation = match self.random.u32(..10) {
             0 => Installation::WithoutRestart,
             1 => Installation::AtNextRestart,
@@ -177,6 +181,7 @@ impl World {
             Happening::Refused(generation, blame) if is_alive(&generation) => self.master.refuse(generation.0, blame),
             Happening::Ready(generation) if is_alive(&generation) => self.master.ready(generation.0),
             Happening::Nonsense(generation) if is_alive(&generation) => self.master.misbehaves(generation.0),
+            Happening::Pong(generation) if is_alive(&generation) => self.master.answers(generation.0),
             Happening::Exits(generation, exit) if is_alive(&generation) => self.master.exits(generation.0, exit),
             Happening::Rehearses(can) => self.master.rehearses(can),
             Happening::PollMoves if self.master.is_polling => self.master.handle(Event::PollProgress),
@@ -256,7 +261,7 @@ impl World {
             // Somebody is woken up.
             self.master.operator_puts(1);
         }
-        let mut next = self.master.after_reboot();
+        let mut next = self.master.after_reboot().under_a_manager(Some(WATCHDOG));
         if let Some(probation) = next.rules.record.probation.as_mut().filter(|probation| probation.identity == next.path) {
             probation.starts += 1;
             if probation.starts >= STARTS_MAX
@@ -266,7 +271,7 @@ impl World {
                 record.taken_back("started too often".to_owned(), 0);
                 next.path = previous;
                 next.saved = record;
-                next = next.after_reboot();
+                next = next.after_reboot().under_a_manager(Some(WATCHDOG));
                 *self.said.entry("start-taken-back").or_default() += 1;
             }
         }
@@ -291,6 +296,11 @@ impl World {
                 Action::Drain { generation, within } => self.is_drained(generation, within),
                 Action::Signal { generation, signal } => self.gets(generation, signal),
                 Action::Kill { generation } => self.after(0.003, Happening::Exits(generation, KILLED)),
+                // Some answer late, and some never.
+                Action::Ping { generation } if !self.one_in(50) => {
+                    let pause = if self.one_in(20) { self.pause(200.0) } else { 0.001 };
+                    self.after(pause, Happening::Pong(generation));
+                }
                 Action::Poll => self.polls(),
                 Action::KillPoll => {
                     let outcome = Outcome::Failed { error: FetchError::passing("killed") };
@@ -444,6 +454,7 @@ fn a_master_keeps_its_promises_through_years_of_faults() {
 
 /// A simulation that does not come by these lines tests less than it seems to.
 const REACHED: &[&str] = &[
+    "answers-again",
     "committed",
     "commit-failed",
     "drain-overdue",
@@ -459,6 +470,7 @@ const REACHED: &[&str] = &[
     "misbehaved",
     "no-drain",
     "not-installed",
+    "not-asked",
     "not-ready-yet",
     "own-file",
     "own-file-failed",
@@ -470,6 +482,7 @@ const REACHED: &[&str] = &[
     "restart-failed",
     "restart-waits",
     "shutting-down",
+    "silent",
     "start-taken-back",
     "take-back-failed",
     "taken-back",

@@ -1,12 +1,15 @@
 //! The socket on which a process manager wants to be told how the service does (sd_notify(3)).
 
+use super::poll::NO_SIGNAL;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket};
+use nix::sys::socket::{ControlMessage, UnixAddr, sendmsg};
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// What the process manager has put into the environment for the master alone: a child that inherited it would speak for the service.
 pub(crate) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
@@ -14,8 +17,8 @@ pub(crate) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATC
 /// A datagram socket that is connected to the process manager's, so that one can wait until that takes more. Never blocks.
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
-    socket: OwnedFd,
-    manager: UnixAddr,
+    socket: UnixDatagram,
+    manager: SocketAddr,
 }
 
 impl NotifySocket {
@@ -25,14 +28,15 @@ impl NotifySocket {
     /// [`io::ErrorKind::Unsupported`]: the address is of another kind (`vsock:..`).
     pub(crate) fn open(address: &OsStr) -> io::Result<Self> {
         let manager = match address.as_bytes() {
-            [b'/', ..] => UnixAddr::new(Path::new(address))?,
+            [b'/', ..] => SocketAddr::from_pathname(address)?,
             #[cfg(target_os = "linux")]
-            [b'@', name @ ..] => UnixAddr::new_abstract(name)?,
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             _ => return Err(io::ErrorKind::Unsupported.into()),
         };
-        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
         // If nobody is there, the first message tells.
-        let _ = connect(socket.as_raw_fd(), &manager);
+        let _ = socket.connect_addr(&manager);
         Ok(Self { socket, manager })
     }
 
@@ -44,7 +48,7 @@ impl NotifySocket {
         match self.try_send(text, descriptors) {
             // A process manager that was started anew has another socket at the same address.
             Err(Errno::ECONNREFUSED | Errno::ENOTCONN | Errno::ECONNRESET) => {
-                connect(self.socket.as_raw_fd(), &self.manager)?;
+                self.socket.connect_addr(&self.manager)?;
                 Ok(self.try_send(text, descriptors)?)
             }
             sent => Ok(sent?),
@@ -55,9 +59,8 @@ impl NotifySocket {
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let control = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &control[..0] } else { &control[..] };
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         loop {
-            match sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &[IoSlice::new(text.as_bytes())], control, flags, None) {
+            match sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &[IoSlice::new(text.as_bytes())], control, NO_SIGNAL, None) {
                 Err(Errno::EINTR) => {}
                 sent => return sent.map(drop),
             }

@@ -6,35 +6,11 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Exit {
-    Code(i32),
-    Signal(Signal),
-}
-
-impl Exit {
-    /// Whether the process ended of its own accord and found nothing wrong.
-    pub(crate) fn is_success(self) -> bool {
-        self == Self::Code(0)
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => write!(f, "{signal}"),
-        }
-    }
-}
+pub(crate) use super::exit::Exit;
 
 /// Reaps one ended process: `pid`, or any child if `None`. Does not block; `None` if none has ended.
 pub(crate) fn reap(pid: Option<Pid>) -> Option<(Pid, Exit)> {

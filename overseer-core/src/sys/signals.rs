@@ -3,6 +3,7 @@
 //! Handlers and not a mask, so that a thread that the program's `main` started before `run` cannot swallow a signal.
 
 use super::handover::Passed;
+use super::poll::pipe;
 use super::system;
 use crate::signal::{SIGNAL_MAX, Signal};
 use nix::errno::Errno;
@@ -231,18 +232,9 @@ impl Signals {
         handle(original, always)
     }
 
-    /// Takes those of `signals` for which nobody has installed a handler; for a child, whose program comes first.
-    pub(crate) fn install_where_default(signals: &[Signal]) -> io::Result<Self> {
-        let this = Self::open()?;
-        for signal in signals.iter().filter(|signal| is_default(**signal)) {
-            take(*signal)?;
-        }
-        Ok(this)
-    }
-
-    fn open() -> io::Result<Self> {
-        let (pipe, writer) = io::pipe()?;
-        let (pipe, writer) = (OwnedFd::from(pipe), OwnedFd::from(writer));
+    /// No signal is taken yet: for a child, where [`take_where_default`] says when.
+    pub(crate) fn open() -> io::Result<Self> {
+        let (pipe, writer) = pipe()?;
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_WRONLY | OFlag::O_NONBLOCK))?;
         WRITER.store(writer.as_raw_fd(), Ordering::Relaxed);
@@ -298,6 +290,19 @@ pub(crate) fn take(signal: Signal) -> io::Result<()> {
     let handler = SigHandler::SigAction(handler);
     // One at a time: a few handlers inside each other do not fit the stack that Rust's runtime has made for them.
     set(signal, &SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::all())).map(drop)
+}
+
+/// Takes those of `signals` for which nobody has installed a handler; for a child, whose program comes first, and which has its [`Signals`] already.
+pub(crate) fn take_where_default(signals: &[Signal]) -> io::Result<()> {
+    signals.iter().filter(|signal| is_default(**signal)).try_for_each(|signal| take(*signal))
+}
+
+/// Does something while this thread takes no signals. A thread that it starts takes none all its life.
+pub(crate) fn with_signals_blocked<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let done = act();
+    before.thread_set_mask()?;
+    Ok(done)
 }
 
 extern "C" fn nothing(_signal: libc::c_int) {}

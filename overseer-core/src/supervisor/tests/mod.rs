@@ -2,6 +2,7 @@
 
 mod leaving;
 mod looks;
+mod notify;
 mod orders;
 mod probation;
 mod restart;
