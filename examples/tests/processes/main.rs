@@ -18,6 +18,7 @@ mod signals;
 mod signed;
 mod sockets;
 mod source;
+mod store;
 mod surroundings;
 mod tool;
 mod upgrade;
