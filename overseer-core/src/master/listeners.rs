@@ -49,7 +49,22 @@ impl Refusal {
 
     /// Whether somebody else's use of the address is the reason, which is not the release's fault.
     pub(crate) fn is_in_use(&self) -> bool {
-        self.error.raw_os_error() == Some(libc::EADDRINUSE)
+        is_in_use(&self.error)
+    }
+}
+
+fn is_in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRINUSE)
+}
+
+/// Whether one may be in the way of the other: they have the same port, or the same file.
+fn is_like(one: &Address, other: &Address) -> bool {
+    match (&one.kind, &other.kind) {
+        (Kind::Tcp { port: one, .. } | Kind::TcpAny { port: one }, Kind::Tcp { port: other, .. } | Kind::TcpAny { port: other }) => {
+            one == other
+        }
+        (Kind::Unix { path: one, .. }, Kind::Unix { path: other, .. }) => one == other,
+        (Kind::Tcp { .. } | Kind::TcpAny { .. }, Kind::Unix { .. }) | (Kind::Unix { .. }, Kind::Tcp { .. } | Kind::TcpAny { .. }) => false,
     }
 }
 
@@ -138,8 +153,12 @@ impl Listeners {
         let shown = shown(wanted.name.as_deref(), &wanted.text);
         let refused = |error, overlaps| Refusal { address: shown.clone(), error, overlaps };
         let address = Address::parse(&shown).map_err(|error| refused(io::Error::other(error), false))?;
-        let socket = sockets::listen(&address, &wanted.resolved).map_err(|error| {
-            let overlaps = error.raw_os_error() == Some(libc::EADDRINUSE) && self.holds_port(&address);
+        let listened = sockets::listen(&address, &wanted.resolved).or_else(|error| {
+            // A listener that nobody has any more gives way.
+            if is_in_use(&error) && self.close_unused_like(&address) { sockets::listen(&address, &wanted.resolved) } else { Err(error) }
+        });
+        let socket = listened.map_err(|error| {
+            let overlaps = is_in_use(&error) && self.held.values().any(|held| is_like(&held.address, &address));
             refused(error, overlaps)
         })?;
         let file = match &address.kind {
@@ -152,12 +171,17 @@ impl Listeners {
         Ok(true)
     }
 
-    fn holds_port(&self, address: &Address) -> bool {
-        let port_of = |address: &Address| match &address.kind {
-            Kind::Tcp { port, .. } | Kind::TcpAny { port } => Some(*port),
-            Kind::Unix { .. } => None,
-        };
-        port_of(address).is_some_and(|port| self.held.values().any(|held| port_of(&held.address) == Some(port)))
+    /// Closes listeners that may be in the way of the address and that no generation has. Answers whether there were any.
+    fn close_unused_like(&mut self, address: &Address) -> bool {
+        let before = self.held.len();
+        self.held.retain(|_, held| {
+            let gives_way = held.users.is_empty() && is_like(&held.address, address);
+            if gives_way {
+                held.remove_file();
+            }
+            !gives_way
+        });
+        self.held.len() < before
     }
 
     /// The generation does not use any. What it had stays open: another one may be about to ask for it.
@@ -326,6 +350,24 @@ mod tests {
         let refusal = listeners.provide(Generation(2), &wanted(&[&format!("127.0.0.1:{port}")])).expect_err("it overlaps");
         assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
         assert_eq!(listeners.held.len(), 1);
+    }
+
+    #[test]
+    fn a_listener_that_nobody_has_gives_way_to_one_that_overlaps_it_and_back() {
+        let mut listeners = Listeners::default();
+        let port =
+            listeners.provide(Generation(1), &wanted(&["127.0.0.1:0"])).expect("bound")[0].1.rsplit_once(':').expect("a port").1.to_owned();
+        listeners.release(Generation(1));
+        listeners.close_unused();
+        let (all, one) = (wanted(&[&format!(":{port}")]), wanted(&[&format!("127.0.0.1:{port}")]));
+        for (before, after) in [(&all, &one), (&one, &all)] {
+            listeners.provide(Generation(1), before).expect("bound");
+            assert!(listeners.provide(Generation(2), after).expect_err("it overlaps").overlaps);
+            listeners.release(Generation(1));
+            listeners.provide(Generation(2), after).expect("bound when the other is gone");
+            assert_eq!(listeners.held.len(), 1);
+            listeners.release(Generation(2));
+        }
     }
 
     #[test]

@@ -105,6 +105,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         own,
         listeners,
         children: BTreeMap::new(),
+        last: None,
         poller: None,
         rehearsals: Vec::new(),
         staged: None,

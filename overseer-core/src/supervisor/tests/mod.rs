@@ -3,6 +3,7 @@
 mod leaving;
 mod looks;
 mod orders;
+mod overlap;
 mod probation;
 mod restart;
 mod signals;
