@@ -15,7 +15,12 @@ use std::path::PathBuf;
 /// | `host:3000`, `127.0.0.1:3000`, `[::1]:3000` | TCP, the first address that the host resolves to; port 0 is a free one |
 /// | `unix:/run/app.sock`, `unix:/run/app.sock?mode=0660` | a Unix stream socket, with the file's mode (0666 less the umask unless set) |
 /// | `/run/app.sock`, `./app.sock` | the same |
+/// | `systemd:web` | the socket that the service manager has passed under this name (`FileDescriptorName=`, which is the name of the socket unit unless set) |
 /// | `web=:3000` | any of them, with a name to find it by |
+///
+/// Where a socket unit gives several sockets of one name (several `ListenStream=`), the first `systemd:web` is the first of them, the second `systemd:web` the second, and so on.
+/// An address of another form that one of the passed sockets is bound to means that socket: so a program with `:3000` comes up with a socket unit and without one.
+/// A passed socket gets the system's largest backlog, and stays as it is otherwise; its file belongs to the service manager.
 ///
 /// The identity of an address across an upgrade is its name if it has one, else its text (and, if that occurs more than once, how manieth it is). A
 /// name is made of letters, digits, `-` and `_`.
@@ -40,7 +45,14 @@ pub(crate) enum Kind {
         path: PathBuf,
         mode: Option<u32>,
     },
+    /// A socket that the service manager has passed.
+    Systemd {
+        fd_name: String,
+    },
 }
+
+/// The longest name of a descriptor that a service manager passes (`FDNAME_MAX` of systemd).
+const FD_NAME_BYTES_MAX: usize = 255;
 
 /// The longest path of a Unix socket, in bytes: `sun_path` less its zero (unix(7)).
 const UNIX_PATH_BYTES_MAX: usize = 107;
@@ -67,10 +79,14 @@ impl Address {
     }
 
     fn parse_kind(text: &str) -> Result<Kind, String> {
-        for (scheme, why) in [("udp:", "UDP is not supported yet"), ("systemd:", "socket activation is not supported yet")] {
-            if text.starts_with(scheme) {
-                return Err(why.to_owned());
-            }
+        if text.starts_with("udp:") {
+            return Err("UDP is not supported yet".to_owned());
+        }
+        if let Some(name) = text.strip_prefix("systemd:") {
+            let is_good =
+                (1..=FD_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b':');
+            let why = || format!("the name of a descriptor has 1 to {FD_NAME_BYTES_MAX} characters of printable ASCII and no colon");
+            return if is_good { Ok(Kind::Systemd { fd_name: name.to_owned() }) } else { Err(why()) };
         }
         if let Some(path) = text.strip_prefix("unix:") {
             return Self::parse_unix(path);
@@ -135,7 +151,7 @@ impl Address {
                 let found = (host.as_str(), *port).to_socket_addrs();
                 found.map_err(|source| Error::Bind { address: self.to_string(), source })?.collect()
             }
-            Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Unix { .. } => Vec::new(),
+            Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Unix { .. } | Kind::Systemd { .. } => Vec::new(),
         };
         Ok(Wanted { name: self.name.clone(), text: self.text.clone(), resolved })
     }
@@ -166,6 +182,8 @@ mod tests {
         assert_eq!(kind("[::1]:3000"), Kind::Tcp { host: "::1".into(), port: 3000 });
         assert_eq!(kind("unix:/run/a?mode=0660"), Kind::Unix { path: "/run/a".into(), mode: Some(0o660) });
         assert_eq!(kind("/run/a=b"), Kind::Unix { path: "/run/a=b".into(), mode: None });
+        assert_eq!(kind("systemd:app.socket"), Kind::Systemd { fd_name: "app.socket".into() });
+        assert_eq!(kind("web=systemd:a=b c"), Kind::Systemd { fd_name: "a=b c".into() });
         let named = Address::parse("web=:3000").expect("it is good");
         assert_eq!((named.name(), named.text.as_str()), (Some("web"), ":3000"));
         assert_eq!(named.to_string(), "web=:3000");
@@ -187,7 +205,10 @@ mod tests {
             "unix:/a?mode=01000",
             "unix:/a?x=1",
             "udp::53",
-            "systemd:web",
+            "systemd:",
+            "systemd:a:b",
+            "systemd:caf\u{e9}",
+            "systemd:a\tb",
             "a/b:1",
             "host:",
         ] {
@@ -195,6 +216,7 @@ mod tests {
             assert!(error.starts_with(&format!("setting address is {text:?}: ")), "{error}");
         }
         assert!(Address::parse(&format!("/{}", "x".repeat(107))).is_err());
+        assert!(Address::parse(&format!("systemd:{}", "x".repeat(256))).is_err());
     }
 
     #[test]

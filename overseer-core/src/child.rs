@@ -1,7 +1,8 @@
 //! The program's side: what a child says to its master, hears from it, and waits for before it ends.
 //!
 //! No thread runs until the program asks for something that comes from outside: the first `draining()` or `incoming()` starts one, called
-//! `overseer`, which reads what the master says and takes TERM and INT where the program has no handler of its own.
+//! `overseer`, which reads what the master says and takes TERM and INT where the program has no handler of its own. Under a process manager's watchdog it
+//! runs from the beginning, to answer pings, and takes no signals until then.
 
 use crate::Error;
 use crate::listener::Closer;
@@ -11,7 +12,7 @@ use crate::supervisor::Settings;
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, wait};
 use crate::sys::process;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Signals, take_where_default, with_signals_blocked};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,7 +45,9 @@ pub(crate) struct Shared {
     is_ready: AtomicBool,
     /// The listeners, to be closed when the master is gone: nobody accepts on them any more, and a new master is to get the addresses.
     pub(crate) listeners: OnceLock<Vec<Closer>>,
-    /// Starts the thread that listens to the master.
+    /// Whether the thread that listens to the master could be started, once that was tried.
+    listens: OnceLock<bool>,
+    /// Lets the program follow drains.
     attended: Once,
     /// Readable, for ever, from the moment the drain begins: its other end is closed then.
     drain_pipe: OwnedFd,
@@ -94,6 +97,7 @@ impl Shared {
             settings: beginning.settings,
             is_ready: AtomicBool::new(false),
             listeners: OnceLock::new(),
+            listens: OnceLock::new(),
             attended: Once::new(),
             drain_pipe: drain_pipe.into(),
             inner: Mutex::new(Inner {
@@ -226,23 +230,42 @@ impl Shared {
         wakers.into_values().for_each(Waker::wake);
     }
 
-    /// Starts the thread that listens to the master and to the signals that mean leaving, once.
+    /// Lets the program follow drains: the thread that listens to the master takes the signals that mean leaving too, from the first call on.
     pub(crate) fn attend(self: &Arc<Self>) {
         if self.is_simulated {
             return;
         }
         self.attended.call_once(|| {
-            let shared = Arc::clone(self);
-            let started = Attendant::new(shared)
-                .and_then(|attendant| std::thread::Builder::new().name("overseer".to_owned()).spawn(move || attendant.run()).map(drop));
-            match started {
+            if !self.listen() {
+                return;
+            }
+            match take_where_default(&self.settings.stop_signals) {
                 // From here on the master need not send SIGTERM.
                 Ok(()) => {
                     self.tell(&ToMaster::Drains);
                 }
-                Err(error) => log::error!(target: "overseer::child", "cannot listen to the master: {error}; the drain will be a SIGTERM"),
+                Err(error) => log::error!(target: "overseer::child", "cannot take signals: {error}; the drain will be a SIGTERM"),
             }
         });
+    }
+
+    /// The master asks for signs of life.
+    pub(crate) fn answer_pings(self: &Arc<Self>) {
+        self.listen();
+    }
+
+    /// Starts the thread that listens to the master, once; whether it runs.
+    fn listen(self: &Arc<Self>) -> bool {
+        *self.listens.get_or_init(|| {
+            let shared = Arc::clone(self);
+            let builder = std::thread::Builder::new().name("overseer".to_owned());
+            // A signal that the program waits for with a mask is not for this thread.
+            let started = Attendant::new(shared).and_then(|attendant| with_signals_blocked(|| builder.spawn(move || attendant.run()))?);
+            if let Err(error) = &started {
+                log::error!(target: "overseer::child", "cannot listen to the master: {error}; the drain will be a SIGTERM");
+            }
+            started.is_ok()
+        })
     }
 
     /// Waits for the open connections and guards of a program that has returned in a drain, until the deadline.
@@ -312,7 +335,7 @@ impl Attendant {
             Some(up) => Some(Link::new(up.lock().unwrap_or_else(PoisonError::into_inner).as_fd().try_clone_to_owned()?)),
             None => None,
         };
-        let signals = Signals::install_where_default(&shared.settings.stop_signals)?;
+        let signals = Signals::open()?;
         Ok(Self { shared, link, signals })
     }
 

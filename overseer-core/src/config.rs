@@ -8,6 +8,7 @@ use crate::protocol::ADDRESSES_MAX;
 use crate::signal::Signal;
 use crate::state::State;
 use crate::supervisor::{Installation, Settings};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,31 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line, with `time`, `level`, `code`, `message` and `pid`.
     Json,
+}
+
+/// What is done about a new release; see [`Config::upgrades`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Upgrades {
+    /// It is fetched, proved and installed.
+    #[default]
+    Install,
+    /// That it is there is said once and shown by `OVERSEER=status`; it is not installed.
+    Notify,
+    /// Nobody looks. Also what a newer build asks for that is unknown here.
+    #[serde(other)]
+    Off,
+}
+
+impl fmt::Display for Upgrades {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Install => "install",
+            Self::Notify => "notify",
+            Self::Off => "off",
+        })
+    }
 }
 
 /// What a program needs: itself, its addresses, where its releases come from, and how patient core is with it.
@@ -294,8 +320,19 @@ impl<T> Config<T> {
         self
     }
 
+    /// What is done about a new release: it is installed, unless set. With [`Upgrades::Notify`] the source is looked at as often, and what is new there is told
+    /// once, in the log, and shown by `OVERSEER=status`. With [`Upgrades::Off`] it is not looked at. Restarts work with each.
+    ///
+    /// With `Notify`, a release is downloaded only where nothing else tells whether it is the file that runs: a binary that core has not installed, and a source that
+    /// names no digest of the plain file. It is compared once, and nothing of it is executed or kept.
+    pub fn upgrades(mut self, upgrades: Upgrades) -> Self {
+        self.settings.upgrades = Some(upgrades);
+        self
+    }
+
     /// Whether the master becomes the new file too, under its PID, once that is at the program's path and serves; yes unless set. That file is a release, its
-    /// predecessor if it was taken back, or what somebody put there before a restart. With `false` the master goes on with the code that the service was started with.
+    /// predecessor if it was taken back, or what somebody put there before a restart. With `false` the master goes on with the code that the service was started with,
+    /// and with its [`Config::debug`], [`Config::no_warn`], [`Config::log_format`] and [`Config::pid_file`]; all other settings are those of the generation that serves.
     pub fn upgrade_master(mut self, upgrade: bool) -> Self {
         self.settings.upgrade_master = upgrade;
         self

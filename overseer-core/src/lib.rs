@@ -57,6 +57,7 @@
 //! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
 //! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
+mod activation;
 mod address;
 mod binary;
 mod child;
@@ -79,7 +80,7 @@ mod upgrade;
 
 pub use address::Address;
 pub use child::Guard;
-pub use config::{Config, LogFormat};
+pub use config::{Config, LogFormat, Upgrades};
 pub use error::Error;
 #[cfg(feature = "tokio")]
 pub use fetcher::AsyncFetcher;

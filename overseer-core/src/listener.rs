@@ -28,6 +28,8 @@ pub(crate) struct Inner {
     socket: Socket,
     name: Option<String>,
     bound_to: String,
+    /// Somebody keeps it for the next master.
+    outlives_master: bool,
     shared: Arc<Shared>,
 }
 
@@ -37,15 +39,15 @@ enum Socket {
 }
 
 impl Listener {
-    pub(crate) fn new(socket: OwnedFd, name: Option<String>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(socket: OwnedFd, name: Option<String>, outlives_master: bool, shared: Arc<Shared>) -> Self {
         let bound_to = sockets::bound_to(socket.as_fd());
         let socket = if sockets::is_unix(socket.as_fd()) { Socket::Unix(socket.into()) } else { Socket::Tcp(socket.into()) };
-        Self { inner: Arc::new(Inner { socket, name, bound_to, shared }) }
+        Self { inner: Arc::new(Inner { socket, name, bound_to, outlives_master, shared }) }
     }
 
-    /// A way to close it for everybody that does not keep it open.
-    pub(crate) fn closer(&self) -> Closer {
-        Closer(Arc::downgrade(&self.inner))
+    /// A way to close it for everybody that does not keep it open; none if it is to outlive the master.
+    pub(crate) fn closer(&self) -> Option<Closer> {
+        (!self.inner.outlives_master).then(|| Closer(Arc::downgrade(&self.inner)))
     }
 
     /// The name that the address was given, if it was.

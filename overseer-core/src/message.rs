@@ -116,6 +116,8 @@ messages! {
         "{release} is installed at {path:?}"
     Info "installed" InstalledOnly { release: String, path: PathBuf }
         "{release} is installed at {path:?}; it runs from the next start on"
+    Info "not-installed" NotInstalled { release: String, source: String, why: String }
+        "{release} is at {source} and is not installed: {why}"
     Info "release-waits" ReleaseWaits { release: String }
         "{release} is proved and waits for the next restart"
     Error "commit-failed" CommitFailed { release: String, active: Generation, why: String }
@@ -146,8 +148,18 @@ messages! {
         "the master runs {what} now; it was away for {took}"
     Warning "master-stays" MasterStays { generation: Generation, why: String }
         "the master is not replaced and goes on as it is: {why}; generation {generation} keeps serving"
+    Warning "not-told" NotTold { address: String, why: String }
+        "the process manager cannot be told how the service does ({address}): {why}; the service is not affected"
     Warning "setting-waits" SettingWaits { setting: String, why: String }
         "the new {setting} does not hold yet: {why}"
+
+    // Signs of life, for a process manager's watchdog.
+    Warning "silent" Silent { generation: Generation, after: Seconds }
+        "generation {generation} has not answered for {after}; the process manager's watchdog is told nothing until it does"
+    Info "answers-again" AnswersAgain { generation: Generation, after: Seconds }
+        "generation {generation} answers again after {after}"
+    Info "not-asked" NotAsked { generation: Generation }
+        "generation {generation} cannot be asked whether it lives; the process manager's watchdog is told that it does"
 
     // Looks at the source.
     Debug "look" Look { source: String }
@@ -182,6 +194,16 @@ messages! {
         "continued after {after}; deadlines are moved by that"
     Info "master-ended" MasterEnded { exit: Exit }
         "master ended ({exit})"
+
+    // Sockets that the service manager passes and keeps.
+    Info "socket-claimed" SocketClaimed { address: String, bound_to: String, name: String }
+        "{address} is the socket on {bound_to} that the service manager has passed as {name}"
+    Warning "socket-unclaimed" SocketUnclaimed { name: String, what: String }
+        "the service manager has passed {what} as {name}, which no address means: closed here; to accept on a socket, add the address systemd:{name}"
+    Warning "store-full" StoreFull { address: String, size: usize }
+        "the descriptor store takes {size} sockets (FileDescriptorStoreMax) and has no room for the one on {address}: while the service restarts, clients are refused there"
+    Debug "stored-socket-dropped" StoredSocketDropped { name: String }
+        "the descriptor store holds {name}, which no address means any more: closed, and removed there"
 
     // What the system refused.
     Warning "listener-repaired" ListenerRepaired { address: String, what: String }
@@ -263,6 +285,26 @@ impl fmt::Display for Seconds {
     }
 }
 
+/// Seconds since 1970, as people read them: `2026-12-31 23:59:59 UTC`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Date(pub(crate) u64);
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Years that begin in March have their leap day at the end. Day 0 is then 0000-03-01.
+        let days = self.0 / 86_400 + 719_468;
+        let (era, day_of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let year = era * 400 + year_of_era + u64::from(month <= 2);
+        let second = self.0 % 86_400;
+        write!(f, "{year}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+    }
+}
+
 /// The beginning of the text, at most so many bytes.
 pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
@@ -282,6 +324,21 @@ mod tests {
             [(0, "0.00ms"), (200, "0.2s"), (1234, "1.234s"), (60_000, "60s"), (600_000, "10 min"), (3_600_000, "1 h"), (7_200_000, "2 h")]
         {
             assert_eq!(Seconds(Duration::from_millis(milliseconds)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_date_reads_as_people_write_it() {
+        for (unix_s, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00:00 UTC"),
+            (1_798_761_599, "2026-12-31 23:59:59 UTC"),
+            (1_798_761_600, "2027-01-01 00:00:00 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(Date(unix_s).to_string(), text);
         }
     }
 

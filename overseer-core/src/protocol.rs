@@ -129,6 +129,12 @@ pub(crate) struct Welcome {
     pub(crate) path: PathBuf,
     /// What each listener is bound to, in the order asked for.
     pub(crate) addresses: Vec<String>,
+    /// Which of them somebody keeps who outlives the master, as the service manager does: an orphan does not shut these down.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) kept: Vec<usize>,
+    /// [`ToChild::Ping`] will come, and wants an answer whatever the program does.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) pings: bool,
 }
 
 /// Why a child gets no listeners.
@@ -181,6 +187,20 @@ pub(crate) struct Order {
     /// When the installed release was signed, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) installed_signed_unix_s: Option<u64>,
+    /// What is new is to be named, and not to be staged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) naming: Option<Naming>,
+}
+
+/// What is known of the running file, for a look that is only to name what is new.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Naming {
+    /// The source has a tag for it, so a release with another one is another file.
+    pub(crate) is_identified: bool,
+    /// The tag of a release that is known to be another file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) differs: Option<String>,
 }
 
 /// How a look ended.
@@ -220,6 +240,10 @@ pub(crate) enum Outcome {
         why: String,
     },
     Staged(Staged),
+    /// There is a release, which was only to be named.
+    Named {
+        release: ReleaseName,
+    },
     /// From a newer build.
     #[serde(other)]
     Unknown,
@@ -267,6 +291,11 @@ impl ReleaseName {
     /// What people call it, if its source says.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
+    }
+
+    /// Whether both are what a source calls by one tag.
+    pub(crate) fn is_called_as(&self, other: &Self) -> bool {
+        (&self.source, &self.tag) == (&other.source, &other.tag)
     }
 
     /// Whether both are one release: by ID, or by source and tag where it never became a whole file.

@@ -1,8 +1,8 @@
 //! Which of the four roles this process has.
 //!
 //! One environment variable names role, descriptor, inode of the socket behind it, and the process that set it. It holds only if the
-//! descriptor *is* that socket. A master that replaces another one in its own process finds a snapshot there in place of a socket. So neither an orphan nor a second copy that the program starts takes itself for a child, nor a child
-//! for a master.
+//! descriptor *is* that socket. A master that replaces another one in its own process finds a snapshot there in place of a socket. So neither
+//! an orphan nor a second copy that the program starts takes itself for a child, nor a child for a master.
 
 use crate::Error;
 use crate::signal::Signal;

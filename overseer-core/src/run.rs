@@ -1,5 +1,6 @@
 //! The way in: finds out which role this process has, and plays it.
 
+use crate::activation::Offers;
 use crate::address::Address;
 use crate::binary;
 use crate::child::{self, Beginning, Shared};
@@ -9,8 +10,9 @@ use crate::master::{self, Setup};
 use crate::protocol::{Hello, VERSIONS};
 use crate::role::{self, Role, RoleName};
 use crate::state::State;
+use crate::supervisor::Settings;
 use crate::sys::link::Link;
-use crate::sys::{process, signals};
+use crate::sys::{activation, process, signals};
 use crate::{Config, Error};
 use std::process::{ExitCode, Termination};
 use std::sync::{Arc, OnceLock, Weak};
@@ -25,8 +27,8 @@ static RUNNING: OnceLock<Weak<Shared>> = OnceLock::new();
 ///
 /// The process that is started by hand or by a process manager becomes the master: it binds the addresses, starts the program in a child process,
 /// and never returns from this call; it ends as the program ends. The same executable, started by the master, returns from here when the
-/// program has returned. Code before this call runs in every process, and in the master again after each upgrade, with all signals held: what ends or hangs there
-/// ends or stops the service.
+/// program has returned. Code before this call runs in every process, with the environment and the arguments that the process manager gave, and in the master again after
+/// each upgrade, with all signals held: what ends or hangs there ends or stops the service, and what it starts there inherits the listeners.
 ///
 /// What prevents the start is written to standard error and answered with exit code 1; see [`try_run`] for the errors.
 #[doc(alias = "Run")]
@@ -72,7 +74,7 @@ pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
         Role::Master => {
             let addresses = valid?;
             if is_switched_off()? || !is_supported() {
-                return run_alone(config, &addresses);
+                return run_alone(config, &addresses, threads.is_empty());
             }
             match master::run(setup(config, addresses, threads))? {}
         }
@@ -140,7 +142,7 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
     let hello = Hello {
         protocol: VERSIONS,
         addresses: addresses.iter().map(Address::wanted).collect::<Result<_, Error>>()?,
-        settings: config.settings.clone(),
+        settings: Settings { answers_pings: true, ..config.settings.clone() },
     };
     let (welcome, sockets) = child::say_hello(&mut link, hello)?;
     if sockets.len() != addresses.len() {
@@ -159,16 +161,27 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         path: welcome.path,
     };
     let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
-    let listener = |(socket, address): (_, &Address)| Listener::new(socket, address.name.clone(), Arc::clone(&shared));
-    let listeners = sockets.into_iter().zip(addresses).map(listener).collect();
+    if welcome.pings {
+        shared.answer_pings();
+    }
+    let listener = |(place, (socket, address)): (usize, (_, &Address))| {
+        let outlives_master = welcome.kept.contains(&place);
+        Listener::new(socket, address.name.clone(), outlives_master, Arc::clone(&shared))
+    };
+    let listeners = sockets.into_iter().zip(addresses).enumerate().map(listener).collect();
     Ok(run_program(config.program, State::new(Arc::clone(&shared), listeners, true), &shared))
 }
 
-fn run_alone<T>(config: Config<T>, addresses: &[Address]) -> Result<T, Error> {
+fn run_alone<T>(config: Config<T>, addresses: &[Address], is_only_thread: bool) -> Result<T, Error> {
     if config.required && !is_supported() {
         return Err(Error::Unsupported { system: std::env::consts::OS });
     }
-    let (state, shared) = State::alone(addresses, config.settings, false)?;
+    let offers = Offers::take().and_then(Offers::close_on_exec);
+    let mut offers = offers.map_err(Error::system("cannot take the sockets that the service manager has passed"))?;
+    if is_only_thread {
+        activation::forget();
+    }
+    let (state, shared) = State::alone(addresses, config.settings, false, &mut offers)?;
     Ok(run_program(config.program, state, &shared))
 }
 

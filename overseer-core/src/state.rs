@@ -1,6 +1,7 @@
 //! What a program sees of overseer.
 
 use crate::Error;
+use crate::activation::Offers;
 use crate::address::Address;
 use crate::child::{Beginning, Guard, Shared};
 use crate::listener::Listener;
@@ -28,7 +29,7 @@ pub struct State {
 impl State {
     pub(crate) fn new(shared: Arc<Shared>, listeners: Vec<Listener>, is_enabled: bool) -> Self {
         // Once only: the listeners of a process are made once.
-        let _ = shared.listeners.set(listeners.iter().map(Listener::closer).collect());
+        let _ = shared.listeners.set(listeners.iter().filter_map(Listener::closer).collect());
         Self { shared, listeners: listeners.into(), is_enabled }
     }
 
@@ -62,21 +63,28 @@ impl State {
     /// An address cannot be read or bound.
     pub fn simulated<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Result<(Self, Simulation), Error> {
         let texts: Vec<String> = addresses.into_iter().map(Into::into).collect();
-        let (state, shared) = Self::alone(&Address::parse_all(&texts)?, Settings::default(), true)?;
+        let (state, shared) = Self::alone(&Address::parse_all(&texts)?, Settings::default(), true, &mut Offers::default())?;
         Ok((state, Simulation { shared }))
     }
 
-    /// The state of a program that runs without a master.
-    pub(crate) fn alone(addresses: &[Address], settings: Settings, is_simulated: bool) -> Result<(Self, Arc<Shared>), Error> {
+    /// The state of a program that runs without a master, on what was passed to it and on what it binds itself.
+    pub(crate) fn alone(
+        addresses: &[Address],
+        settings: Settings,
+        is_simulated: bool,
+        offers: &mut Offers,
+    ) -> Result<(Self, Arc<Shared>), Error> {
         let path = std::env::current_exe().map_err(Error::system("cannot find the program's own file"))?;
         let beginning = Beginning { link: None, is_simulated, settings, generation: 1, id: None, path };
         let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
-        let listener = |address: &Address| {
+        let mut listener = |address: &Address| {
             let resolved = address.wanted()?.resolved;
-            let socket = sockets::listen(address, &resolved).map_err(|source| Error::Bind { address: address.to_string(), source })?;
-            Ok(Listener::new(socket, address.name.clone(), Arc::clone(&shared)))
+            let claimed = offers.claim(address, &resolved, None).transpose().map(|claimed| claimed.map(|claim| claim.socket));
+            let socket = claimed.unwrap_or_else(|| sockets::listen(address, &resolved));
+            let socket = socket.map_err(|source| Error::Bind { address: address.to_string(), source })?;
+            Ok(Listener::new(socket, address.name.clone(), false, Arc::clone(&shared)))
         };
-        let listeners = addresses.iter().map(listener).collect::<Result<_, Error>>()?;
+        let listeners = addresses.iter().map(&mut listener).collect::<Result<_, Error>>()?;
         Ok((Self::new(Arc::clone(&shared), listeners, false), shared))
     }
 

@@ -465,7 +465,8 @@ impl Ground {
     fn order(&self) -> Order {
         let (known, judged) = self.record.known(&self.source, &self.running, &self.path, None, self.now);
         let (path, state_dir) = (self.path.clone(), self.directory.path().to_owned());
-        Order { known, path, state_dir, running: self.running, judged, installed_signed_unix_s: self.record.installed_signed_unix_s() }
+        let installed_signed_unix_s = self.record.installed_signed_unix_s();
+        Order { known, path, state_dir, running: self.running, judged, installed_signed_unix_s, naming: None }
     }
 
     /// Remembers what came of the look, and installs what is staged.
@@ -499,8 +500,8 @@ impl Ground {
                 Ok(UpgradeOutcome::Incomplete { why })
             }
             Outcome::Failed { error } => Err(self.failed(error, interval)),
-            // This very version has looked.
-            Outcome::Unknown => Err(self.failed(FetchError::passing("its result is of an unknown kind"), interval)),
+            // This very version has looked, and was asked for more than a name.
+            Outcome::Unknown | Outcome::Named { .. } => Err(self.failed(FetchError::passing("its result is of an unknown kind"), interval)),
             Outcome::Refused { release, why, .. } if self.record.is_installed(&release) => {
                 self.record.looked(format!("the installed release, refused: {why}"), self.now);
                 Ok(self.up_to_date())

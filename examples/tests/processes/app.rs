@@ -168,8 +168,13 @@ impl Scene {
     }
 
     pub(crate) fn command(&self) -> Command {
+        self.command_with("")
+    }
+
+    /// The command of a program with more words for all its releases.
+    pub(crate) fn command_with(&self, words: &str) -> Command {
         let mut command = Command::new(self.program());
-        command.env("ACTOR", &self.words);
+        command.env("ACTOR", format!("{} {words}", self.words));
         command
     }
 
@@ -257,7 +262,10 @@ impl App {
 
     pub(crate) fn wait_until_ready(&mut self) {
         let started = self.line_after("master started as pid ");
-        self.master = Some(Pid::from_raw(started.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a PID")));
+        let pid = started.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a PID");
+        // In a namespace of its own it is not the PID that it has here.
+        let here = || processes().iter().find(|process| process.parent == self.session).expect("it lives").pid;
+        self.master = Some(if pid == 1 { here() } else { Pid::from_raw(pid) });
         let serving = self.line_after("serving ");
         self.address = serving.rsplit_once(" on ").map(|(_, addresses)| addresses.to_owned()).unwrap_or_default();
         self.line_after("generation 1 is ready");

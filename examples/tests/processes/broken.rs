@@ -76,7 +76,7 @@ fn a_release_that_crashes_at_start_is_held_back() {
 #[test]
 fn a_release_that_never_says_hello_is_held_back() {
     let tally =
-        is_refused("check_timeout=500", &release("version=2 behave=hang-before-hello"), "said nothing for", "tried again in 10 min");
+        is_refused("check_timeout=3000", &release("version=2 behave=hang-before-hello"), "said nothing for", "tried again in 10 min");
     loses_nothing(&tally);
 }
 

@@ -186,3 +186,33 @@ fn a_release_is_the_same_bytes_at_the_path() {
     app.line_after("is installed at");
     assert!(fs::read(scene.program()).expect("read") == release("version=2"));
 }
+
+#[test]
+fn with_upgrades_set_to_notify_a_release_is_told_of_once_and_not_installed() {
+    let scene = Scene::with_source("upgrades=notify");
+    let mut app = scene.start();
+    // The first look finds that the release is the running file.
+    app.line_after("looking for a release");
+    app.line_after("nothing new at");
+    scene.publish("version=2");
+    let line = app.line_after("[overseer] release ");
+    assert!(line.ends_with("and is not installed: upgrades are set to notify"), "{line}");
+    app.line_after("looking for a release");
+    app.line_after("looking for a release");
+    assert_eq!((app.count_lines("is not installed"), ask(app.address()).version.as_str()), (1, "1"));
+    assert_eq!((scene.version_at_path().as_str(), scene.names_beside()), ("1", vec!["app".to_owned()]));
+    assert!(!scene.state_dir().join("download").exists());
+    app.restart();
+    scene.publish("version=3");
+    app.line_after("and is not installed: upgrades are set to notify");
+}
+
+#[test]
+fn with_upgrades_off_nobody_looks_and_restarts_work() {
+    let scene = Scene::with_source("upgrades=off");
+    let mut app = scene.start();
+    scene.publish("version=2");
+    app.restart();
+    assert_eq!((app.count_lines("looking for a release"), app.count_lines("upgrades are off")), (0, 0));
+    assert_eq!(scene.version_at_path(), "1");
+}

@@ -8,7 +8,7 @@ mod script;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal as RawSignal};
 use nix::sys::signalfd::SignalFd;
-use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, fetcher_fn, run};
+use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, Upgrades, fetcher_fn, run};
 use overseer_fetcher_http::HttpFetcher;
 use script::Script;
 use std::fmt::Write as _;
@@ -31,10 +31,16 @@ const ROLE: &str = "OVERSEER_ROLE";
 fn main() -> ExitCode {
     let script = Script::read();
     let role = std::env::var(ROLE).unwrap_or_default();
+    if script.has("grow_path") {
+        let path = std::env::var("PATH").unwrap_or_default();
+        // SAFETY: no other thread runs.
+        unsafe { std::env::set_var("PATH", format!("/somewhere/else:{path}")) };
+    }
     match script.text("behave").unwrap_or_default() {
         "exit-in-main" => exit(7),
         "hang-in-main" => hang(),
         "exit-as-master" if role.starts_with("master,") => exit(9),
+        "exit-as-successor" if is_successor(&role) => exit(9),
         "panic-as-master" if role.starts_with("master,") => panic!("no master"),
         "forbid-in-rehearsal" if is_rehearsal(&role) => {
             let own = fs::read_link("/proc/self/exe").expect("a path");
@@ -111,6 +117,10 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     if let Some(number) = words.number("restart_signal") {
         config = config.restart_signal(Signal::from_raw(number).expect("a signal"));
     }
+    if let Some(numbers) = words.text("stop_signals") {
+        let signal = |number: &str| number.parse().ok().and_then(Signal::from_raw).expect("a signal");
+        config = config.stop_signals(numbers.split(',').map(signal));
+    }
     let keys = words.text("trusted_key").filter(|keys| *keys != "none");
     config = config.trusted_keys(keys.iter().flat_map(|keys| keys.split(',')));
     config = config.allow_downgrade(words.has("allow_downgrade")).allow_scripts(words.has("allow_scripts"));
@@ -122,6 +132,11 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     }
     if words.has("accept_late") {
         config = config.warm_up_accept(false);
+    }
+    match words.text("upgrades") {
+        Some("off") => config = config.upgrades(Upgrades::Off),
+        Some("notify") => config = config.upgrades(Upgrades::Notify),
+        _ => {}
     }
     if words.has("no_restart") {
         config = config.no_restart();

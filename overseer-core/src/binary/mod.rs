@@ -21,7 +21,7 @@ pub(crate) use identity::{Identity, id_of};
 pub(crate) use marker::keep as keep_marker;
 pub(crate) use place::Place;
 pub(crate) use proof::{Demands, Hashes, Refusal, prove_contents};
-pub(crate) use record::{Installed, Judged, Looks, Memo, Probation, Record};
+pub(crate) use record::{Installed, Judged, Looks, Memo, Named, Probation, Record};
 pub(crate) use signature::Signed;
 pub(crate) use state_dir::{Lock, StateDir};
 pub(crate) use unpack::{Packing, UnpackError, Wanted, unpack};

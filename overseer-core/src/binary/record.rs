@@ -24,6 +24,8 @@ pub(crate) struct Record {
     /// The release that `previous` holds, where it is known.
     pub(crate) previous: Option<ReleaseName>,
     pub(crate) probation: Option<Probation>,
+    /// A release that is there and was not fetched, since upgrades are not to be installed.
+    pub(crate) named: Option<Named>,
     pub(crate) verdicts: Vec<Judged>,
     /// What the fetcher wanted to remember, and of which source.
     pub(crate) memo: Option<Memo>,
@@ -50,6 +52,16 @@ pub(crate) struct Probation {
     pub(crate) identity: Identity,
     /// How often a master has started it since it was committed, that commit not counted.
     pub(crate) starts: u32,
+}
+
+/// A release that is there and is not to be installed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Named {
+    pub(crate) release: ReleaseName,
+    /// The file that ran then, which is another one.
+    pub(crate) running: Identity,
+    pub(crate) at_unix_s: u64,
 }
 
 /// A release that is not to be tried now, or ever again.

@@ -9,7 +9,7 @@
 
 use super::{Demands, Refusal};
 use crate::fetcher::SIGNATURE_BYTES_MAX;
-use crate::message::cut;
+use crate::message::{Date, cut};
 use minisign_verify::{PublicKey, Signature, StreamVerifier};
 use std::fmt;
 use std::io::{self, Read};
@@ -240,25 +240,6 @@ impl<'a> Said<'a> {
 
 fn base_name(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
-}
-
-/// Seconds since 1970, as people read them.
-struct Date(u64);
-
-impl fmt::Display for Date {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Years that begin in March have their leap day at the end. Day 0 is then 0000-03-01.
-        let days = self.0 / 86_400 + 719_468;
-        let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        let year = era * 400 + year_of_era + u64::from(month <= 2);
-        let second = self.0 % 86_400;
-        write!(f, "{year}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
-    }
 }
 
 #[cfg(test)]

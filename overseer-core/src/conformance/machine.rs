@@ -100,6 +100,7 @@ impl Machine {
             running: Identity::of(&metadata),
             judged: vec![id.to_owned()],
             installed_signed_unix_s: None,
+            naming: None,
         };
         let order = serde_json::to_vec(&order).expect("an order is JSON");
         let demands = Demands { size_bytes_max: self.size_bytes_max, ..Demands::default() };
@@ -155,7 +156,7 @@ impl Machine {
                     "the release {tag:?} came as other bytes than were published: SHA-1 {id} instead of {wanted}; core says of it: {why}"
                 ))
             }
-            Outcome::Same { .. } | Outcome::Staged(_) | Outcome::Unknown => {
+            Outcome::Same { .. } | Outcome::Staged(_) | Outcome::Named { .. } | Outcome::Unknown => {
                 Err("the look took a release that the suite did not publish".to_owned())
             }
         }

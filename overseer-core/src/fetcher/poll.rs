@@ -8,10 +8,12 @@ use super::release::Found;
 use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Progress, Release};
 use crate::binary::header;
 use crate::binary::staging::{self, AttributeError, Staging};
-use crate::binary::{Demands, Identity, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack};
+use crate::binary::{
+    Demands, Hashes, Identity, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack,
+};
 use crate::config::PreUpgrade;
 use crate::message::cut;
-use crate::protocol::{FromPoll, Order, Outcome, ReleaseName, Report, Staged, Verdict};
+use crate::protocol::{FromPoll, Naming, Order, Outcome, ReleaseName, Report, Staged, Verdict};
 use crate::signal::Signal;
 use crate::sys::files;
 use crate::sys::link::{Link, Received};
@@ -19,7 +21,7 @@ use crate::sys::signals::{Original, reset_to_default};
 use std::any::Any;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -148,7 +150,7 @@ impl Poll {
         progress: &mut dyn FnMut(Progress),
         report: &mut Report,
     ) -> Result<Option<File>, FetchError> {
-        let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s } = order;
+        let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s, naming } = order;
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -205,8 +207,14 @@ impl Poll {
         let mut name = ReleaseName { id: String::new(), tag: release.tag.clone(), source: source.clone(), version, signed_unix_s: None };
         let (known, path, state_dir, judged) = (&known, path.as_path(), state_dir.as_path(), judged.as_slice());
         let upgrade = Upgrade { known, path, state_dir, started_from, judged, installed_signed_unix_s, original };
-        match upgrade.stage(self, &download, release, &mut name, progress) {
-            Ok((staged, file)) => {
+        let looked = match naming {
+            None => upgrade.stage(self, &download, release, &mut name, progress).map(Some),
+            Some(naming) => upgrade.compare(&naming, &self.demands, &download, release, &mut name, progress).map(|()| None),
+        };
+        match looked {
+            // Without the memo, which might keep the look from finding it that is to install it.
+            Ok(None) => report.outcome = Outcome::Named { release: name },
+            Ok(Some((staged, file))) => {
                 report.memo = memo;
                 report.outcome = Outcome::Staged(staged);
                 return Ok(Some(file));
@@ -272,6 +280,59 @@ impl Upgrade<'_> {
         self.make_ready(staging, &model, name)
     }
 
+    /// Finds out whether the release is the running file: by what is known, by what its source says of it, or else by its bytes. Nothing is left of them.
+    fn compare(
+        &self,
+        naming: &Naming,
+        demands: &Demands,
+        download: &Download<'_>,
+        release: Release,
+        name: &mut ReleaseName,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), Stop> {
+        let packing = Packing::of(&release.file_name)?;
+        match self.is_running_file(packing, &release)? {
+            Some(true) => {
+                name.id = self.known.id.clone().unwrap_or_default();
+                return Err(Stop::Same);
+            }
+            None if !naming.is_identified && naming.differs.as_ref() != Some(&release.tag) => {}
+            Some(false) | None => return Ok(()),
+        }
+        let whole = caught(|| download.receive(release, self.known.partial.as_ref(), progress))??;
+        staging::remove_stale(self.state_dir, self.name());
+        let staging = self.unpack(self.state_dir, packing, &whole, demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        name.id = id_of_file(staging.path())?;
+        download.forget();
+        match &name.id {
+            id if self.known.id.as_ref() == Some(id) => Err(Stop::Same),
+            id if self.judged.contains(id) => Err(Stop::Judged),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the release is the file at the path, if what its source says of it tells.
+    fn is_running_file(&self, packing: Packing, release: &Release) -> Result<Option<bool>, FetchError> {
+        match release.size_bytes {
+            _ if packing != Packing::Plain => return Ok(None),
+            Some(bytes) if bytes != self.known.size_bytes => return Ok(Some(false)),
+            // Digests from another file may be those of the release before.
+            _ if release.digests.is_empty() => return Ok(None),
+            Some(_) | None => {}
+        }
+        let unreadable = |error: io::Error| local("read", self.path, &error);
+        let mut file = File::open(self.path).map_err(unreadable)?;
+        let (mut hashes, mut buffer) = (Hashes::new(&release.digests), vec![0; 128 * 1024]);
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Some(hashes.finish().is_ok())),
+                Ok(bytes) => hashes.update(&buffer[..bytes]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+    }
+
     /// Downloads and unpacks the release, and proves of it what can be proved without executing it.
     #[expect(clippy::too_many_arguments, reason = "they are the release and what is wanted of it, which nothing else holds together")]
     fn prove(
@@ -288,7 +349,7 @@ impl Upgrade<'_> {
         if let Some(signed) = signed {
             name.signed_unix_s = prove_signature(&signed, &whole).map_err(|stop| blame(stop, &whole, &name.tag))?;
         }
-        let staging = self.unpack(packing, &whole, demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
+        let staging = self.unpack(self.directory(), packing, &whole, demands, progress).map_err(|stop| blame(stop, &whole, &name.tag))?;
         name.id = id_of_file(staging.path())?;
         if self.known.id.as_ref() == Some(&name.id) {
             return Err(Stop::Same);
@@ -306,14 +367,21 @@ impl Upgrade<'_> {
         File::open(self.path).map_err(|error| local("read", self.path, &error))
     }
 
-    fn unpack(&self, packing: Packing, whole: &Whole, demands: &Demands, progress: &mut dyn FnMut(Progress)) -> Result<Staging, Stop> {
-        let in_directory = |error: &io::Error| local("make a file in", self.directory(), error);
+    fn unpack(
+        &self,
+        directory: &Path,
+        packing: Packing,
+        whole: &Whole,
+        demands: &Demands,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Staging, Stop> {
+        let in_directory = |error: &io::Error| local("make a file in", directory, error);
         if packing == Packing::Plain
-            && let Some(staging) = Staging::adopt(self.directory(), self.name(), whole.path()).map_err(|error| in_directory(&error))?
+            && let Some(staging) = Staging::adopt(directory, self.name(), whole.path()).map_err(|error| in_directory(&error))?
         {
             return Ok(staging);
         }
-        let (staging, mut writer) = Staging::create(self.directory(), self.name()).map_err(|error| in_directory(&error))?;
+        let (staging, mut writer) = Staging::create(directory, self.name()).map_err(|error| in_directory(&error))?;
         let from = File::open(whole.path()).map_err(|error| local("open", whole.path(), &error))?;
         let wanted = Wanted {
             program: &self.name().to_string_lossy(),

@@ -1,17 +1,26 @@
 //! The listening sockets, and which generation uses which.
 
+use super::notify::Notify;
+use crate::activation::{Claim, Keeper, Offers, name_in_store};
 use crate::address::{Address, Kind};
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::Generation;
+use crate::sys::activation;
 use crate::sys::handover::Passed;
-use crate::sys::sockets;
+use crate::sys::sockets::{self, FileId};
 use nix::libc;
 use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+
+/// How much of an address can be read in its name in the descriptor store.
+const STORE_NAME_CHARS: usize = 100;
+const STORE_DIGEST_BYTES: usize = 8;
 
 /// What an address is known by across generations: its name, or its text and how manieth of that text it is. A name that moves to another
 /// text is another socket, beside the old one: generations that have that need it still, and so do those that come after a failed move.
@@ -27,8 +36,9 @@ struct Held {
     address: Address,
     socket: OwnedFd,
     bound_to: String,
-    /// The file of a Unix socket, and its device and inode.
-    file: Option<(PathBuf, (u64, u64))>,
+    /// The file of a Unix socket that is ours to remove.
+    file: Option<(PathBuf, FileId)>,
+    keeper: Keeper,
     users: BTreeSet<Generation>,
 }
 
@@ -37,13 +47,13 @@ struct Held {
 pub(crate) struct Refusal {
     pub(crate) address: String,
     pub(crate) error: io::Error,
-    /// The address would be free if the old generation were gone.
+    /// The address may be free once the old generation is gone.
     pub(crate) overlaps: bool,
 }
 
 impl Refusal {
     pub(crate) fn why(&self) -> String {
-        let hint = if self.overlaps { "; a generation that is still there listens on that port, so it needs overlap(false)" } else { "" };
+        let hint = if self.overlaps { "; a generation that is still there listens there, so it needs overlap(false)" } else { "" };
         format!("{}{hint}", self.error)
     }
 
@@ -64,7 +74,7 @@ fn is_like(one: &Address, other: &Address) -> bool {
             one == other
         }
         (Kind::Unix { path: one, .. }, Kind::Unix { path: other, .. }) => one == other,
-        (Kind::Tcp { .. } | Kind::TcpAny { .. }, Kind::Unix { .. }) | (Kind::Unix { .. }, Kind::Tcp { .. } | Kind::TcpAny { .. }) => false,
+        (Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Unix { .. } | Kind::Systemd { .. }, _) => false,
     }
 }
 
@@ -75,7 +85,9 @@ pub(crate) struct HeldState {
     address: String,
     pub(crate) socket: Passed,
     bound_to: String,
-    file: Option<(PathBuf, (u64, u64))>,
+    file: Option<(PathBuf, FileId)>,
+    #[serde(default)]
+    keeper: Keeper,
     users: BTreeSet<Generation>,
 }
 
@@ -91,9 +103,27 @@ impl HeldState {
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     held: BTreeMap<Key, Held>,
+    /// What was passed to this process and is not claimed yet; `None` once the start is over.
+    offers: Option<Offers>,
+    /// The names of those in the descriptor store that are not needed there any more.
+    dropped: Vec<String>,
+    has_said_store_full: bool,
+}
+
+/// A listener as a child gets it.
+#[derive(Debug)]
+pub(crate) struct Provided<'a> {
+    pub(crate) socket: BorrowedFd<'a>,
+    pub(crate) bound_to: &'a str,
+    pub(crate) is_kept: bool,
 }
 
 impl Listeners {
+    /// Those of a master that starts and may take what was passed to it.
+    pub(crate) fn with_offers(offers: Offers) -> Self {
+        Self { offers: Some(offers), ..Self::default() }
+    }
+
     /// What goes on through an exec.
     pub(crate) fn state(&self) -> io::Result<Vec<HeldState>> {
         let states = self.held.iter().map(|(key, held)| {
@@ -103,6 +133,7 @@ impl Listeners {
                 socket: Passed::of(&held.socket)?,
                 bound_to: held.bound_to.clone(),
                 file: held.file.clone(),
+                keeper: held.keeper.clone(),
                 users: held.users.clone(),
             })
         });
@@ -114,37 +145,41 @@ impl Listeners {
     pub(crate) fn resume(states: Vec<HeldState>) -> io::Result<Self> {
         let held = states.into_iter().map(|state| {
             let address = Address::parse(&state.address).map_err(io::Error::other)?;
-            let held = Held { address, socket: state.socket.take()?, bound_to: state.bound_to, file: state.file, users: state.users };
-            Ok((state.key, held))
+            let HeldState { key, socket, bound_to, file, keeper, users, .. } = state;
+            Ok((key, Held { address, socket: socket.take()?, bound_to, file, keeper, users }))
         });
-        Ok(Self { held: held.collect::<io::Result<_>>()? })
+        Ok(Self { held: held.collect::<io::Result<_>>()?, ..Self::default() })
     }
 
-    /// Gives `generation` the listeners that it wants, in its order; binds those that nobody has yet.
+    /// Holds for `generation` the listeners that it wants; binds those that nobody has yet.
     ///
     /// # Errors
     /// An address cannot be had; what was bound for this generation before it is closed again.
-    pub(crate) fn provide(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<Vec<(BorrowedFd<'_>, &str)>, Refusal> {
-        let keys = keys(wanted);
+    pub(crate) fn hold_all(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<(), Refusal> {
         let mut bound = Vec::new();
-        for (key, wanted) in keys.iter().zip(wanted) {
-            let result = self.hold(key, wanted, generation);
-            if let Ok(true) = result {
-                bound.push(key.clone());
-            }
-            if let Err(refusal) = result {
-                self.release(generation);
-                // Only what was bound for it: what others have left may be asked for again.
-                for key in &bound {
-                    self.held.remove(key).iter().for_each(Held::remove_file);
+        for (key, wanted) in keys(wanted).into_iter().zip(wanted) {
+            match self.hold(&key, wanted, generation) {
+                Ok(true) => bound.push(key),
+                Ok(false) => {}
+                Err(refusal) => {
+                    self.release(generation);
+                    // Only what was bound for it: what others have left may be asked for again.
+                    for key in &bound {
+                        self.held.remove(key).iter().for_each(Held::remove_file);
+                    }
+                    return Err(refusal);
                 }
-                return Err(refusal);
             }
         }
-        Ok(keys.iter().filter_map(|key| self.held.get(key)).map(|held| (held.socket.as_fd(), held.bound_to.as_str())).collect())
+        Ok(())
     }
 
-    /// `true` if it was bound for this.
+    /// The listeners that are held for these addresses, in their order.
+    pub(crate) fn held_for(&self, wanted: &[Wanted]) -> Vec<Provided<'_>> {
+        keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
+    }
+
+    /// `true` if it was bound for this; what was passed stays, since nobody passes it again.
     fn hold(&mut self, key: &Key, wanted: &Wanted, generation: Generation) -> Result<bool, Refusal> {
         if let Some(held) = self.held.get_mut(key) {
             held.users.insert(generation);
@@ -153,31 +188,49 @@ impl Listeners {
         let shown = shown(wanted.name.as_deref(), &wanted.text);
         let refused = |error, overlaps| Refusal { address: shown.clone(), error, overlaps };
         let address = Address::parse(&shown).map_err(|error| refused(io::Error::other(error), false))?;
-        let listened = sockets::listen(&address, &wanted.resolved).or_else(|error| {
+        let claimed = match &mut self.offers {
+            Some(offers) => offers.claim(&address, &wanted.resolved, Some(&key.store_name())).map_err(|error| refused(error, false))?,
+            None => None,
+        };
+        let is_claimed = claimed.is_some();
+        let Claim { socket, keeper, file } = match claimed {
+            Some(claim) => claim,
+            None => self.bind(&address, &wanted.resolved).map_err(|error| {
+                let overlaps = is_in_use(&error) && self.held.values().any(|held| is_like(&held.address, &address));
+                refused(error, overlaps)
+            })?,
+        };
+        let bound_to = sockets::bound_to(socket.as_fd());
+        let held = Held { address, socket, bound_to, file, keeper, users: BTreeSet::from([generation]) };
+        self.held.insert(key.clone(), held);
+        Ok(!is_claimed)
+    }
+
+    fn bind(&mut self, address: &Address, resolved: &[SocketAddr]) -> io::Result<Claim> {
+        let socket = sockets::listen(address, resolved).or_else(|error| {
             // A listener that nobody has any more gives way.
-            if is_in_use(&error) && self.close_unused_like(&address) { sockets::listen(&address, &wanted.resolved) } else { Err(error) }
-        });
-        let socket = listened.map_err(|error| {
-            let overlaps = is_in_use(&error) && self.held.values().any(|held| is_like(&held.address, &address));
-            refused(error, overlaps)
+            if is_in_use(&error) && self.close_unused_like(address) { sockets::listen(address, resolved) } else { Err(error) }
         })?;
         let file = match &address.kind {
             Kind::Unix { path, .. } => sockets::file_of(path).map(|file| (path.clone(), file)),
-            Kind::Tcp { .. } | Kind::TcpAny { .. } => None,
+            Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Systemd { .. } => None,
         };
-        let bound_to = sockets::bound_to(socket.as_fd());
-        let held = Held { address, socket, bound_to, file, users: BTreeSet::from([generation]) };
-        self.held.insert(key.clone(), held);
-        Ok(true)
+        Ok(Claim { socket, keeper: Keeper::Nobody, file })
     }
 
     /// Closes listeners that may be in the way of the address and that no generation has. Answers whether there were any.
     fn close_unused_like(&mut self, address: &Address) -> bool {
         let before = self.held.len();
+        let dropped = &mut self.dropped;
         self.held.retain(|_, held| {
-            let gives_way = held.users.is_empty() && is_like(&held.address, address);
+            let gives_way = held.users.is_empty() && is_like(&held.address, address) && !matches!(held.keeper, Keeper::SocketUnit(_));
             if gives_way {
                 held.remove_file();
+                // The service manager may have it a moment longer.
+                let _ = sockets::shut_down(held.socket.as_fd());
+                if let Keeper::Store(name) = &held.keeper {
+                    dropped.push(name.clone());
+                }
             }
             !gives_way
         });
@@ -191,20 +244,69 @@ impl Listeners {
         }
     }
 
-    /// Closes what no generation uses.
+    /// The start is over: closes what was passed and no address has claimed. Tells of it.
+    pub(crate) fn refuse_offers(&mut self) -> Vec<Message> {
+        let Some(mut offers) = self.offers.take() else { return Vec::new() };
+        let stored = offers.close_stored();
+        let mut messages: Vec<Message> = stored.iter().map(|name| Message::StoredSocketDropped { name: name.clone() }).collect();
+        self.dropped.extend(stored);
+        messages.extend(offers.close().into_iter().map(|(name, what)| Message::SocketUnclaimed { name, what }));
+        messages
+    }
+
+    /// Tells which listeners were passed to this master.
+    pub(crate) fn describe_claimed(&self) -> Vec<Message> {
+        let messages = self.held.values().filter_map(|held| {
+            let name = match &held.keeper {
+                Keeper::Nobody => return None,
+                Keeper::SocketUnit(name) | Keeper::Store(name) => name.clone(),
+            };
+            Some(Message::SocketClaimed { address: held.address.to_string(), bound_to: held.bound_to.clone(), name })
+        });
+        messages.collect()
+    }
+
+    /// Gives the service manager what it is to keep for the next master, as far as its store has room, and tells it what it need not keep any more.
+    pub(crate) fn keep_in_store(&mut self, notify: &mut Notify) -> Option<Message> {
+        // First, since that makes room.
+        self.dropped.retain(|name| !notify.remove_stored(name) && notify.is_wanted());
+        let size = activation::store_size();
+        let mut stored = self.held.values().filter(|held| matches!(held.keeper, Keeper::Store(_))).count();
+        for (key, held) in self.held.iter_mut().filter(|(_, held)| held.keeper == Keeper::Nobody) {
+            if !notify.is_wanted() || size == 0 {
+                return None;
+            }
+            if stored >= size {
+                let is_first = !std::mem::replace(&mut self.has_said_store_full, true);
+                return is_first.then(|| Message::StoreFull { size, address: held.bound_to.clone() });
+            }
+            let name = name_in_store(&key.store_name(), held.file.as_ref().map(|(_, id)| *id));
+            if notify.store(&name, &[held.socket.as_fd()]) {
+                held.keeper = Keeper::Store(name);
+                stored += 1;
+            }
+        }
+        None
+    }
+
+    /// Closes what no generation uses. What a socket unit has given stays until the end: nobody gives it again, and a release that is taken back may want it.
     pub(crate) fn close_unused(&mut self) {
         self.held.retain(|_, held| {
-            if held.users.is_empty() {
+            let stays = !held.users.is_empty() || matches!(held.keeper, Keeper::SocketUnit(_));
+            if !stays {
                 held.remove_file();
+                if let Keeper::Store(name) = &held.keeper {
+                    self.dropped.push(name.clone());
+                }
             }
-            !held.users.is_empty()
+            stays
         });
     }
 
     /// Closes all, for the generations that have them too, and removes the files of Unix sockets: nobody accepts on them any more, so whoever
-    /// connects is to be refused at once and not to wait.
+    /// connects is to be refused at once and not to wait. What the service manager keeps is left as it is: there clients wait for the next master.
     pub(crate) fn close(&mut self) {
-        for held in std::mem::take(&mut self.held).into_values() {
+        for held in std::mem::take(&mut self.held).into_values().filter(|held| !held.keeper.outlives_master()) {
             held.remove_file();
             let _ = sockets::shut_down(held.socket.as_fd());
         }
@@ -241,7 +343,26 @@ impl Listeners {
     }
 }
 
+impl Key {
+    /// What it is called in the descriptor store: something to read, and a digest that tells it from all others.
+    fn store_name(&self) -> String {
+        let (name, text, count) = match self {
+            Self::Name(name, text) => (name.as_str(), text, 0),
+            Self::Text(text, count) => ("", text, *count),
+        };
+        let readable: String =
+            text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).take(STORE_NAME_CHARS).collect();
+        let digest = Sha1::digest(format!("{name}\0{text}\0{count}"));
+        let digest: String = digest.iter().take(STORE_DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        format!("{readable}-{digest}")
+    }
+}
+
 impl Held {
+    fn provided(&self) -> Provided<'_> {
+        Provided { socket: self.socket.as_fd(), bound_to: &self.bound_to, is_kept: self.keeper.outlives_master() }
+    }
+
     /// Removes the file of a Unix socket, unless somebody has put another one there.
     fn remove_file(&self) {
         if let Some((path, file)) = &self.file
@@ -276,6 +397,13 @@ mod tests {
     use super::*;
     use std::net::TcpStream;
 
+    impl Listeners {
+        fn provide(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<Vec<Provided<'_>>, Refusal> {
+            self.hold_all(generation, wanted)?;
+            Ok(self.held_for(wanted))
+        }
+    }
+
     fn wanted(texts: &[&str]) -> Vec<Wanted> {
         texts.iter().map(|text| Address::parse(text).and_then(|address| address.wanted()).expect(text)).collect()
     }
@@ -285,10 +413,10 @@ mod tests {
         let mut listeners = Listeners::default();
         let both = wanted(&["web=127.0.0.1:0", "127.0.0.1:0"]);
         let first: Vec<String> =
-            listeners.provide(Generation(1), &both).expect("bound").into_iter().map(|(_, bound)| bound.to_owned()).collect();
+            listeners.provide(Generation(1), &both).expect("bound").iter().map(|provided| provided.bound_to.to_owned()).collect();
         assert_ne!(first[0], first[1]);
         let second: Vec<String> =
-            listeners.provide(Generation(2), &both[..1]).expect("held").into_iter().map(|(_, bound)| bound.to_owned()).collect();
+            listeners.provide(Generation(2), &both[..1]).expect("held").iter().map(|provided| provided.bound_to.to_owned()).collect();
         assert_eq!(second[0], first[0]);
         listeners.release(Generation(1));
         TcpStream::connect(&first[1]).expect("the next generation may want it");
@@ -300,11 +428,11 @@ mod tests {
     #[test]
     fn a_name_that_moves_leaves_the_old_listener_to_those_that_have_it() {
         let mut listeners = Listeners::default();
-        let bound = listeners.provide(Generation(1), &wanted(&["web=127.0.0.1:0"])).expect("bound")[0].1.to_owned();
+        let bound = listeners.provide(Generation(1), &wanted(&["web=127.0.0.1:0"])).expect("bound")[0].bound_to.to_owned();
         listeners.provide(Generation(2), &wanted(&["web=localhost:0"])).expect("bound");
         listeners.release(Generation(2));
         listeners.close_unused();
-        let again = listeners.provide(Generation(3), &wanted(&["web=127.0.0.1:0"])).expect("held")[0].1.to_owned();
+        let again = listeners.provide(Generation(3), &wanted(&["web=127.0.0.1:0"])).expect("held")[0].bound_to.to_owned();
         assert_eq!(again, bound);
         listeners.provide(Generation(4), &wanted(&["web=localhost:0", "unix:/nowhere/at/all"])).expect_err("there is no such directory");
         assert_eq!(listeners.held.len(), 1);
@@ -315,7 +443,7 @@ mod tests {
         let mut listeners = Listeners::default();
         let (socket, bound) = {
             let provided = listeners.provide(Generation(1), &wanted(&["127.0.0.1:0"])).expect("bound");
-            (provided[0].0.try_clone_to_owned().expect("a copy"), provided[0].1.to_owned())
+            (provided[0].socket.try_clone_to_owned().expect("a copy"), provided[0].bound_to.to_owned())
         };
         assert_eq!(listeners.check(), []);
         let copy = std::net::TcpListener::from(socket.try_clone().expect("a copy"));
@@ -337,11 +465,24 @@ mod tests {
     }
 
     #[test]
+    fn names_in_the_store_tell_all_addresses_apart_and_are_such_as_a_service_manager_takes() {
+        let all = ["127.0.0.1:0", "a=127.0.0.1:0", "b=127.0.0.1:0", "127.0.0.1:0", "unix:/run/a:b", "unix:/run/a_b", "/run/\u{e9}\t"];
+        let long = format!("unix:/{}", "x".repeat(106));
+        let wanted = wanted(&[&all[..], &[&long]].concat());
+        let names: BTreeSet<String> =
+            keys(&wanted).iter().map(|key| name_in_store(&key.store_name(), Some((u64::MAX, u64::MAX)))).collect();
+        assert_eq!(names.len(), wanted.len(), "{names:?}");
+        let is_good = |name: &String| name.len() <= 255 && name.bytes().all(|byte| (b'!'..=b'~').contains(&byte) && byte != b':');
+        assert!(names.iter().all(is_good), "{names:?}");
+        assert!(names.iter().any(|name| name.starts_with("overseer-127.0.0.1_0-")), "{names:?}");
+    }
+
+    #[test]
     fn an_address_that_overlaps_a_held_port_says_what_it_needs() {
         let mut listeners = Listeners::default();
         let port = {
             let provided = listeners.provide(Generation(1), &wanted(&[":0"])).expect("bound");
-            provided[0].1.rsplit_once(':').expect("a port").1.to_owned()
+            provided[0].bound_to.rsplit_once(':').expect("a port").1.to_owned()
         };
         // The held address was asked for as port 0, so ask for it by number first.
         listeners.release(Generation(1));
@@ -350,13 +491,23 @@ mod tests {
         let refusal = listeners.provide(Generation(2), &wanted(&[&format!("127.0.0.1:{port}")])).expect_err("it overlaps");
         assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
         assert_eq!(listeners.held.len(), 1);
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let with_mode = |mode: &str| wanted(&[&format!("unix:{}?mode={mode}", directory.path().join("app.sock").display())]);
+        listeners.provide(Generation(3), &with_mode("0600")).expect("bound");
+        let refusal = listeners.provide(Generation(4), &with_mode("0660")).expect_err("the file is there");
+        assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
     }
 
     #[test]
     fn a_listener_that_nobody_has_gives_way_to_one_that_overlaps_it_and_back() {
         let mut listeners = Listeners::default();
-        let port =
-            listeners.provide(Generation(1), &wanted(&["127.0.0.1:0"])).expect("bound")[0].1.rsplit_once(':').expect("a port").1.to_owned();
+        let port = listeners.provide(Generation(1), &wanted(&["127.0.0.1:0"])).expect("bound")[0]
+            .bound_to
+            .rsplit_once(':')
+            .expect("a port")
+            .1
+            .to_owned();
         listeners.release(Generation(1));
         listeners.close_unused();
         let (all, one) = (wanted(&[&format!(":{port}")]), wanted(&[&format!("127.0.0.1:{port}")]));

@@ -4,6 +4,7 @@
 
 mod listeners;
 mod log;
+pub(crate) mod notify;
 mod pid_file;
 mod poller;
 mod rehearsal;
@@ -31,6 +32,7 @@ use crate::sys::spawn::Spawn;
 use listeners::{Listeners, Refusal};
 use log::Log;
 use nix::unistd::Pid;
+use notify::Notify;
 use pid_file::PidFile;
 use poller::Poller;
 use rehearsal::Rehearsal;
@@ -85,8 +87,8 @@ struct Memory {
 struct Master {
     supervisor: Supervisor,
     started: Instant,
-    /// When the loop last went to sleep.
-    slept: Time,
+    /// When the loop was last seen to run.
+    awake: Time,
     /// We have stopped ourselves, so the SIGCONT that comes next needs no second count.
     has_stopped_itself: bool,
     signals: Signals,
@@ -108,6 +110,7 @@ struct Master {
     has_sought_memory: bool,
     has_unsaved: bool,
     pid_file: Option<PidFile>,
+    notify: Notify,
 }
 
 impl Master {
@@ -121,12 +124,18 @@ impl Master {
         loop {
             // With nothing in hand that the next one would not know of.
             self.replace_if_due();
-            self.slept = self.now();
             let ready = self.wait();
             self.take_signals();
+            self.awake = self.now();
             self.read_children(&ready);
             self.read_poller();
             self.rehearsals.iter_mut().for_each(Rehearsal::read);
+            if let Some(message) = self.notify.flush() {
+                self.log.write(&message);
+            }
+            if self.notify.take_refused() {
+                self.keep_listeners();
+            }
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
                 self.handle(Event::DeadlinePassed);
@@ -142,6 +151,7 @@ impl Master {
         interests.extend(links.iter().map(|link| Interest { descriptor: link.as_fd(), write: link.wants_write() }));
         interests.extend(self.poller.iter().flat_map(Poller::interests));
         interests.extend(self.rehearsals.iter().flat_map(Rehearsal::interests));
+        interests.extend(self.notify.interest());
         let has_frame = links.iter().any(|link| link.may_hold_frame());
         let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
         let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();
@@ -230,8 +240,20 @@ impl Master {
                 }
             }
             Action::CloseListeners => self.listeners.close(),
+            Action::RestartBy { signal } => {
+                if let Err(error) = self.signals.change(&self.original, signal) {
+                    let why = format!("its handler cannot be installed: {error}");
+                    self.log.write(&Message::SettingWaits { setting: "restart_signal".to_owned(), why });
+                }
+            }
             Action::Save => self.has_unsaved = true,
             Action::Say(message) => self.say(message),
+            Action::Notify(notices) => {
+                if let Some(message) = self.notify.tell(&notices) {
+                    self.log.write(&message);
+                }
+            }
+            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, &[]),
             Action::Leave(exit) => self.leave(exit),
         }
         None
@@ -330,8 +352,8 @@ impl Master {
             let now = self.now();
             // Only one that was slept through tells of a stop; anybody can send SIGCONT.
             if self.supervisor.deadline().is_some_and(|deadline| deadline < now) {
-                // Stopped by SIGSTOP, nobody knows since when: at most since the loop slept.
-                self.handle(Event::Continued { stopped: now.saturating_sub(self.slept) });
+                // Stopped by SIGSTOP, nobody knows since when: at most since the loop was awake.
+                self.handle(Event::Continued { stopped: now.saturating_sub(self.awake) });
             }
         }
         for arrived in all {
@@ -392,6 +414,14 @@ impl Master {
         let active = self.supervisor.active().and_then(|active| self.children.get(&active));
         if active.is_some_and(|active| active.has_listeners) {
             self.listeners.close_unused();
+            self.keep_listeners();
+        }
+    }
+
+    /// Lets the process manager's store have what is listened on.
+    fn keep_listeners(&mut self) {
+        if let Some(message) = self.listeners.keep_in_store(&mut self.notify) {
+            self.log.write(&message);
         }
     }
 
@@ -466,7 +496,8 @@ impl Master {
             ToMaster::Ready => self.handle(Event::Ready { generation }),
             ToMaster::Restart => self.handle(Event::RestartAsked { asker: Asker::Program }),
             ToMaster::Poll => self.handle(Event::PollAsked),
-            ToMaster::Pong | ToMaster::Unknown => {}
+            ToMaster::Pong => self.handle(Event::Pong { generation }),
+            ToMaster::Unknown => {}
         }
     }
 
@@ -488,7 +519,7 @@ impl Master {
         let settings = self.with_possible_source(hello.settings);
         let asks = Asks { protocol, addresses: hello.addresses };
         // What cannot be had is told at once; but if somebody is in the way that leaves first, it is tried then.
-        if let Err(refusal) = self.listeners.provide(generation, &asks.addresses)
+        if let Err(refusal) = self.listeners.hold_all(generation, &asks.addresses)
             && !(refusal.overlaps && self.supervisor.has_to_wait(generation, &settings))
         {
             let refused = self.refuse_address(generation, refusal);
@@ -503,24 +534,31 @@ impl Master {
 
     /// Answers a hello with the listeners, or with the reason why there are none.
     fn welcome(&mut self, generation: Generation) -> Option<Event> {
-        let Asks { protocol, addresses } = self.children.get_mut(&generation)?.asks.take()?;
-        let provided = self.listeners.provide(generation, &addresses).map(|provided| {
-            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|(socket, _)| socket.try_clone_to_owned()).collect();
-            (copies, provided.iter().map(|(_, bound_to)| (*bound_to).to_owned()).collect::<Vec<String>>())
+        let Asks { protocol, addresses: wanted } = self.children.get_mut(&generation)?.asks.take()?;
+        let held = self.listeners.hold_all(generation, &wanted);
+        // Before the child is told who keeps them.
+        self.keep_listeners();
+        let provided = held.map(|()| {
+            let provided = self.listeners.held_for(&wanted);
+            let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|listener| listener.socket.try_clone_to_owned()).collect();
+            let addresses: Vec<String> = provided.iter().map(|listener| listener.bound_to.to_owned()).collect();
+            let kept: Vec<usize> = provided.iter().enumerate().filter(|(_, listener)| listener.is_kept).map(|(place, _)| place).collect();
+            (copies, addresses, kept)
         });
         match provided {
-            Ok((Ok(sockets), addresses)) => {
+            Ok((Ok(sockets), addresses, kept)) => {
                 let id = self.children.get(&generation).and_then(|child| child.program.metadata().ok());
                 let id = id.and_then(|metadata| self.supervisor.record().id_of(&Identity::of(&metadata)).map(str::to_owned));
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
-                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses };
+                let pings = self.supervisor.watchdog().is_some();
+                let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept, pings };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
                 if let Some(child) = self.children.get_mut(&generation) {
                     child.has_listeners = true;
                 }
                 Some(Event::Welcomed { generation })
             }
-            Ok((Err(error), _)) => {
+            Ok((Err(error), ..)) => {
                 let why = format!("no descriptor is left for its listeners: {error}");
                 Some(self.refuse(generation, None, why, Blame::Nobody))
             }
@@ -537,7 +575,7 @@ impl Master {
 
     /// The settings of a generation, without a source of releases where upgrades are impossible. The first generation that brings a fetcher finds that out.
     fn with_possible_source(&mut self, settings: Settings) -> Settings {
-        if settings.source.is_some() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
+        if settings.looks() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
             let (memory, record) = start::remember(&self.place, &settings, &mut self.log);
             self.memory = memory;
             self.supervisor.adopt(record);
@@ -608,7 +646,7 @@ impl Master {
         }
         let (known, judged) = self.supervisor.known();
         let (state_dir, installed_signed_unix_s) = (memory.directory.path().to_owned(), self.supervisor.installed_signed_unix_s());
-        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s };
+        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming: self.supervisor.naming() };
         let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
         let Some(program) = program else { return failed("no generation serves".to_owned()) };
         match Poller::start(program.as_fd(), &order, &self.original) {
@@ -659,6 +697,9 @@ impl Master {
             && let Err(error) = file.remove()
         {
             self.log.write(&Message::PidFileLost { path: file.path().to_owned(), why: error.to_string() });
+        }
+        if let Some(message) = self.notify.tell_end(exit) {
+            self.log.write(&message);
         }
         self.log.write(&Message::MasterEnded { exit });
         process::end_as(exit)

@@ -5,6 +5,7 @@
 
 use super::listeners::Listeners;
 use super::log::Log;
+use super::notify::{self, Notify};
 use super::pid_file::PidFile;
 use super::rehearsal::Rehearsal;
 use super::snapshot::{ATTEMPTS_MAX, ChildState, FORMAT, Header, MemoryState, Snapshot};
@@ -154,6 +155,7 @@ impl Master {
             has_stopped_itself: self.has_stopped_itself,
             pid_file: self.pid_file.as_ref().map(|file| Ok::<_, io::Error>((file.path().to_owned(), Passed::of(file)?))).transpose()?,
             lost_lines: self.log.lost,
+            notify: self.notify.state().clone(),
         })
     }
 
@@ -166,7 +168,12 @@ impl Master {
             log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
         }
         process::set_name(snapshot.place.name());
-        let signals = Signals::resume(snapshot.signals, &snapshot.original, setup.settings.restart_signal)?;
+        // What holds is what the serving generation has said, as for all of its settings.
+        let signals = Signals::resume(snapshot.signals, &snapshot.original, snapshot.rules.restart_signal())?;
+        let (notify, warning) = Notify::from_environment(snapshot.notify);
+        warning.iter().for_each(|warning| log.write(warning));
+        let mut supervisor = snapshot.rules;
+        supervisor.has_process_manager(notify.is_wanted(), notify::watchdog());
         let children = snapshot.children.into_iter().map(|child| {
             let link = |state: Option<LinkState>| state.map(LinkState::take).transpose();
             let resumed = Child {
@@ -193,9 +200,10 @@ impl Master {
         // It was for the way back.
         drop(snapshot.header.predecessor.take()?);
         Ok(Self {
-            supervisor: snapshot.rules,
+            supervisor,
             started: Instant::now().checked_sub(monotonic().saturating_sub(snapshot.started)).unwrap_or_else(Instant::now),
-            slept: Duration::ZERO,
+            // Who is stopped while nobody is the master is stopped since then.
+            awake: snapshot.header.away_since.saturating_sub(snapshot.started),
             has_stopped_itself: snapshot.has_stopped_itself,
             signals,
             original: snapshot.original,
@@ -213,6 +221,7 @@ impl Master {
             has_sought_memory: snapshot.has_sought_memory,
             has_unsaved: true,
             pid_file: snapshot.pid_file.map(|(path, file)| Ok::<_, io::Error>(PidFile::resume(path, file.take()?))).transpose()?,
+            notify,
         })
     }
 
@@ -275,6 +284,8 @@ pub(crate) fn resume(setup: Result<Setup, Error>, file: &File) -> Error {
     // What has ended before the snapshot was made, and what ended since.
     master.reap();
     master.close_unused_listeners();
+    // What the one before could not, or did not know how to.
+    master.keep_listeners();
     master.live()
 }
 

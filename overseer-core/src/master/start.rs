@@ -2,10 +2,13 @@
 
 use super::listeners::Listeners;
 use super::log::Log;
+use super::notify::{self, Notify, NotifyState};
 use super::pid_file::PidFile;
 use super::{Master, Memory};
+use crate::activation::Offers;
 use crate::address::Address;
 use crate::binary::{self, Identity, Place, Record, StateDir};
+use crate::config::Upgrades;
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::{Generation, Settings, Start, Supervisor};
@@ -40,9 +43,19 @@ pub(crate) struct Setup {
     pub(crate) threads: Vec<String>,
 }
 
-/// Becomes the master. Returns only if it could not.
+/// Becomes the master. Returns only if it could not; the process manager has been told why.
 pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
+    // First of all: no descriptor that this process opens may be taken for one of those.
+    let offers = Offers::take().map_err(cannot_take)?;
     let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
+    let (mut notify, warning) = Notify::from_environment(NotifyState::default());
+    warning.iter().for_each(|warning| log.write(warning));
+    let Err(error) = come_up(setup, offers, log, &mut notify);
+    notify.tell_failure(&error);
+    Err(error)
+}
+
+fn come_up(setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) -> Result<Infallible, Error> {
     if !setup.threads.is_empty() {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
     }
@@ -50,7 +63,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     let place = Place::find(setup.state_dir.as_deref()).map_err(Error::system("cannot find the program's own file"))?;
     let own =
         files::own_file().and_then(|path| files::open_to_execute(&path)).map_err(Error::system("cannot open the program's own file"))?;
-    let has_sought_memory = setup.settings.source.is_some();
+    let has_sought_memory = setup.settings.looks();
     let (mut memory, mut record) = remember(&place, &setup.settings, &mut log);
     let is_counted = memory.as_mut().is_some_and(|memory| count_start(memory, &mut record, &own, &place, &original, &mut log));
     // That somebody else has what this master needs says nothing about the release.
@@ -71,8 +84,14 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         None => None,
     };
     let signals = Signals::install(&original, setup.settings.restart_signal).map_err(Error::system("cannot install signal handlers"))?;
-    let listeners = match bind(&setup.addresses) {
-        Ok(listeners) => listeners,
+    // From here on this process is the one that goes on, and not another file that it executes.
+    let offers = offers.close_on_exec().map_err(cannot_take)?;
+    let mut listeners = Listeners::with_offers(offers);
+    let bound = bind(&mut listeners, &setup.addresses);
+    let unclaimed = listeners.refuse_offers();
+    unclaimed.iter().chain(&listeners.describe_claimed()).for_each(|message| log.write(message));
+    match bound {
+        Ok(()) => {}
         Err(error) => {
             if let Some(file) = &pid_file {
                 let _ = file.remove();
@@ -82,7 +101,7 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
             }
             return Err(error);
         }
-    };
+    }
     let path = place.resolve().unwrap_or_else(|_| place.invoked().to_owned());
     log.write(&Message::MasterStarted { pid: std::process::id(), path: path.clone(), addresses: listeners.describe() });
     let mut settings = setup.settings;
@@ -92,11 +111,12 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     let previous = binary::previous::path_in(place.state_dir());
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let identity = own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
-    let supervisor = Supervisor::new(Start { settings, record, own: identity, path, previous, unix, seed: fastrand::u64(..) });
-    let master = Master {
+    let mut supervisor = Supervisor::new(Start { settings, record, own: identity, path, previous, unix, seed: fastrand::u64(..) });
+    supervisor.has_process_manager(notify.is_wanted(), notify::watchdog());
+    let mut master = Master {
         supervisor,
         started: Instant::now(),
-        slept: Duration::ZERO,
+        awake: Duration::ZERO,
         has_stopped_itself: false,
         signals,
         original,
@@ -113,17 +133,21 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
         has_sought_memory,
         has_unsaved: false,
         pid_file,
+        notify: std::mem::take(notify),
     };
+    master.keep_listeners();
     master.live()
 }
 
 /// What earlier masters have remembered; `None` where upgrades are off.
 pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
     let nothing = (None, Record::default());
-    if settings.source.is_none() && !place.state_dir().exists() {
+    if !settings.looks() && !place.state_dir().exists() {
         return nothing;
     }
-    let opened = match place.obstacle() {
+    // Who only names what is new replaces nothing.
+    let obstacle = place.obstacle().filter(|_| settings.upgrades() == Upgrades::Install);
+    let opened = match obstacle {
         Some(why) => Err(why),
         None => StateDir::open(place).map_err(|error| FetchError::chain(&error)),
     };
@@ -145,7 +169,7 @@ pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Op
             (Some(Memory { directory, lock, saved: None, has_said_second: false, shunned: None, has_said_unsaved: false }), record)
         }
         Err(why) => {
-            if settings.source.is_some() {
+            if settings.looks() {
                 log.write(&Message::UpgradesOff { why });
             }
             nothing
@@ -186,14 +210,17 @@ fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Pla
     record.probation.is_some()
 }
 
-/// Binds all addresses. One that is in use is tried again for 3 s.
-fn bind(addresses: &[Address]) -> Result<Listeners, Error> {
+fn cannot_take(source: std::io::Error) -> Error {
+    Error::system("cannot take the sockets that the service manager has passed")(source)
+}
+
+/// Takes or binds all addresses. One that is in use is tried again for 3 s.
+fn bind(listeners: &mut Listeners, addresses: &[Address]) -> Result<(), Error> {
     let wanted = addresses.iter().map(Address::wanted).collect::<Result<Vec<Wanted>, Error>>()?;
     let patience = Instant::now() + BIND_PATIENCE;
-    let mut listeners = Listeners::default();
     loop {
-        match listeners.provide(Generation(1), &wanted) {
-            Ok(_) => return Ok(listeners),
+        match listeners.hold_all(Generation(1), &wanted) {
+            Ok(()) => return Ok(()),
             // There is nothing to wait for that would tell when the address is free.
             Err(refusal) if refusal.is_in_use() && Instant::now() < patience => {
                 let _ = poll::wait(&[], Some(BIND_PAUSE));

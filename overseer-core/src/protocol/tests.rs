@@ -1,5 +1,6 @@
 use super::*;
 use crate::binary::Identity;
+use crate::config::Upgrades;
 use crate::signal::Signal;
 use crate::supervisor::Installation;
 use proptest::prelude::*;
@@ -78,7 +79,9 @@ fn hello() -> Box<Hello> {
             installation: Installation::AtNextRestart,
             overlap: true,
             max_draining: 4,
+            upgrades: None,
             upgrade_master: true,
+            answers_pings: false,
         },
     })
 }
@@ -100,6 +103,10 @@ fn is_golden<T: Serialize + DeserializeOwned + Debug>(name: &str, value: &T, fds
 #[test]
 fn what_a_child_says_in_version_1_is_written_and_read_as_ever() {
     is_golden("v1-child-hello.bin", &ToMaster::Hello(hello()), 0);
+    let notify = Settings { upgrades: Some(Upgrades::Notify), ..hello().settings };
+    is_golden("v1-child-hello-notify.bin", &ToMaster::Hello(Box::new(Hello { settings: notify, ..*hello() })), 0);
+    let watched = Hello { settings: Settings { answers_pings: true, ..hello().settings }, ..*hello() };
+    is_golden("v1-child-hello-watched.bin", &ToMaster::Hello(Box::new(watched)), 0);
     is_golden("v1-child-hello-plain.bin", &ToMaster::Hello(Box::default()), 0);
     is_golden("v1-child-drains.bin", &ToMaster::Drains, 0);
     is_golden("v1-child-ready.bin", &ToMaster::Ready, 0);
@@ -116,8 +123,12 @@ fn what_a_master_says_in_version_1_is_written_and_read_as_ever() {
         id: Some(release().id),
         path: "/srv/app".into(),
         addresses: vec!["[::]:3000".to_owned(), "/run/app.sock".to_owned()],
+        kept: Vec::new(),
+        pings: false,
     };
     is_golden("v1-master-welcome.bin", &ToChild::Welcome(welcome.clone()), 2);
+    is_golden("v1-master-welcome-kept.bin", &ToChild::Welcome(Welcome { kept: vec![1], ..welcome.clone() }), 2);
+    is_golden("v1-master-welcome-watched.bin", &ToChild::Welcome(Welcome { pings: true, ..welcome.clone() }), 2);
     is_golden("v1-master-welcome-plain.bin", &ToChild::Welcome(Welcome { id: None, addresses: Vec::new(), ..welcome }), 0);
     let refused = Refused { address: Some(":80".to_owned()), why: "not permitted".to_owned() };
     is_golden("v1-master-refused.bin", &ToChild::Refused(refused), 0);
@@ -144,8 +155,11 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
         running: file(11),
         judged: vec!["00".repeat(20)],
         installed_signed_unix_s: None,
+        naming: None,
     };
     is_golden("v1-master-order.bin", &order, 0);
+    let naming = Naming { is_identified: true, differs: Some("\"66f1-c\"".to_owned()) };
+    is_golden("v1-master-order-name.bin", &Order { naming: Some(naming), ..order.clone() }, 0);
     is_golden("v1-master-order-signed.bin", &Order { installed_signed_unix_s: Some(1_800_000_000), ..order }, 0);
     is_golden("v1-poll-progress.bin", &FromPoll::Progress { bytes: 65_536 }, 0);
     let signed = ReleaseName { signed_unix_s: Some(1_799_999_999), ..release() };
@@ -160,6 +174,7 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
         ("v1-poll-held-back.bin", Outcome::Refused { release: release(), verdict: Verdict::HoldBack, why: "hangs".to_owned() }, 0),
         ("v1-poll-blameless.bin", Outcome::Refused { release: release(), verdict: Verdict::Blameless, why: "disk full".to_owned() }, 0),
         ("v1-poll-mendable.bin", Outcome::Refused { release: release(), verdict: Verdict::Mendable, why: "not signed".to_owned() }, 0),
+        ("v1-poll-named.bin", Outcome::Named { release: ReleaseName { id: String::new(), ..release() } }, 0),
         ("v1-poll-staged.bin", Outcome::Staged(staged()), 1),
         ("v1-poll-staged-signed.bin", Outcome::Staged(Staged { release: signed, ..staged() }), 1),
     ] {

@@ -97,7 +97,7 @@ impl Supervisor {
                 child.deadline = Some(now + settings.ready_timeout.unwrap_or(settings.warm_up));
             }
             if self.active == Some(generation) && settings.installation == Installation::WithoutRestart {
-                self.settings = settings;
+                self.go_by(settings);
                 self.plan_first_look();
             }
         }
@@ -166,8 +166,8 @@ impl Supervisor {
     fn serves(&mut self, generation: Generation) {
         let Some(child) = self.child(generation) else { return };
         child.stage = Stage::Active;
-        self.settings = self.children[&generation].settings.clone();
-        let identity = self.children[&generation].identity;
+        let (settings, identity) = (child.settings.clone(), child.identity);
+        self.go_by(settings);
         self.act(Action::Accept { generation });
         self.act(Action::Trust { generation });
         self.accepts_again(generation);
@@ -437,7 +437,7 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&candidate) else { return };
         let (origin, kept) = (child.origin.clone(), std::mem::take(&mut child.kept));
         self.start_again(kept);
-        let serving = self.serving().unwrap_or(Serving::KeepsServing(candidate));
+        let serving = self.who_serves().unwrap_or(Serving::KeepsServing(candidate));
         match origin {
             Origin::Release(release) => {
                 self.act(Action::Discard);
@@ -670,11 +670,15 @@ impl Supervisor {
             return self.cut_look_short();
         }
         let Some(asker) = self.restart_wanted.take() else { return };
-        if let Some(release) = self.waiting.take() {
-            return self.try_release(release);
+        let may_install = self.may_install();
+        if let Some(release) = self.waiting.take_if(|_| may_install) {
+            self.try_release(release);
+            self.told.restarts_as = self.candidate;
+            return;
         }
         let generation = self.spawn(Program::AtPath, Origin::Restart);
         self.candidate = Some(generation);
+        self.told.restarts_as = self.candidate;
         let why = match asker {
             Asker::Signal => format!("got {}", self.settings.restart_signal),
             Asker::Program => "the program asked for it".to_owned(),

@@ -2,10 +2,11 @@
 
 use super::remembered::{self, RETRY_AFTER_MAX};
 use super::{Action, Blame, Installation, Stage, Supervisor, describe};
-use crate::binary::Identity;
+use crate::binary::{Identity, Named};
+use crate::config::Upgrades;
 use crate::fetcher::{FetchError, FetchErrorKind, Known};
 use crate::message::{Message, Seconds, Serving};
-use crate::protocol::{Outcome, ReleaseName, Report, Staged, Verdict};
+use crate::protocol::{Naming, Outcome, ReleaseName, Report, Staged, Verdict};
 use std::time::Duration;
 
 /// The first look comes this long after the first ready, or after the interval if that is shorter. A program that ends by itself may not live so long: there
@@ -31,7 +32,7 @@ impl Supervisor {
 
     /// The generation that serves has settings of its own, so the next look may be due at another time.
     pub(super) fn plan_first_look(&mut self) {
-        let Some(source) = self.settings.source.clone() else {
+        let Some(source) = self.settings.source.clone().filter(|_| self.settings.looks()) else {
             self.looking.next = None;
             return;
         };
@@ -55,7 +56,7 @@ impl Supervisor {
     }
 
     fn plan_look(&mut self, at: super::Time) {
-        if self.settings.source.is_none() {
+        if !self.settings.looks() {
             return;
         }
         self.looking.next = Some(at);
@@ -93,7 +94,8 @@ impl Supervisor {
             Installation::WithoutRestart => matches!(active.stage, Stage::Welcomed | Stage::Active),
             Installation::Proved | Installation::AtNextRestart => active.stage == Stage::Active,
         };
-        let may_look = !self.is_leaving() && self.candidate.is_none() && serves && self.looking.running_until.is_none();
+        let may_look =
+            !self.is_leaving() && self.candidate.is_none() && serves && self.looking.running_until.is_none() && !self.is_replacement_due();
         self.looking.next.filter(|_| may_look)
     }
 
@@ -118,7 +120,7 @@ impl Supervisor {
     }
 
     pub(super) fn poll_asked(&mut self) {
-        self.looking.again = self.settings.source.is_some();
+        self.looking.again = self.settings.looks();
     }
 
     pub(super) fn poll_progress(&mut self) {
@@ -176,6 +178,7 @@ impl Supervisor {
         let source = self.source();
         match report.outcome {
             Outcome::Unchanged => {
+                self.record.named = None;
                 self.looked("nothing new".to_owned());
                 self.say(Message::LookUnchanged { source });
             }
@@ -221,12 +224,56 @@ impl Supervisor {
                     Verdict::Blameless => self.release_failed(release, why, Blame::Nobody),
                 }
             }
+            Outcome::Named { release } => self.named(release),
+            Outcome::Staged(staged) if !self.may_install() => {
+                // That was not known yet when the look began.
+                self.act(Action::Discard);
+                self.named(staged.release);
+            }
             Outcome::Staged(staged) => {
                 self.looked(format!("found {}", describe(&staged.release)));
                 self.staged(staged);
             }
         }
         self.act(Action::Save);
+    }
+
+    /// Whether a release may take the program's place.
+    pub(crate) fn may_install(&self) -> bool {
+        self.settings.upgrades() == Upgrades::Install
+    }
+
+    /// What a look needs to know that is only to name what is new; `None` if what it finds may be installed.
+    pub(crate) fn naming(&self) -> Option<Naming> {
+        let (source, running) = (self.settings.source.as_deref().unwrap_or_default(), self.running());
+        let id = self.record.id_of(&running);
+        let installed = self.record.installed.iter().map(|installed| &installed.release);
+        let is_identified = installed.clone().any(|release| release.source == source && Some(release.id.as_str()) == id);
+        let named = self.record.named.iter().filter(|named| named.running == running && named.release.source == source);
+        let differs = named.map(|named| named.release.tag.clone()).next();
+        (!self.may_install()).then_some(Naming { is_identified, differs })
+    }
+
+    /// There is a release, and nobody may install it. That is said once of each.
+    fn named(&mut self, release: ReleaseName) {
+        let name = describe(&release);
+        self.looked(format!("found {name}, which is not to be installed"));
+        let (running, at_unix_s) = (self.running(), self.unix_s());
+        if self.record.is_unwanted(&release, at_unix_s) {
+            return;
+        }
+        let before = self.record.named.take().filter(|before| before.release.is_called_as(&release));
+        let is_news = before.is_none();
+        // It keeps the ID that it once had, and the day.
+        self.record.named = Some(match before {
+            Some(before) if release.id.is_empty() => Named { running, ..before },
+            Some(before) => Named { release, running, ..before },
+            None => Named { release, running, at_unix_s },
+        });
+        if is_news {
+            let (source, level) = (self.source(), self.settings.upgrades());
+            self.note(Message::NotInstalled { release: name, source, why: format!("upgrades are set to {level}") });
+        }
     }
 
     fn remember_memo(&mut self, memo: Option<String>) {
@@ -302,7 +349,7 @@ impl Supervisor {
 
     /// The release did not come up. It is tried again later, and rejected at the third failure.
     pub(super) fn release_failed(&mut self, release: ReleaseName, why: String, blame: Blame) {
-        let Some(serving) = self.serving() else { return };
+        let Some(serving) = self.who_serves() else { return };
         let name = describe(&release);
         if blame == Blame::Nobody {
             self.set_back();
@@ -314,7 +361,7 @@ impl Supervisor {
 
     /// The signature of the release was not accepted. Another one may be published for the same release, or other settings, so it is tried again until it is.
     fn release_waits_to_be_mended(&mut self, release: ReleaseName, why: String) {
-        let Some(serving) = self.serving() else { return };
+        let Some(serving) = self.who_serves() else { return };
         let pause = self.record.hold_back_until_mended(&release);
         self.hold_back(release, why, serving, pause);
     }
@@ -329,7 +376,7 @@ impl Supervisor {
     fn release_rejected(&mut self, release: ReleaseName, why: String) {
         let name = describe(&release);
         self.reject(release, why.clone());
-        if let Some(serving) = self.serving() {
+        if let Some(serving) = self.who_serves() {
             self.note(Message::Rejected { release: name, why, serving });
         }
     }

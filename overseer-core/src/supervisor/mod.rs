@@ -12,11 +12,13 @@
 //! - after TERM, INT or QUIT nothing is promoted or committed.
 //!
 //! The parts: `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
-//! release), `overlap` (who must not run beside whom), `remembered` (what follows from what is known of each, also without a master), `replacement` (when the master becomes
+//! release), `notify` (what the process manager is told), `overlap` (who must not run beside whom), `remembered` (what follows from what is
+//! known of each, also without a master), `replacement` (when the master becomes
 //! another file), `signals` (who gets which, and how the master leaves).
 
 mod generations;
 mod looks;
+mod notify;
 mod overlap;
 pub(crate) mod remembered;
 mod replacement;
@@ -29,6 +31,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use notify::{Notice, one_line};
 pub(crate) use settings::{Installation, Settings};
 
 use crate::binary::{Identity, Probation, Record};
@@ -36,6 +39,7 @@ use crate::message::Message;
 use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
+use notify::Told;
 use overlap::Gap;
 use replacement::Replacement;
 use serde::{Deserialize, Serialize};
@@ -132,6 +136,10 @@ pub(crate) enum Event {
         generation: Generation,
     },
     Ready {
+        generation: Generation,
+    },
+    /// It answers [`Action::Ping`].
+    Pong {
         generation: Generation,
     },
     /// What it says cannot be understood.
@@ -255,9 +263,19 @@ pub(crate) enum Action {
     /// See that nobody has shut down a listener or made it block.
     CheckListeners,
     CloseListeners,
+    /// This is the restart signal from now on.
+    RestartBy {
+        signal: Signal,
+    },
     /// Write the record to `state.json`.
     Save,
     Say(Message),
+    /// Tell the process manager, in one message.
+    Notify(Vec<Notice>),
+    /// Ask the generation for a sign of life.
+    Ping {
+        generation: Generation,
+    },
     /// Nobody is left: end as the program did.
     Leave(Exit),
 }
@@ -402,6 +420,8 @@ pub(crate) struct Supervisor {
     /// The file that the master itself runs.
     own: Identity,
     replacement: Replacement,
+    #[serde(default)]
+    told: Told,
     #[serde(with = "replacement::random")]
     random: fastrand::Rng,
     /// Empty whenever the rules are handed over.
@@ -450,6 +470,7 @@ impl Supervisor {
             record: start.record,
             own: start.own,
             replacement: Replacement::None,
+            told: Told::default(),
             random: fastrand::Rng::with_seed(start.seed),
             actions: VecDeque::new(),
         };
@@ -470,6 +491,7 @@ impl Supervisor {
             Event::Refused { generation, why, blame } => self.failed(generation, why, blame),
             Event::Drains { generation } => self.drains(generation),
             Event::Ready { generation } => self.ready(generation),
+            Event::Pong { generation } => self.pong(generation),
             Event::Misbehaved { generation, why } => self.misbehaved(generation, why),
             Event::Exited { generation, exit, why } => self.exited(generation, exit, why),
             Event::RestartAsked { asker } => self.restart_asked(asker),
@@ -501,7 +523,7 @@ impl Supervisor {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let children = self.children.values().filter_map(|child| child.deadline);
         let looking = self.looking.running_until.or(self.next_look());
-        children.chain(looking).chain(self.probation_until).chain(self.rehearsal_deadline()).min()
+        children.chain(looking).chain(self.probation_until).chain(self.rehearsal_deadline()).chain(self.notify_deadline()).min()
     }
 
     /// The generation that serves, or is being started with no other to serve instead.
@@ -530,6 +552,19 @@ impl Supervisor {
         let running = self.running();
         let is_on_probation = self.record.probation.as_ref().is_some_and(|probation| probation.identity == running);
         self.probation_until = is_on_probation.then(|| self.now + self.settings.probation);
+    }
+
+    /// What holds beyond the rules is told to the shell.
+    fn go_by(&mut self, settings: Settings) {
+        if settings.restart_signal != self.settings.restart_signal {
+            self.act(Action::RestartBy { signal: settings.restart_signal });
+        }
+        self.settings = settings;
+    }
+
+    /// The signal that restarts the program.
+    pub(crate) fn restart_signal(&self) -> Signal {
+        self.settings.restart_signal
     }
 
     fn is_leaving(&self) -> bool {
@@ -563,6 +598,7 @@ impl Supervisor {
             && self.children.is_empty()
             && self.looking.running_until.is_none()
         {
+            self.tell_process_manager();
             if self.actions.iter().all(|action| !matches!(action, Action::Leave(_))) {
                 self.act(Action::Leave(exit));
             }
@@ -572,6 +608,7 @@ impl Supervisor {
         self.limit_draining();
         self.restart_if_possible();
         self.look_if_due();
+        self.tell_process_manager();
     }
 
     fn deadline_passed(&mut self) {
@@ -599,6 +636,7 @@ impl Supervisor {
             *deadline = deadline.map(|deadline| deadline.saturating_add(stopped));
         }
         self.rehearsal_is_moved(stopped);
+        self.watch_is_moved(stopped);
         self.say(Message::Continued { after: crate::message::Seconds(stopped) });
     }
 }

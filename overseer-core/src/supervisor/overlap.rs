@@ -92,7 +92,7 @@ impl Supervisor {
     }
 
     /// Who serves although something has failed.
-    pub(super) fn serving(&self) -> Option<Serving> {
+    pub(super) fn who_serves(&self) -> Option<Serving> {
         let active = self.active?;
         Some(if self.last().is_some_and(|last| last != active) { Serving::StartsAgain(active) } else { Serving::KeepsServing(active) })
     }

@@ -109,6 +109,7 @@ impl Record {
     pub(crate) fn runs(&mut self, mut release: ReleaseName, now_unix_s: u64) {
         let before = self.installed.as_ref().map(|installed| &installed.release).filter(|before| before.is_same(&release));
         release.signed_unix_s = release.signed_unix_s.or(before.and_then(|before| before.signed_unix_s));
+        self.named = None;
         self.installed = Some(Installed { release, at_unix_s: now_unix_s });
     }
 
@@ -119,6 +120,7 @@ impl Record {
         let nameless = ReleaseName { id: String::new(), ..release.clone() };
         self.verdicts.retain(|judged| !judged.release.is_same(&release) && !judged.release.is_same(&nameless));
         self.remember_id(identity, &release.id);
+        self.named = None;
         self.installed = Some(Installed { release, at_unix_s: now_unix_s });
     }
 }

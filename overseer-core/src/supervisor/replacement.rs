@@ -80,6 +80,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether the master waits for nothing but its turn; a look that began now would keep it waiting.
+    pub(super) fn is_replacement_due(&self) -> bool {
+        matches!(self.replacement, Replacement::Due { .. })
+    }
+
     /// The generation whose file the master is to execute now. The shell asks when it has nothing else in hand.
     pub(crate) fn due_replacement(&self) -> Option<Generation> {
         let Replacement::Due { generation } = self.replacement else { return None };

@@ -1,5 +1,6 @@
 //! The settings that the master goes by. A child names its own in `Hello`, and they hold from the moment it is the active generation.
 
+use crate::config::Upgrades;
 use crate::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -53,9 +54,15 @@ pub(crate) struct Settings {
     /// How many old generations may drain at once.
     #[serde(skip_serializing_if = "is_usual")]
     pub(crate) max_draining: usize,
+    /// `None`: the program has not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) upgrades: Option<Upgrades>,
     /// Whether the master becomes the file that the serving generation runs.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) upgrade_master: bool,
+    /// Whether the program's process answers `Ping` where `Welcome` says that it will be asked, whatever the program does.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) answers_pings: bool,
 }
 
 impl Default for Settings {
@@ -76,8 +83,22 @@ impl Default for Settings {
             installation: Installation::Proved,
             overlap: true,
             max_draining: MAX_DRAINING,
+            upgrades: None,
             upgrade_master: true,
+            answers_pings: false,
         }
+    }
+}
+
+impl Settings {
+    /// What is done about a new release.
+    pub(crate) fn upgrades(&self) -> Upgrades {
+        self.upgrades.unwrap_or_default()
+    }
+
+    /// Whether the source is to be looked at.
+    pub(crate) fn looks(&self) -> bool {
+        self.source.is_some() && self.upgrades() != Upgrades::Off
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::testing::{Master, file, generation, release, report, seconds, settings};
 use super::{Action, Asker, Blame, Event, Generation, Installation, Program, Settings, Time};
+use crate::config::Upgrades;
 use crate::fetcher::FetchError;
 use crate::protocol::{Outcome, ReleaseName, Report, Verdict};
 use crate::signal::Signal;
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const STEPS: usize = 150_000;
+/// A process manager takes the service for hung if it has heard nothing for so long.
+const WATCHDOG: Duration = Duration::from_secs(60);
 const KILLED: Exit = Exit::Signal(Signal::KILL);
 /// At this start of a release that has not lived through its probation the previous binary runs, as in `master::start`.
 const STARTS_MAX: u32 = 3;
@@ -45,6 +48,7 @@ enum Happening {
     Refused(Generation, Blame),
     Ready(Generation),
     Nonsense(Generation),
+    Pong(Generation),
     Exits(Generation, Exit),
     Rehearses(bool),
     PollMoves,
@@ -74,7 +78,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
-            master: Master::new(settings()),
+            master: Master::new(settings()).under_a_manager(Some(WATCHDOG)),
             random: fastrand::Rng::with_seed(seed),
             coming: BTreeMap::new(),
             number: 0,
@@ -128,9 +132,18 @@ impl World {
         if self.one_in(6) {
             settings.probation = Duration::ZERO;
         }
+        if self.one_in(4) {
+            settings.restart_signal = Signal::HUP;
+        }
         if self.one_in(8) {
             settings.source = None;
         }
+        settings.upgrades = match self.random.u32(..12) {
+            0 => Some(Upgrades::Off),
+            1 => Some(Upgrades::Notify),
+            _ => None,
+        };
+        settings.answers_pings = !self.one_in(5);
         settings.installation = match self.random.u32(..10) {
             0 => Installation::WithoutRestart,
             1 => Installation::AtNextRestart,
@@ -172,6 +185,7 @@ impl World {
             Happening::Refused(generation, blame) if is_alive(&generation) => self.master.refuse(generation.0, blame),
             Happening::Ready(generation) if is_alive(&generation) => self.master.ready(generation.0),
             Happening::Nonsense(generation) if is_alive(&generation) => self.master.misbehaves(generation.0),
+            Happening::Pong(generation) if is_alive(&generation) => self.master.answers(generation.0),
             Happening::Exits(generation, exit) if is_alive(&generation) => self.master.exits(generation.0, exit),
             Happening::Rehearses(can) => self.master.rehearses(can),
             Happening::PollMoves if self.master.is_polling => self.master.handle(Event::PollProgress),
@@ -252,7 +266,7 @@ impl World {
             // Somebody is woken up.
             self.master.operator_puts(1);
         }
-        let mut next = self.master.after_reboot();
+        let mut next = self.master.after_reboot().under_a_manager(Some(WATCHDOG));
         if let Some(probation) = next.rules.record.probation.as_mut().filter(|probation| probation.identity == next.path) {
             probation.starts += 1;
             if probation.starts >= STARTS_MAX
@@ -262,7 +276,7 @@ impl World {
                 record.taken_back("started too often".to_owned(), 0);
                 next.path = previous;
                 next.saved = record;
-                next = next.after_reboot();
+                next = next.after_reboot().under_a_manager(Some(WATCHDOG));
                 *self.said.entry("start-taken-back").or_default() += 1;
             }
         }
@@ -291,6 +305,11 @@ impl World {
                 Action::Drain { generation, within } => self.is_drained(generation, within),
                 Action::Signal { generation, signal } => self.gets(generation, signal),
                 Action::Kill { generation } => self.after(0.003, Happening::Exits(generation, KILLED)),
+                // Some answer late, and some never.
+                Action::Ping { generation } if !self.one_in(50) => {
+                    let pause = if self.one_in(20) { self.pause(200.0) } else { 0.001 };
+                    self.after(pause, Happening::Pong(generation));
+                }
                 Action::Poll => self.polls(),
                 Action::KillPoll => {
                     let outcome = Outcome::Failed { error: FetchError::passing("killed") };
@@ -408,6 +427,10 @@ impl World {
                 Outcome::Refused { release, verdict: Verdict::Mendable, why: "not signed".to_owned() }
             }
             6 => Outcome::Refused { release: offered, verdict: Verdict::Blameless, why: "disk full".to_owned() },
+            _ if !self.master.rules.may_install() && !self.one_in(8) => {
+                // The others began to look before that was so, or are of a build that does not know of it.
+                Outcome::Named { release: ReleaseName { id: String::new(), ..offered } }
+            }
             _ if self.master.path != running => Outcome::Incomplete { why: "another file is at the path".to_owned() },
             _ => self.master.staging(self.published),
         };
@@ -453,6 +476,7 @@ fn a_master_keeps_its_promises_through_years_of_faults() {
 
 /// A simulation that does not come by these lines tests less than it seems to.
 const REACHED: &[&str] = &[
+    "answers-again",
     "committed",
     "commit-failed",
     "drain-overdue",
@@ -467,6 +491,8 @@ const REACHED: &[&str] = &[
     "memo-dropped",
     "misbehaved",
     "no-drain",
+    "not-installed",
+    "not-asked",
     "not-ready-yet",
     "own-file",
     "own-file-failed",
@@ -479,6 +505,7 @@ const REACHED: &[&str] = &[
     "restart-waits",
     "serves-again",
     "shutting-down",
+    "silent",
     "start-taken-back",
     "started-again",
     "take-back-failed",

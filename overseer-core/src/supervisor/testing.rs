@@ -2,7 +2,7 @@
 //! every event it checks what must always hold, so each test of the rules is a test of that too.
 
 use super::generations::LAST_MOMENT;
-use super::{Action, Asker, Blame, Event, Generation, Program, Settings, Stage, Start, Started, Supervisor, Time};
+use super::{Action, Asker, Blame, Event, Generation, Notice, Program, Settings, Stage, Start, Started, Supervisor, Time};
 use crate::binary::{Identity, Record};
 use crate::fetcher::FetchError;
 use crate::message::Message;
@@ -61,6 +61,80 @@ struct Told {
     is_faulty: bool,
 }
 
+/// A process manager, as far as it has been told.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ProcessManager {
+    is_there: bool,
+    pub(super) is_ready: bool,
+    pub(super) is_reloading: bool,
+    pub(super) is_stopping: bool,
+    pub(super) status: String,
+    /// All messages since somebody has last taken them, without status lines.
+    heard: Vec<Vec<Notice>>,
+    /// Who was asked for a sign of life and has not given one.
+    pinged: Option<Generation>,
+    /// Until when it waits.
+    pub(super) waits_until: Option<Time>,
+}
+
+impl ProcessManager {
+    /// Takes in one message, which must make sense.
+    fn hears(&mut self, notices: &[Notice], rules: &Supervisor, now: Time) {
+        assert!(self.is_there && !notices.is_empty(), "{notices:?} for nobody");
+        let states = notices.iter().filter(|notice| matches!(notice, Notice::Ready | Notice::Reloading | Notice::Stopping)).count();
+        assert!(states <= 1, "{notices:?} at once");
+        for notice in notices {
+            match notice {
+                Notice::Ready => {
+                    assert!(!self.is_stopping && (!self.is_ready || self.is_reloading), "ready again");
+                    (self.is_ready, self.is_reloading) = (true, false);
+                }
+                Notice::Reloading => {
+                    assert!(self.is_ready && !self.is_reloading && !self.is_stopping, "a reload without the end of the one before");
+                    self.is_reloading = true;
+                }
+                Notice::Stopping => {
+                    assert!(rules.is_leaving() && !self.is_stopping, "it stops twice, or not at all");
+                    self.is_stopping = true;
+                }
+                Notice::Status(status) => {
+                    assert!(*status != self.status && status.len() <= 512 && !status.contains('\n'), "{status}");
+                    self.status.clone_from(status);
+                }
+                Notice::Extend(time) => {
+                    assert!(*time <= Duration::from_secs(30), "{time:?}");
+                    assert!(!self.is_ready || self.is_reloading || self.is_stopping, "it waits for nothing");
+                    self.waits_until = Some(self.waits_until.map_or(now + *time, |until| until.max(now + *time)));
+                }
+                Notice::Watchdog => {
+                    assert!(self.is_ready && !self.is_stopping, "nobody watches");
+                    let makes_room = rules.last().is_some();
+                    assert!(makes_room || self.pinged.is_none() || self.pinged != rules.active, "a sign of life of one that is silent");
+                }
+            }
+        }
+        let said: Vec<Notice> = notices.iter().filter(|notice| !matches!(notice, Notice::Status(_))).cloned().collect();
+        if !said.is_empty() {
+            self.heard.push(said);
+        }
+    }
+
+    /// Whether it knows what the rules know.
+    fn check(&self, rules: &Supervisor) {
+        if !self.is_there {
+            return;
+        }
+        assert_eq!(self.is_stopping, rules.is_leaving());
+        if rules.is_leaving() {
+            return;
+        }
+        let serves = rules.active.and_then(|active| rules.children.get(&active)).is_some_and(|child| child.stage == Stage::Active);
+        assert!(self.is_ready || !serves, "it does not know that the service is ready");
+        let restarts = rules.restart_wanted.is_some() || (rules.candidate.is_some() && rules.candidate == rules.told.restarts_as);
+        assert!(!self.is_ready || self.is_reloading == restarts, "reloading: {}, restarting: {restarts}", self.is_reloading);
+    }
+}
+
 /// The shell of the rules, and everything around it.
 #[derive(Debug, Clone)]
 pub(super) struct Master {
@@ -94,6 +168,9 @@ pub(super) struct Master {
     /// How often the master has been replaced.
     pub(super) replaced: usize,
     settings: Settings,
+    /// What the shell takes for the restart signal.
+    restart_signal: Signal,
+    pub(super) manager: ProcessManager,
     told: BTreeMap<Generation, Told>,
     done: Vec<Action>,
     said: Vec<Message>,
@@ -146,7 +223,9 @@ impl Master {
             own: path,
             rehearsing: None,
             replaced: 0,
+            restart_signal: settings.restart_signal,
             settings,
+            manager: ProcessManager::default(),
             told: BTreeMap::new(),
             done: Vec::new(),
             said: Vec::new(),
@@ -190,6 +269,26 @@ impl Master {
         master.forget();
         assert_eq!((master.path, master.previous), (file(2), Some(file(ORIGINAL))));
         master
+    }
+
+    /// The same master, with a process manager that wants to be told, and watches with this watchdog.
+    pub(super) fn under_a_manager(mut self, watchdog: Option<Duration>) -> Self {
+        self.manager.is_there = true;
+        self.rules.has_process_manager(true, watchdog);
+        // Any event will do.
+        self.handle(Event::Drains { generation: generation(0) });
+        self
+    }
+
+    /// What the process manager was told since the last call, a list for each message, without status lines.
+    pub(super) fn heard(&mut self) -> Vec<Vec<Notice>> {
+        std::mem::take(&mut self.manager.heard)
+    }
+
+    /// The generation gives a sign of life.
+    pub(super) fn answers(&mut self, number: u64) {
+        self.manager.pinged.take_if(|pinged| *pinged == generation(number));
+        self.handle(Event::Pong { generation: generation(number) });
     }
 
     /// Lets time pass; deadlines on the way pass in their order.
@@ -409,8 +508,9 @@ impl Master {
             return self.handle(Event::NotReplaced { why: "the path holds another file".to_owned() });
         }
         let text = serde_json::to_string(&self.rules).expect("the rules can be written down");
-        let next: Supervisor = serde_json::from_str(&text).expect("they can be read");
+        let mut next: Supervisor = serde_json::from_str(&text).expect("they can be read");
         assert_eq!(next, self.rules, "something was lost on the way");
+        next.has_process_manager(self.manager.is_there, self.rules.watchdog());
         self.rules = next;
         self.own = program;
         self.replaced += 1;
@@ -439,7 +539,12 @@ impl Master {
             }
             match action {
                 Action::Say(message) => self.said.push(message),
-                Action::Save | Action::CheckListeners | Action::Rehearse { .. } | Action::EndRehearsal | Action::Welcome { .. } => {}
+                Action::Save
+                | Action::CheckListeners
+                | Action::Rehearse { .. }
+                | Action::EndRehearsal
+                | Action::Welcome { .. }
+                | Action::Notify(_) => {}
                 other => self.done.push(other),
             }
         }
@@ -466,8 +571,12 @@ impl Master {
             Action::Kill { generation } => {
                 assert!(self.alive.contains_key(generation), "generation {generation} is killed and was gone");
             }
-            Action::Commit { generation } => return Some(self.commit(*generation)),
+            Action::Commit { generation } => {
+                assert!(self.rules.may_install(), "generation {generation} is committed, and upgrades are not to be installed");
+                return Some(self.commit(*generation));
+            }
             Action::Install => {
+                assert!(self.rules.may_install(), "something is installed that is not to be");
                 let identity = self.staged.as_ref().map(|(_, identity, _)| *identity);
                 let installed = self.put_staged_at_path();
                 self.good.extend(identity.filter(|_| installed.is_ok()).map(|identity| identity.inode));
@@ -488,6 +597,14 @@ impl Master {
                 assert!(self.alive.is_empty(), "the master leaves {:?} behind", self.alive);
                 assert!(!self.is_polling, "the master leaves its poll behind");
                 self.left = Some(*exit);
+            }
+            Action::RestartBy { signal } => self.restart_signal = *signal,
+            Action::Notify(notices) => self.manager.hears(notices, &self.rules, self.now),
+            Action::Ping { generation } => {
+                assert!(self.alive.contains_key(generation) && self.rules.active == Some(*generation), "generation {generation} is asked");
+                // A second one might be one too many for a queue that it does not read.
+                assert!(self.manager.pinged != Some(*generation), "generation {generation} is asked again before it has answered");
+                self.manager.pinged = Some(*generation);
             }
             Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
         }
@@ -599,6 +716,7 @@ impl Master {
         assert!(self.left.is_some() || ids.len() == self.alive.len(), "nobody waits for one of {:?}", self.alive.keys());
         assert!(self.good.contains(&self.path.inode), "a file that has not proved itself is at the path: {:?}", self.path);
         assert_eq!(rules.looking.running_until.is_some(), self.is_polling, "the rules are wrong about the poll");
+        assert_eq!(rules.settings.restart_signal, self.restart_signal, "the shell has handlers for another restart signal");
         let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Waiting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
         let running: BTreeSet<Generation> = rules.children.iter().filter(|(_, child)| child.runs).map(|(id, _)| *id).collect();
         assert!(self.left.is_some() || self.running.keys().eq(&running), "the rules are wrong about who runs: {running:?}");
@@ -646,6 +764,7 @@ impl Master {
         if let Some(next) = rules.next_look() {
             assert!(next > self.now, "a look is due and nobody looks");
         }
+        self.manager.check(rules);
         self.check_children();
         for id in ids {
             if matches!(self.stage_of(id), Some(Stage::Active | Stage::WarmingUp)) {

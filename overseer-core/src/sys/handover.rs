@@ -60,7 +60,7 @@ impl Passed {
     }
 }
 
-/// A file without a name that holds these bytes: in memory, or an unlinked one where that is not to be had.
+/// A file without a name that holds these bytes: in memory, or an unlinked one in the directory for temporary files where that is not to be had.
 pub(crate) fn file_of(bytes: &[u8]) -> io::Result<File> {
     let file = system::memory_file().or_else(|_| tempfile::tempfile())?;
     file.write_all_at(bytes, 0)?;

@@ -4,6 +4,8 @@ use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{SockFlag, setsockopt, sockopt};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, Pid};
 use std::ffi::{CStr, OsStr};
@@ -35,6 +37,20 @@ pub(super) const MONOTONIC: libc::clockid_t = libc::CLOCK_MONOTONIC;
 /// How an exec refuses a file that is none to be executed.
 pub(super) const NOT_EXECUTABLE: &[Errno] = &[Errno::ENOEXEC, Errno::ELIBBAD, Errno::EINVAL];
 
+/// `PID_FS_MAGIC` of linux/magic.h: where pidfds have inodes of their own.
+const PIDFS: u64 = 0x5049_4446;
+
+/// The inode of this process's pidfd, which no other process has; `None` where the system is older than that.
+pub(super) fn own_pidfd_id() -> Option<u64> {
+    // SAFETY: pidfd_open(2) takes two numbers; what it answers is a descriptor that nobody else knows.
+    let pidfd = unsafe {
+        let answer = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0);
+        OwnedFd::from_raw_fd(RawFd::try_from(answer).ok().filter(|number| *number >= 0)?)
+    };
+    let is_pidfs = fstatfs(&pidfd).is_ok_and(|status| u64::try_from(status.filesystem_type().0) == Ok(PIDFS));
+    fstat(&pidfd).ok().filter(|_| is_pidfs).map(|status| status.st_ino)
+}
+
 /// A path that leads to the file that this process runs, also where that has no name any more.
 #[expect(clippy::unnecessary_wraps, reason = "other systems may not know")]
 pub(super) fn own_file() -> io::Result<PathBuf> {
@@ -59,11 +75,14 @@ pub(super) fn not_blocking(output: BorrowedFd<'_>) -> io::Result<File> {
 
 /// A file in memory.
 pub(super) fn memory_file() -> io::Result<File> {
-    // SAFETY: the name is a string that ends in a zero and lives through the call.
-    let made = unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), libc::MFD_CLOEXEC) };
-    let descriptor = Errno::result(made)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    let make = |flags| {
+        // SAFETY: the name is a string that ends in a zero and lives through the call.
+        let descriptor = Errno::result(unsafe { libc::memfd_create(c"overseer-snapshot".as_ptr(), flags) })?;
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+        Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    };
+    // A kernel before 6.3 does not know that a file is never to be executed; one that is told to insist on it (vm.memfd_noexec) makes no other.
+    make(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).or_else(|_: io::Error| make(libc::MFD_CLOEXEC))
 }
 
 /// renameat2(2), `RENAME_EXCHANGE`.

@@ -3,6 +3,7 @@
 //! A descriptor is an `OwnedFd` or a `BorrowedFd` from the moment it exists, and close-on-exec until [`spawn`] hands it to a
 //! child. What differs between systems stays in here: `linux.rs`, `freebsd.rs` and `macos.rs` have the same names.
 
+pub(crate) mod activation;
 #[cfg(not(target_os = "linux"))]
 mod bsd;
 pub(crate) mod connections;
@@ -10,6 +11,7 @@ pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod last_words;
 pub(crate) mod link;
+pub(crate) mod notify_socket;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod signals;

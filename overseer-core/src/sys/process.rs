@@ -7,8 +7,10 @@ use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +143,23 @@ pub(crate) fn set_name(name: &std::ffi::OsStr) {
 /// Sets which signal this process gets when its parent ends.
 pub(crate) fn set_parent_death_signal(signal: Signal) {
     system::follow_parent(signal);
+}
+
+/// The environment that this process was executed with, each variable as `NAME=value`: what the process manager gave it, whatever `main` has made of
+/// it since. A `main` that adds to a variable does so again in each process that it runs in, and in the master after each upgrade.
+pub(crate) fn given_environment() -> Vec<OsString> {
+    let block = std::fs::read("/proc/self/environ").unwrap_or_default();
+    let variables: Vec<&[u8]> = block.strip_suffix(b"\0").unwrap_or(&block).split(|byte| *byte == 0).collect();
+    // Whoever shows a title of its own in `ps` may have written over it.
+    if variables.iter().all(|variable| variable.contains(&b'=')) {
+        return variables.into_iter().map(|variable| OsString::from_vec(variable.to_vec())).collect();
+    }
+    let pair = |(mut name, value): (OsString, OsString)| {
+        name.push("=");
+        name.push(value);
+        name
+    };
+    std::env::vars_os().map(pair).collect()
 }
 
 /// Takes a variable out of the environment. Only while no other thread runs.

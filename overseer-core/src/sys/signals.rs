@@ -213,7 +213,7 @@ impl Signals {
                 known.fetch_add(count, Ordering::Relaxed);
             }
         }
-        Self::handle(original, always)?;
+        handle(original, always)?;
         Ok(this)
     }
 
@@ -221,32 +221,18 @@ impl Signals {
     /// unless it is `always`.
     pub(crate) fn install(original: &Original, always: Signal) -> io::Result<Self> {
         let this = Self::open()?;
-        Self::handle(original, always)?;
+        handle(original, always)?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         Ok(this)
     }
 
-    fn handle(original: &Original, always: Signal) -> io::Result<()> {
-        let signals = all().filter(|signal| {
-            let ours = matches!(*signal, Signal::CHLD | Signal::CONT | Signal::TSTP);
-            *signal == always || *signal == Signal::CHLD || ((ours || signal.can_be_caught()) && !original.ignored.contains(signal))
-        });
-        for signal in signals {
-            take(signal)?;
-        }
-        Ok(())
+    /// Another signal is `always` taken from now on; the one before is ignored again, if it was.
+    pub(crate) fn change(&self, original: &Original, always: Signal) -> io::Result<()> {
+        handle(original, always)
     }
 
-    /// Takes those of `signals` for which nobody has installed a handler; for a child, whose program comes first.
-    pub(crate) fn install_where_default(signals: &[Signal]) -> io::Result<Self> {
-        let this = Self::open()?;
-        for signal in signals.iter().filter(|signal| is_default(**signal)) {
-            take(*signal)?;
-        }
-        Ok(this)
-    }
-
-    fn open() -> io::Result<Self> {
+    /// No signal is taken yet: for a child, where [`take_where_default`] says when.
+    pub(crate) fn open() -> io::Result<Self> {
         let (pipe, writer) = io::pipe()?;
         let (pipe, writer) = (OwnedFd::from(pipe), OwnedFd::from(writer));
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -279,6 +265,20 @@ impl Signals {
     }
 }
 
+/// Takes the master's signals. One that was ignored stays so, also where another program in this process had a handler for it.
+fn handle(original: &Original, always: Signal) -> io::Result<()> {
+    for signal in all() {
+        let ours = matches!(signal, Signal::CHLD | Signal::CONT | Signal::TSTP);
+        let was_ignored = original.ignored.contains(&signal);
+        if signal == always || signal == Signal::CHLD || ((ours || signal.can_be_caught()) && !was_ignored) {
+            take(signal)?;
+        } else if was_ignored {
+            set(signal, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))?;
+        }
+    }
+    Ok(())
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
@@ -290,6 +290,19 @@ pub(crate) fn take(signal: Signal) -> io::Result<()> {
     let handler = SigHandler::SigAction(handler);
     // One at a time: a few handlers inside each other do not fit the stack that Rust's runtime has made for them.
     set(signal, &SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::all())).map(drop)
+}
+
+/// Takes those of `signals` for which nobody has installed a handler; for a child, whose program comes first, and which has its [`Signals`] already.
+pub(crate) fn take_where_default(signals: &[Signal]) -> io::Result<()> {
+    signals.iter().filter(|signal| is_default(**signal)).try_for_each(|signal| take(*signal))
+}
+
+/// Does something while this thread takes no signals. A thread that it starts takes none all its life.
+pub(crate) fn with_signals_blocked<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let done = act();
+    before.thread_set_mask()?;
+    Ok(done)
 }
 
 extern "C" fn nothing(_signal: libc::c_int) {}

@@ -14,7 +14,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Idle time before the first keep-alive probe of a connection, and between two: 3 min, as the Go original has it.
@@ -39,6 +39,10 @@ pub(crate) fn listen(address: &Address, resolved: &[SocketAddr]) -> io::Result<O
             Err(refused)
         }
         Kind::Unix { path, mode } => listen_unix(path, *mode),
+        Kind::Systemd { .. } => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the service manager passes its sockets when the service starts, and none of that name is held: put this version at the program's path and restart the service",
+        )),
     }
 }
 
@@ -131,7 +135,8 @@ pub(crate) fn listen_again(socket: BorrowedFd<'_>, bound_to: &str) -> io::Result
     start_listening(socket)
 }
 
-fn bound_to_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+/// What a TCP socket is bound to.
+pub(crate) fn bound_to_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     let address = getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()).ok()?;
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
@@ -152,6 +157,45 @@ pub(crate) fn make_nonblocking(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// The path that a Unix socket is bound to.
+pub(crate) fn path_of(socket: BorrowedFd<'_>) -> Option<PathBuf> {
+    getsockname::<UnixAddr>(socket.as_raw_fd()).ok()?.path().map(Path::to_owned)
+}
+
+/// Whether an IPv6 socket leaves IPv4 to others.
+pub(crate) fn is_v6_only(socket: BorrowedFd<'_>) -> bool {
+    getsockopt(&socket, sockopt::Ipv6V6Only).unwrap_or(true)
+}
+
+/// Makes a socket of somebody else's one of ours: it does not block, and its backlog is the system's maximum.
+///
+/// # Errors
+/// It is no TCP or Unix stream socket, is not bound, or cannot listen, as one that is connected.
+pub(crate) fn accept_from(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let is_stream = getsockopt(&socket, sockopt::SockType)? == SockType::Stream;
+    let is_bound = path_of(socket).is_some() || bound_to_address(socket).is_some_and(|address| address.port() != 0);
+    if !is_stream || !is_bound {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    make_nonblocking(socket)?;
+    start_listening(socket)
+}
+
+/// What the descriptor is, for a message.
+pub(crate) fn describe(descriptor: BorrowedFd<'_>) -> String {
+    let kind = match getsockopt(&descriptor, sockopt::SockType) {
+        Ok(SockType::Stream) if is_listening(descriptor) => "a listening socket",
+        Ok(SockType::Stream) => "a connection",
+        Ok(SockType::Datagram) => "a datagram socket",
+        Ok(_) => "a socket of another kind",
+        Err(_) => return "no socket".to_owned(),
+    };
+    match bound_to(descriptor).as_str() {
+        "" | "unix:" => kind.to_owned(),
+        bound_to => format!("{kind} on {bound_to}"),
+    }
+}
+
 /// Whether the socket is a Unix one.
 pub(crate) fn is_unix(socket: BorrowedFd<'_>) -> bool {
     getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()).is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
@@ -166,8 +210,10 @@ pub(crate) fn bound_to(socket: BorrowedFd<'_>) -> String {
     bound_to_address(socket).map(|address| address.to_string()).unwrap_or_default()
 }
 
-/// The inode of a Unix socket's file, to know it again when it is to be removed.
-pub(crate) fn file_of(path: &Path) -> Option<(u64, u64)> {
+/// Device and inode of a Unix socket's file, to know it again when it is to be removed.
+pub(crate) type FileId = (u64, u64);
+
+pub(crate) fn file_of(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 

@@ -6,23 +6,26 @@
 //! A script (`#!`) is started by its interpreter, which opens it as `/dev/fd/N`. So its descriptor, and no other, is left open for the new process; the
 //! kernel refuses it else (ENOENT).
 
+use super::activation;
 use super::link::Link;
+use super::notify_socket;
+use super::process;
 use super::signals::Original;
 use super::system;
 use crate::binary::header;
 use crate::protocol::EXEC_FAILED;
-use crate::role::RoleName;
+use crate::role::{RoleName, VARIABLE};
 use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork};
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Whoever writes a file while it is executed (ETXTBSY) has copied a descriptor in a fork and closes it in its exec; so the exec is tried again.
 const BUSY_TRIES: u32 = 20;
@@ -46,7 +49,7 @@ pub(crate) struct Spawn<'a> {
 }
 
 impl Spawn<'_> {
-    /// Starts the process with our arguments and environment. Does not wait for the exec: that it failed comes over the link, as
+    /// Starts the process with our arguments, and the environment that we were given. Does not wait for the exec: that it failed comes over the link, as
     /// [`Received::ExecFailed`](super::link::Received::ExecFailed), before the process ends with code 127.
     ///
     /// # Errors
@@ -85,34 +88,26 @@ impl Spawn<'_> {
     }
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
+        let is_masters =
+            |name: &OsStr| name == activation::STORE_SIZE || notify_socket::VARIABLES.contains(&name.to_str().unwrap_or_default());
         let role = self.role.variable_for(socket)?;
-        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE);
-        c_strings(others.chain([role]).map(|(name, value)| {
-            let mut pair = name;
-            pair.push("=");
-            pair.push(value);
-            pair
-        }))
+        c_strings(environment_with(Some(role), |name| !is_masters(name) && !activation::is_for_us_alone(name)))
     }
 }
 
-/// Becomes another program: the same process, arguments and environment, with the signals as they were before handlers of ours. Returns only if it could not.
+/// Becomes another program: the same process, arguments and given environment, with the signals as they were before handlers of ours. Returns only if it could not.
 pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error {
     original.restore();
     become_program(program, None)
 }
 
-/// Becomes another program: the same process, arguments and environment, and this variable. Signals that are held stay so. Returns only if it could not.
+/// Becomes another program: the same process, arguments and given environment, and this variable. Signals that are held stay so. Returns only if it could not.
+///
+/// Whoever has a variable gets its descriptors by that, and none that were passed to this process at its start; a fresh start gets those too.
 pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
-    let strings = c_strings(std::env::args_os()).and_then(|arguments| {
-        let others = std::env::vars_os().filter(|(name, _)| name != crate::role::VARIABLE);
-        let environment = others.chain(variable).map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            name
-        });
-        Ok((arguments, c_strings(environment)?))
-    });
+    let is_start = variable.is_none();
+    let environment = environment_with(variable, |name| is_start || !activation::is_for_us_alone(name));
+    let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, c_strings(environment)?)));
     let (arguments, environment) = match strings {
         Ok(strings) => strings,
         Err(error) => return error,
@@ -138,6 +133,18 @@ pub(crate) fn is_not_executable(errno: Errno) -> bool {
 /// Whether the kernel will hand the file to an interpreter. One that cannot be read is no script for anybody.
 pub(crate) fn is_script(program: BorrowedFd<'_>) -> bool {
     system::readable(program).is_ok_and(|file| header::is_script(&file).unwrap_or(false))
+}
+
+/// What is kept of the environment as the process manager gave it, with the variable of a role.
+fn environment_with(role: Option<(OsString, OsString)>, is_kept: impl Fn(&OsStr) -> bool) -> impl Iterator<Item = OsString> {
+    let name =
+        |variable: &OsString| OsStr::from_bytes(variable.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default()).to_owned();
+    let role = role.map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    });
+    process::given_environment().into_iter().filter(move |variable| name(variable) != VARIABLE && is_kept(&name(variable))).chain(role)
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {

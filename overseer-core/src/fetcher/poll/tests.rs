@@ -21,6 +21,7 @@ struct Scene {
     state_dir: PathBuf,
     judged: Vec<String>,
     installed_signed_unix_s: Option<u64>,
+    naming: Option<Naming>,
 }
 
 impl Scene {
@@ -33,13 +34,14 @@ impl Scene {
         testing::program(&path, Part::Good);
         let place = crate::binary::Place::at(&path, None).expect("a place");
         let state_dir = StateDir::open(&place).expect("a state directory").path().to_owned();
-        Self { directory, path, state_dir, judged: Vec::new(), installed_signed_unix_s: None }
+        Self { directory, path, state_dir, judged: Vec::new(), installed_signed_unix_s: None, naming: None }
     }
 
     fn order(&self, known: Known) -> Order {
         let running = Identity::of(&fs::metadata(&self.path).expect("metadata"));
         let (path, state_dir, judged) = (self.path.clone(), self.state_dir.clone(), self.judged.clone());
-        Order { known, path, state_dir, running, judged, installed_signed_unix_s: self.installed_signed_unix_s }
+        let (installed_signed_unix_s, naming) = (self.installed_signed_unix_s, self.naming.clone());
+        Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming }
     }
 
     fn look(&self, fetcher: impl Fetcher) -> (Report, Option<File>) {
@@ -554,6 +556,64 @@ fn a_disk_that_is_full_at_any_point_is_said_and_nothing_is_left() {
             scene.has_only_the_program();
         }
     });
+}
+
+#[cfg(feature = "unpack")]
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(bytes).expect("packed");
+    packer.finish().expect("packed")
+}
+
+/// What a look says that is only to name what is new: whether it is the running file, and with which ID.
+fn named(scene: &Scene, fetcher: impl Fetcher) -> (bool, String) {
+    let (report, file) = scene.look(fetcher);
+    assert!(file.is_none());
+    scene.has_only_the_program();
+    match report.outcome {
+        Outcome::Same { release } => (true, release.id),
+        Outcome::Named { release } => {
+            assert!(report.memo.is_none(), "it would hide the release from the look that installs it");
+            assert_eq!(release.tag, "one");
+            (false, release.id)
+        }
+        other => panic!("it was not named: {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_only_to_be_named_is_not_downloaded_if_its_source_says_enough() {
+    use sha2::Digest as _;
+    let mut scene = Scene { naming: Some(Naming::default()), ..Scene::new() };
+    let running = fs::read(&scene.path).expect("read");
+    let bytes = running.len() as u64;
+    let digest = |of: &[u8]| Digest::new(DigestAlgorithm::Sha256, sha2::Sha256::digest(of).to_vec()).expect("a digest");
+    let unread = |name: &'static str, change: fn(Release, Digest) -> Release, digest: Digest, size_bytes: u64| {
+        fetcher_fn("here", move |_| {
+            let release = Release::new("one", name, Unread).size_bytes(size_bytes);
+            Ok(Look::release(change(release, digest.clone())).remember("a memo"))
+        })
+    };
+    let (own, other) = (digest(&running), digest(b"another one"));
+    assert_eq!(named(&scene, unread("app", Release::digest, own.clone(), bytes)), (true, id(&running)));
+    assert_eq!(named(&scene, unread("app", Release::digest, other, bytes)), (false, String::new()));
+    assert_eq!(named(&scene, unread("app", Release::digest, own.clone(), bytes + 1)), (false, String::new()));
+    for naming in [Naming { is_identified: true, differs: None }, Naming { is_identified: false, differs: Some("one".to_owned()) }] {
+        scene.naming = Some(naming);
+        assert_eq!(named(&scene, unread("app", Release::digest_beside, own.clone(), bytes)), (false, String::new()));
+        assert_eq!(named(&scene, unread("app.gz", Release::digest, own.clone(), bytes)), (false, String::new()));
+    }
+}
+
+#[test]
+fn what_is_only_to_be_named_is_compared_by_its_bytes_if_nothing_else_tells() {
+    let scene = Scene { naming: Some(Naming { is_identified: false, differs: Some("zero".to_owned()) }), ..Scene::new() };
+    let (running, other) = (fs::read(&scene.path).expect("read"), release());
+    assert_eq!(named(&scene, offer("app", running.clone())), (true, id(&running)));
+    // Of the same size, and nothing of it is executed.
+    assert_eq!(named(&scene, offer("app", other.clone())), (false, id(&other)));
+    #[cfg(feature = "unpack")]
+    assert_eq!(named(&scene, offer("app.gz", gzip(&running))), (true, id(&running)));
 }
 
 #[test]

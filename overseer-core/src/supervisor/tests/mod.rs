@@ -2,6 +2,7 @@
 
 mod leaving;
 mod looks;
+mod notify;
 mod orders;
 mod overlap;
 mod probation;
@@ -9,6 +10,7 @@ mod restart;
 mod signals;
 mod signatures;
 mod upgrade;
+mod upgrades;
 mod verdicts;
 
 use super::testing::{Master, generation, seconds};

@@ -214,7 +214,7 @@ fn whatever_happens_while_a_generation_serves_the_master_keeps_its_promises() {
 
 #[test]
 fn whatever_happens_during_an_upgrade_the_master_keeps_its_promises() {
-    let mut warming_up = Master::upgrading(settings());
+    let mut warming_up = Master::upgrading(settings()).under_a_manager(None);
     warming_up.comes_up(2);
     warming_up.forget();
     assert!(explore("warming up", warming_up) > 1000);
@@ -238,7 +238,7 @@ fn whatever_happens_in_a_probation_the_master_keeps_its_promises() {
 
 #[test]
 fn whatever_happens_while_a_release_waits_for_a_restart_the_master_keeps_its_promises() {
-    let mut waiting = Master::serving(Settings { installation: Installation::AtNextRestart, ..settings() });
+    let mut waiting = Master::serving(Settings { installation: Installation::AtNextRestart, ..settings() }).under_a_manager(None);
     waiting.until(1.0);
     waiting.finds(2);
     assert!(explore("a release waits", waiting) > 1000);

@@ -381,8 +381,10 @@ fn the_settings_of_the_generation_that_serves_hold() {
     master.welcome_with(2, hasty);
     assert_eq!(master.rules.settings.restart_signal, Signal::USR2, "not yet");
     master.ready(2);
+    master.forget();
     master.until(1.0);
     assert_eq!(master.rules.settings.restart_signal, Signal::HUP);
+    assert!(master.done().contains(&Action::RestartBy { signal: Signal::HUP }), "the shell needs a handler for it");
     master.forget();
     master.signal(Signal::HUP);
     assert_eq!(master.done(), [spawn(3, Program::AtPath)]);

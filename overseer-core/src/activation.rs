@@ -1,0 +1,261 @@
+//! Sockets that the service manager has passed to this process: those of socket units (systemd.socket(5)), and those that an earlier master has put into
+//! the descriptor store (`FileDescriptorStoreMax=`, systemd.service(5)). Which of them does an address mean?
+//!
+//! An address `systemd:NAME` means the one with that name. Any other address means a stored one that was bound for the same address before, or whichever is bound to
+//! just what it asks for; so a program comes up with a socket unit and without one, and gets back what it had.
+
+use crate::address::{Address, Kind};
+use crate::sys::activation::{self, Given};
+use crate::sys::sockets::{self, FileId};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Names in the store begin with this.
+const STORED: &str = "overseer-";
+
+/// Who holds a listening socket open besides this master.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Keeper {
+    #[default]
+    Nobody,
+    /// The service manager, for a socket unit, under this name. The socket's file and its end are that one's too.
+    SocketUnit(String),
+    /// The service manager, for the next master, under this name.
+    Store(String),
+}
+
+impl Keeper {
+    /// Whether the socket lives on without this master: then nobody may shut it down, which would hold for whoever comes next.
+    pub(crate) fn outlives_master(&self) -> bool {
+        *self != Self::Nobody
+    }
+}
+
+/// What an address means.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) socket: OwnedFd,
+    pub(crate) keeper: Keeper,
+    /// The file of a Unix socket that is the master's to remove.
+    pub(crate) file: Option<(PathBuf, FileId)>,
+}
+
+/// The sockets that no address has claimed yet.
+#[derive(Debug, Default)]
+pub(crate) struct Offers(Vec<Given>);
+
+impl Offers {
+    /// Takes what was passed to this process; see [`activation::take`]. An exec hands it on until [`Offers::close_on_exec`].
+    pub(crate) fn take() -> io::Result<Self> {
+        activation::take().map(Self)
+    }
+
+    /// Keeps it to this process.
+    pub(crate) fn close_on_exec(self) -> io::Result<Self> {
+        self.0.iter().try_for_each(Given::close_on_exec)?;
+        Ok(self)
+    }
+
+    /// The socket that the address means, ready to be accepted on, if one is there. `store_name` is what it is called in the descriptor store, without its file.
+    ///
+    /// # Errors
+    /// The address asks for one by a name that is not there, or that is no TCP or Unix socket to accept on.
+    pub(crate) fn claim(&mut self, address: &Address, resolved: &[SocketAddr], store_name: Option<&str>) -> io::Result<Option<Claim>> {
+        if let Kind::Systemd { fd_name } = &address.kind {
+            let place = self.0.iter().position(|given| given.name == *fd_name);
+            let place = place.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, self.why_not_there()))?;
+            let what = sockets::describe(self.0[place].descriptor.as_fd());
+            if sockets::accept_from(self.0[place].descriptor.as_fd()).is_err() {
+                let number = self.0[place].descriptor.as_raw_fd();
+                let why = format!(
+                    "descriptor {number}, which the service manager has passed under this name, is {what}, not a TCP or Unix socket to accept on"
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            let Given { name, descriptor } = self.0.remove(place);
+            return Ok(Some(Claim { socket: descriptor, keeper: Keeper::SocketUnit(name), file: None }));
+        }
+        let is_own =
+            |given: &Given| store_name.is_some_and(|name| file_in(&given.name, name).is_some()) && fits(given, address, resolved, true);
+        let found = self.0.iter().position(is_own).or_else(|| self.0.iter().position(|given| fits(given, address, resolved, false)));
+        let Some(place) = found.filter(|place| sockets::accept_from(self.0[*place].descriptor.as_fd()).is_ok()) else { return Ok(None) };
+        let Given { name, descriptor } = self.0.remove(place);
+        if !name.starts_with(STORED) {
+            return Ok(Some(Claim { socket: descriptor, keeper: Keeper::SocketUnit(name), file: None }));
+        }
+        let mut file = None;
+        if let Kind::Unix { path, mode } = &address.kind {
+            file = sockets::file_of(path).map(|id| (path.clone(), id));
+            if let Some(mode) = mode {
+                fs::set_permissions(path, Permissions::from_mode(*mode))?;
+            }
+        }
+        Ok(Some(Claim { socket: descriptor, keeper: Keeper::Store(name), file }))
+    }
+
+    fn why_not_there(&self) -> String {
+        let names: Vec<&str> = self.0.iter().map(|given| given.name.as_str()).filter(|name| !name.starts_with(STORED)).collect();
+        match names[..] {
+            [] => "the service manager has passed no socket that is left to take: is the service started by its socket unit?".to_owned(),
+            _ => format!("the service manager has passed no socket of that name that is left to take; there are: {}", names.join(", ")),
+        }
+    }
+
+    /// The names of those that were stored for an address that is not asked for any more; they are closed.
+    pub(crate) fn close_stored(&mut self) -> Vec<String> {
+        self.0.extract_if(.., |given| given.name.starts_with(STORED)).map(|given| given.name).collect()
+    }
+
+    /// Name and nature of those that are left; they are closed.
+    pub(crate) fn close(self) -> Vec<(String, String)> {
+        self.0.into_iter().map(|given| (sockets::describe(given.descriptor.as_fd()), given.name)).map(|(what, name)| (name, what)).collect()
+    }
+}
+
+/// Whether the socket is bound to what the address asks for. One that was bound for it before may have a port that the system chose, and IPv4 alone.
+fn fits(given: &Given, address: &Address, resolved: &[SocketAddr], is_own: bool) -> bool {
+    let bound_to = || sockets::bound_to_address(given.descriptor.as_fd());
+    let has_port = |bound: &SocketAddr, port: u16| bound.port() == port || (port == 0 && is_own);
+    match &address.kind {
+        Kind::TcpAny { port } => bound_to().is_some_and(|bound| {
+            let is_both = bound.is_ipv6() && !sockets::is_v6_only(given.descriptor.as_fd());
+            bound.ip().is_unspecified() && has_port(&bound, *port) && (is_both || is_own)
+        }),
+        Kind::Tcp { host, port } => bound_to().is_some_and(|bound| {
+            let is_number = host.parse::<IpAddr>().is_ok_and(|ip| ip == bound.ip());
+            has_port(&bound, *port) && (is_number || resolved.iter().any(|address| address.ip() == bound.ip()))
+        }),
+        Kind::Unix { path, .. } => {
+            let bound = sockets::path_of(given.descriptor.as_fd());
+            let is_same = bound.is_some_and(|bound| absolute(&bound) == absolute(path));
+            // Where another file is at the path, nobody can connect to this socket any more.
+            is_same
+                && (!given.name.starts_with(STORED) || sockets::file_of(path).is_some_and(|file| given.name.ends_with(&suffix(Some(file)))))
+        }
+        Kind::Systemd { .. } => false,
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What the socket is called in the descriptor store: how its address is known there, and its file if it is a Unix one. `FDNAME=` takes at most 255
+/// characters of ASCII, without colons and control characters (sd_notify(3)).
+pub(crate) fn name_in_store(store_name: &str, file: Option<FileId>) -> String {
+    format!("{STORED}{store_name}{}", suffix(file))
+}
+
+fn suffix(file: Option<FileId>) -> String {
+    file.map(|(device, inode)| format!("-{device:x}.{inode:x}")).unwrap_or_default()
+}
+
+/// Whether the name in the store is that of `store_name`; with its file's part, if it has one.
+fn file_in<'a>(name: &'a str, store_name: &str) -> Option<&'a str> {
+    let rest = name.strip_prefix(STORED)?.strip_prefix(store_name)?;
+    (rest.is_empty() || rest.starts_with('-')).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    fn offer(name: &str, socket: impl Into<OwnedFd>) -> Given {
+        Given { name: name.to_owned(), descriptor: socket.into() }
+    }
+
+    /// Whether the address gets the socket that was passed under this name, and what keeps it then.
+    fn keeper(address: &str, store_name: &str, name: &str, socket: impl Into<OwnedFd>) -> Option<Keeper> {
+        let address = Address::parse(address).expect(address);
+        let resolved = address.wanted().expect("resolved").resolved;
+        Offers(vec![offer(name, socket)]).claim(&address, &resolved, Some(store_name)).expect("no error").map(|claim| claim.keeper)
+    }
+
+    #[test]
+    fn an_address_means_the_socket_that_is_bound_to_what_it_asks_for() {
+        let unit = || Some(Keeper::SocketUnit("x".to_owned()));
+        for (bound, asked, means) in [
+            ("127.0.0.1:0", "127.0.0.1:PORT", true),
+            ("127.0.0.1:0", "localhost:PORT", true),
+            ("127.0.0.1:0", "127.0.0.2:PORT", false),
+            ("127.0.0.1:0", ":PORT", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("127.0.0.1:0", "127.0.0.1:1", false),
+            ("[::]:0", ":PORT", true),
+            ("[::]:0", "[::]:PORT", true),
+            ("[::]:0", ":0", false),
+            // It would leave out what comes by IPv6.
+            ("0.0.0.0:0", ":PORT", false),
+            ("0.0.0.0:0", "0.0.0.0:PORT", true),
+        ] {
+            let socket = TcpListener::bind(bound).expect(bound);
+            let asked = asked.replace("PORT", &socket.local_addr().expect("bound").port().to_string());
+            assert_eq!(keeper(&asked, "", "x", socket), unit().filter(|_| means), "{bound} for {asked}");
+        }
+        let v6_only = sockets::listen(&Address::parse("[::]:0").expect("it is good"), &[]).expect("bound");
+        let port = sockets::bound_to_address(v6_only.as_fd()).expect("bound").port();
+        assert_eq!(keeper(&format!(":{port}"), "", "x", v6_only), None);
+    }
+
+    #[test]
+    fn what_an_earlier_master_has_stored_for_an_address_keeps_the_port_that_the_system_chose() {
+        let stored = name_in_store("127.0.0.1_0-ab", None);
+        let socket = || TcpListener::bind("127.0.0.1:0").expect("bound");
+        assert_eq!(keeper("127.0.0.1:0", "127.0.0.1_0-ab", &stored, socket()), Some(Keeper::Store(stored.clone())));
+        assert_eq!(keeper("127.0.0.1:0", "127.0.0.1_0-abc", &stored, socket()), None);
+        assert_eq!(keeper("127.0.0.2:0", "127.0.0.1_0-ab", &stored, socket()), None, "its name alone proves nothing");
+        let v4 = TcpListener::bind("0.0.0.0:0").expect("bound");
+        assert!(keeper(":0", "127.0.0.1_0-ab", &stored, v4).is_some());
+        // Stored under another name, but the same address.
+        let moved = socket();
+        let asked = format!("web={}", moved.local_addr().expect("bound"));
+        assert_eq!(keeper(&asked, "other", &stored, moved), Some(Keeper::Store(stored)));
+    }
+
+    #[test]
+    fn a_stored_unix_socket_whose_file_is_another_one_now_means_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("app.sock");
+        let socket = UnixListener::bind(&path).expect("bound");
+        let stored = name_in_store("app", sockets::file_of(&path));
+        let asked = format!("unix:{}?mode=0600", path.display());
+        let claim =
+            |given: Given| Offers(vec![given]).claim(&Address::parse(&asked).expect("it is good"), &[], Some("app")).expect("no error");
+        let copy = || socket.try_clone().expect("a copy");
+        let claimed = claim(offer(&stored, copy())).expect("it is the one");
+        assert_eq!(claimed.keeper, Keeper::Store(stored.clone()));
+        assert_eq!(claimed.file.expect("it is ours to remove").0, path);
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("set");
+        let of_unit = claim(offer("app.socket", copy())).expect("it is bound to the path");
+        assert!(of_unit.keeper == Keeper::SocketUnit("app.socket".to_owned()) && of_unit.file.is_none());
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o666, "that is the unit's to say");
+        fs::rename(&path, directory.path().join("moved")).expect("renamed");
+        assert!(claim(offer(&stored, copy())).is_none());
+        let _other = UnixListener::bind(&path).expect("bound");
+        assert!(claim(offer(&stored, copy())).is_none());
+    }
+
+    #[test]
+    fn what_nobody_claims_is_told_by_what_it_is() {
+        let listening = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listening.local_addr().expect("bound");
+        let file = OwnedFd::from(fs::File::open("/dev/null").expect("opened"));
+        let mut offers = Offers(vec![
+            offer("web", listening),
+            offer(&name_in_store("old", None), fs::File::open("/dev/null").expect("opened")),
+            offer("x", file),
+        ]);
+        assert_eq!(offers.close_stored(), ["overseer-old"]);
+        let left = offers.close();
+        assert_eq!(left, [("web".to_owned(), format!("a listening socket on {address}")), ("x".to_owned(), "no socket".to_owned())]);
+    }
+}
