@@ -6,16 +6,24 @@
 
 use crate::Error;
 use crate::listener::Closer;
-use crate::protocol::{Drain, Hello, ToChild, ToMaster, Welcome};
-use crate::signal::Signal;
+use crate::protocol::ToMaster;
 use crate::supervisor::Settings;
-use crate::sys::link::{Link, Received};
-use crate::sys::poll::{Interest, wait};
-use crate::sys::process;
-use crate::sys::signals::{Signals, take_where_default, with_signals_blocked};
+use crate::sys::link::Link;
+use crate::sys::poll::pipe;
+use crate::sys::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(unix)]
+use crate::{
+    protocol::{Drain, Hello, ToChild, Welcome},
+    signal::Signal,
+    sys::{
+        link::Received,
+        poll::{Interest, wait},
+        process,
+        signals::{Signals, take_where_default, with_signals_blocked},
+    },
+};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
@@ -85,7 +93,7 @@ pub(crate) struct Beginning {
 
 impl Shared {
     pub(crate) fn new(beginning: Beginning) -> io::Result<Arc<Self>> {
-        let (drain_pipe, drain_writer) = io::pipe()?;
+        let (drain_pipe, drain_writer) = pipe()?;
         let may_accept = beginning.link.is_none() || beginning.settings.accept_in_warm_up;
         Ok(Arc::new(Self {
             up: beginning.link.map(Mutex::new),
@@ -99,9 +107,9 @@ impl Shared {
             listeners: OnceLock::new(),
             listens: OnceLock::new(),
             attended: Once::new(),
-            drain_pipe: drain_pipe.into(),
+            drain_pipe,
             inner: Mutex::new(Inner {
-                drain_writer: Some(drain_writer.into()),
+                drain_writer: Some(drain_writer),
                 deadline: None,
                 open: 0,
                 may_accept,
@@ -235,6 +243,7 @@ impl Shared {
         if self.is_simulated {
             return;
         }
+        #[cfg(unix)]
         self.attended.call_once(|| {
             if !self.listen() {
                 return;
@@ -250,11 +259,13 @@ impl Shared {
     }
 
     /// The master asks for signs of life.
+    #[cfg(unix)]
     pub(crate) fn answer_pings(self: &Arc<Self>) {
         self.listen();
     }
 
     /// Starts the thread that listens to the master, once; whether it runs.
+    #[cfg(unix)]
     fn listen(self: &Arc<Self>) -> bool {
         *self.listens.get_or_init(|| {
             let shared = Arc::clone(self);
@@ -313,6 +324,7 @@ impl Drop for Guard {
 }
 
 /// The thread that listens to the master and to the signals that mean leaving.
+#[cfg(unix)]
 struct Attendant {
     shared: Arc<Shared>,
     /// A second end of the link, for reading only.
@@ -321,6 +333,7 @@ struct Attendant {
 }
 
 /// What came from the master; after all but the first the program is to leave.
+#[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
     Understood,
@@ -329,6 +342,7 @@ enum Heard {
     Gone,
 }
 
+#[cfg(unix)]
 impl Attendant {
     fn new(shared: Arc<Shared>) -> io::Result<Self> {
         let link = match &shared.up {
@@ -412,6 +426,7 @@ impl Attendant {
 ///
 /// # Errors
 /// [`Error::Refused`]; [`Error::System`] when the master is gone or cannot be understood.
+#[cfg(unix)]
 pub(crate) fn say_hello(link: &mut Link, hello: Hello) -> Result<(Welcome, Vec<OwnedFd>), Error> {
     let broken = |error: crate::sys::link::LinkError| Error::system("the master cannot be understood")(io::Error::other(error));
     link.send(&ToMaster::Hello(Box::new(hello)), &[]).map_err(broken)?;

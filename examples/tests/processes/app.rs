@@ -355,6 +355,17 @@ impl App {
         if by == generation.to_string() { count.parse().expect("a number") } else { 0 }
     }
 
+    /// Waits until this generation has counted so many, and answers how many it says then: the one before may still answer a request that waits.
+    #[track_caller]
+    pub(crate) fn counted_at_least(&mut self, signal: i32, generation: usize, wanted: usize) -> usize {
+        let mut count = 0;
+        self.wait_until("the program has got it", |app| {
+            count = app.counted(signal, generation);
+            count >= wanted
+        });
+        count
+    }
+
     /// Restarts it and waits until the new generation has taken over and the old one is gone.
     pub(crate) fn restart(&mut self) {
         let before = ask(&self.address).generation;

@@ -248,6 +248,18 @@ fn a_watchdog_for_another_process_is_none_of_ours() {
 }
 
 #[test]
+fn a_program_without_a_master_is_ready_at_once_and_not_watched() {
+    let scene = Scene::new("");
+    let mut command = scene.command();
+    command.env("OVERSEER", "off").env("WATCHDOG_USEC", "1000000");
+    let mut listener = Listener::of(&scene, &mut command);
+    let mut app = App::start(command);
+    let told = listener.receive();
+    assert_eq!((told[0].as_str(), told[2].as_str()), ("READY=1", "WATCHDOG_USEC=0"), "{told:?}");
+    app.line_after("serving version=1 generation=1 ");
+}
+
+#[test]
 fn a_manager_that_is_gone_or_takes_nothing_stops_nobody() {
     let scene = Scene::new("");
     let (mut app, listener) = start(&scene, |_| {});

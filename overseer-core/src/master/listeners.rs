@@ -22,13 +22,20 @@ use std::path::PathBuf;
 const STORE_NAME_CHARS: usize = 100;
 const STORE_DIGEST_BYTES: usize = 8;
 
-/// What an address is known by across generations: its name, or its text and how manieth of that text it is. A name that moves to another
+/// What an address is known by across generations: its text, and its name or how manieth of that text it is. A name that moves to another
 /// text is another socket, beside the old one: generations that have that need it still, and so do those that come after a failed move.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Key {
     Name(String, String),
     Text(String, usize),
+}
+
+impl Key {
+    fn text(&self) -> &str {
+        let (Self::Name(_, text) | Self::Text(text, _)) = self;
+        text
+    }
 }
 
 #[derive(Debug)]
@@ -65,17 +72,6 @@ impl Refusal {
 
 fn is_in_use(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EADDRINUSE)
-}
-
-/// Whether one may be in the way of the other: they have the same port, or the same file.
-fn is_like(one: &Address, other: &Address) -> bool {
-    match (&one.kind, &other.kind) {
-        (Kind::Tcp { port: one, .. } | Kind::TcpAny { port: one }, Kind::Tcp { port: other, .. } | Kind::TcpAny { port: other }) => {
-            one == other
-        }
-        (Kind::Unix { path: one, .. }, Kind::Unix { path: other, .. }) => one == other,
-        (Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Unix { .. } | Kind::Systemd { .. }, _) => false,
-    }
 }
 
 /// A listener in the hands of no process: what goes on through an exec.
@@ -157,7 +153,7 @@ impl Listeners {
     /// An address cannot be had; what was bound for this generation before it is closed again.
     pub(crate) fn hold_all(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<(), Refusal> {
         let mut bound = Vec::new();
-        for (key, wanted) in keys(wanted).into_iter().zip(wanted) {
+        for (key, wanted) in self.known_keys(wanted).into_iter().zip(wanted) {
             match self.hold(&key, wanted, generation) {
                 Ok(true) => bound.push(key),
                 Ok(false) => {}
@@ -174,9 +170,22 @@ impl Listeners {
         Ok(())
     }
 
+    /// An address that has got a name, or another one, is the socket that it was.
+    fn known_keys(&self, wanted: &[Wanted]) -> Vec<Key> {
+        let mut keys = keys(wanted);
+        for place in 0..keys.len() {
+            let key = &keys[place];
+            let same = self.held.keys().find(|held| held.text() == key.text() && !keys.contains(held));
+            if let Some(same) = same.filter(|_| !self.held.contains_key(key)) {
+                keys[place] = same.clone();
+            }
+        }
+        keys
+    }
+
     /// The listeners that are held for these addresses, in their order.
     pub(crate) fn held_for(&self, wanted: &[Wanted]) -> Vec<Provided<'_>> {
-        keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
+        self.known_keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
     }
 
     /// `true` if it was bound for this; what was passed stays, since nobody passes it again.
@@ -196,7 +205,7 @@ impl Listeners {
         let Claim { socket, keeper, file } = match claimed {
             Some(claim) => claim,
             None => self.bind(&address, &wanted.resolved).map_err(|error| {
-                let overlaps = is_in_use(&error) && self.held.values().any(|held| is_like(&held.address, &address));
+                let overlaps = is_in_use(&error) && self.held.values().any(|held| held.is_in_the_way_of(&address));
                 refused(error, overlaps)
             })?,
         };
@@ -223,7 +232,7 @@ impl Listeners {
         let before = self.held.len();
         let dropped = &mut self.dropped;
         self.held.retain(|_, held| {
-            let gives_way = held.users.is_empty() && is_like(&held.address, address) && !matches!(held.keeper, Keeper::SocketUnit(_));
+            let gives_way = held.users.is_empty() && held.is_in_the_way_of(address);
             if gives_way {
                 held.remove_file();
                 // The service manager may have it a moment longer.
@@ -359,6 +368,19 @@ impl Key {
 }
 
 impl Held {
+    /// Whether it may be in the way of the address, and would not be if it were closed: it has the same port, or the same file with another mode.
+    fn is_in_the_way_of(&self, address: &Address) -> bool {
+        let is_like = match &address.kind {
+            Kind::Tcp { port, .. } | Kind::TcpAny { port } => {
+                self.bound_to.parse::<SocketAddr>().is_ok_and(|bound_to| bound_to.port() == *port)
+            }
+            Kind::Unix { path, .. } => self.bound_to == format!("unix:{}", path.display()),
+            Kind::Systemd { .. } => false,
+        };
+        // What a socket unit has given is the service manager's too.
+        is_like && !matches!(self.keeper, Keeper::SocketUnit(_))
+    }
+
     fn provided(&self) -> Provided<'_> {
         Provided { socket: self.socket.as_fd(), bound_to: &self.bound_to, is_kept: self.keeper.outlives_master() }
     }
@@ -439,6 +461,22 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_gets_a_name_or_another_place_stays_the_socket_that_it_was() {
+        let mut listeners = Listeners::default();
+        let mut of = |generation: u64, texts: &[&str]| -> Vec<String> {
+            let provided = listeners.provide(Generation(generation), &wanted(texts)).expect("held or bound");
+            provided.into_iter().map(|provided| provided.bound_to.to_owned()).collect()
+        };
+        let first = of(1, &["127.0.0.1:0", "localhost:0"]);
+        assert_eq!(of(2, &["api=localhost:0", "web=127.0.0.1:0"]), [first[1].clone(), first[0].clone()]);
+        assert_eq!(of(3, &["front=127.0.0.1:0", "localhost:0"]), first);
+        // Who asks for two such sockets gets two.
+        let both = of(4, &["front=127.0.0.1:0", "127.0.0.1:0"]);
+        assert_eq!(both[1], first[0]);
+        assert!(!first.contains(&both[0]));
+    }
+
+    #[test]
     fn what_a_candidate_did_to_a_shared_listener_is_set_right() {
         let mut listeners = Listeners::default();
         let (socket, bound) = {
@@ -475,6 +513,40 @@ mod tests {
         let is_good = |name: &String| name.len() <= 255 && name.bytes().all(|byte| (b'!'..=b'~').contains(&byte) && byte != b':');
         assert!(names.iter().all(is_good), "{names:?}");
         assert!(names.iter().any(|name| name.starts_with("overseer-127.0.0.1_0-")), "{names:?}");
+    }
+
+    #[test]
+    fn a_passed_socket_stays_through_tries_that_fail_for_another_address_and_for_the_life_of_the_master() {
+        let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (passed, blocker) = (bind(), bind());
+        let bound_to = passed.local_addr().expect("bound").to_string();
+        let texts = ["systemd:web".to_owned(), blocker.local_addr().expect("bound").to_string()];
+        let wanted = wanted(&texts.each_ref().map(String::as_str));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("web", passed.into()), ("other", bind().into())]));
+        let refusal = listeners.provide(Generation(1), &wanted).expect_err("somebody is there");
+        assert!(refusal.is_in_use());
+        drop(blocker);
+        assert_eq!(listeners.provide(Generation(1), &wanted).expect("free now")[0].bound_to, bound_to);
+        assert!(matches!(&listeners.refuse_offers()[..], [Message::SocketUnclaimed { name, .. }] if name == "other"));
+        assert_eq!(listeners.describe_claimed().len(), 1);
+        listeners.release(Generation(1));
+        listeners.close_unused();
+        assert_eq!(listeners.provide(Generation(2), &wanted[..1]).expect("nobody passes it again")[0].bound_to, bound_to);
+        listeners.close();
+        let why = listeners.provide(Generation(3), &wanted[..1]).expect_err("it is not there any more").why();
+        assert!(why.contains("restart the service"), "{why}");
+    }
+
+    #[test]
+    fn a_passed_socket_is_not_shut_down_at_the_end_and_one_of_ours_is() {
+        let passed = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (unit, address) = (passed.try_clone().expect("a copy"), passed.local_addr().expect("bound"));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("web", passed.into())]));
+        let own = listeners.provide(Generation(1), &wanted(&["systemd:web", "127.0.0.1:0"])).expect("held")[1].bound_to.to_owned();
+        listeners.close();
+        TcpStream::connect(address).expect("clients wait for the next master");
+        TcpStream::connect(own).expect_err("nobody has it");
+        drop(unit);
     }
 
     #[test]

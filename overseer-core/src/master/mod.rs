@@ -12,6 +12,7 @@ mod replace;
 pub(crate) mod snapshot;
 mod start;
 
+pub(crate) use notify::tell_without_master;
 pub(crate) use replace::resume;
 pub(crate) use start::{Setup, run};
 
