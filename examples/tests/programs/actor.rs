@@ -141,7 +141,9 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     match words.text("upgrades") {
         Some("off") => config = config.upgrades(Upgrades::Off),
         Some("notify") => config = config.upgrades(Upgrades::Notify),
-        _ => {}
+        Some("unsaid") => {}
+        // So that the tests of upgrades run in a container too.
+        _ => config = config.upgrades(Upgrades::Install),
     }
     if words.has("no_restart") {
         config = config.no_restart();

@@ -273,7 +273,7 @@ impl Master {
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {
         let failed = |why: String, blame| Event::SpawnFailed { generation, why, blame };
-        let (file, package) = match self.open_program(program) {
+        let (file, package) = match self.open_program(program, self.supervisor.active() != Some(generation)) {
             Ok(opened) => opened,
             Err(error) => return failed(format!("its file cannot be opened: {error}"), Blame::Nobody),
         };
@@ -303,8 +303,8 @@ impl Master {
     }
 
     /// Opens the file to be executed, without reading it: `O_PATH` needs no right to read. With it comes what it is, if it is the packaged one and somebody has
-    /// changed that.
-    fn open_program(&self, program: Program) -> io::Result<(File, Option<NewPackage>)> {
+    /// changed that: only a candidate runs that, since nobody knows whether it can serve.
+    fn open_program(&self, program: Program, is_candidate: bool) -> io::Result<(File, Option<NewPackage>)> {
         let file = match program {
             Program::Own => self.own.try_clone(),
             Program::Last => {
@@ -312,7 +312,7 @@ impl Master {
                 last.or(self.last.as_ref()).ok_or_else(|| io::Error::other("nobody served before"))?.try_clone()
             }
             Program::AtPath => {
-                let changed = self.changed_package();
+                let changed = self.changed_package().filter(|_| is_candidate);
                 let path = changed.clone().map_or_else(|| self.place.resolve(), Ok)?;
                 let file = files::open_to_execute(&path)?;
                 let metadata = file.metadata()?;

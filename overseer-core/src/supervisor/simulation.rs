@@ -225,7 +225,7 @@ impl World {
             }
             27..29 => {
                 let operators = if self.one_in(3) { 1 } else { self.new_file() };
-                self.master.operator_puts(operators);
+                if self.one_in(3) { self.master.package_changes(operators) } else { self.master.operator_puts(operators) }
             }
             29..31 => self.is_stopped(),
             31..33 => self.some_child_is_killed(),

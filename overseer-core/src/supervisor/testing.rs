@@ -2,8 +2,8 @@
 //! every event it checks what must always hold, so each test of the rules is a test of that too.
 
 use super::generations::LAST_MOMENT;
-use super::{Action, Asker, Blame, Event, Generation, Notice, Program, Settings, Stage, Start, Started, Supervisor, Time};
-use crate::binary::{Identity, Record};
+use super::{Action, Asker, Blame, Event, Generation, NewPackage, Notice, Program, Settings, Stage, Start, Started, Supervisor, Time};
+use crate::binary::{Identity, Packaged, Record};
 use crate::fetcher::FetchError;
 use crate::message::Message;
 use crate::protocol::{Outcome, ReleaseName, Report, Staged, Verdict};
@@ -142,6 +142,8 @@ pub(super) struct Master {
     pub(super) now: Time,
     pub(super) path: Identity,
     pub(super) previous: Option<Identity>,
+    /// Releases lie in a binary store, and this is the packaged file, which somebody has changed since.
+    pub(super) package: Option<Identity>,
     /// The staged release and the file that was at the path when it was fetched.
     pub(super) staged: Option<(ReleaseName, Identity, Identity)>,
     pub(super) alive: BTreeMap<Generation, Identity>,
@@ -206,6 +208,7 @@ impl Master {
             now: Time::ZERO,
             path,
             previous,
+            package: None,
             staged: None,
             alive: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -466,6 +469,11 @@ impl Master {
         self.good.insert(number);
     }
 
+    /// An operator changes the packaged file, in whose place releases are committed to a binary store.
+    pub(super) fn package_changes(&mut self, number: u64) {
+        self.package = Some(file(number));
+    }
+
     pub(super) fn stage_of(&self, generation: Generation) -> Option<Stage> {
         self.rules.children.get(&generation).map(|child| child.stage)
     }
@@ -593,6 +601,15 @@ impl Master {
             Action::EndRehearsal => {}
             Action::CloseListeners => self.are_listeners_closed = true,
             Action::Save => self.saved = self.rules.record().clone(),
+            Action::SetStoredAside => {
+                let active = self.rules.active.and_then(|active| self.alive.get(&active)).copied();
+                assert!(active.is_some_and(|active| self.rules.record.packaged.as_ref().is_some_and(|file| file.identity == active)));
+                let record = &self.rules.record;
+                assert!(record.installed.is_none() && record.previous.is_none() && record.probation.is_none(), "{record:?}");
+                // It may have changed again meanwhile.
+                self.path = self.package.take().or(active).expect("somebody serves");
+                self.good.insert(self.path.inode);
+            }
             Action::Leave(exit) => {
                 assert!(self.alive.is_empty(), "the master leaves {:?} behind", self.alive);
                 assert!(!self.is_polling, "the master leaves its poll behind");
@@ -606,15 +623,17 @@ impl Master {
                 assert!(self.manager.pinged != Some(*generation), "generation {generation} is asked again before it has answered");
                 self.manager.pinged = Some(*generation);
             }
-            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::SetStoredAside | Action::Say(_) => {}
+            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
         }
         None
     }
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {
+        let is_candidate = self.rules.active != Some(generation);
+        let package = self.package.filter(|_| is_candidate && program == Program::AtPath);
         let identity = match program {
             Program::Own => Some(self.own),
-            Program::AtPath => Some(self.path),
+            Program::AtPath => Some(package.unwrap_or(self.path)),
             Program::Previous => self.previous,
             Program::Last => {
                 for signal in &self.rules.children[&generation].kept {
@@ -635,7 +654,14 @@ impl Master {
                 self.files.insert(generation, identity);
                 Event::Spawned {
                     generation,
-                    started: Started { pid: 100 + i32::try_from(generation.0).unwrap_or_default(), identity, package: None },
+                    started: Started {
+                        pid: 100 + i32::try_from(generation.0).unwrap_or_default(),
+                        identity,
+                        package: package.map(|identity| NewPackage {
+                            path: PathBuf::from("/opt/app"),
+                            file: Packaged { identity, ..Packaged::default() },
+                        }),
+                    },
                 }
             }
             (_, blame) => {
@@ -688,7 +714,7 @@ impl Master {
             return Err("the disk is full".to_owned());
         }
         let (_, identity, started_from) = self.staged.as_ref().ok_or("no release is staged")?;
-        if *started_from != self.path {
+        if *started_from != self.path || self.package.is_some() {
             return Err("/srv/app was replaced while the upgrade ran".to_owned());
         }
         self.previous = Some(self.path);
@@ -804,10 +830,14 @@ impl Master {
     /// The next master of the same file, after a reboot: nothing but the files and the record is left.
     pub(super) fn after_reboot(&self) -> Self {
         let unix = self.unix_start + self.now.as_secs();
+        let mut record = self.saved.clone();
+        if let Some(identity) = self.package {
+            record.package_wins(Packaged { identity, ..Packaged::default() });
+        }
         Self {
-            good: self.good.clone(),
+            good: self.good.iter().copied().chain(self.package.map(|file| file.inode)).collect(),
             rejected: self.rejected.clone(),
-            ..Self::again(self.settings.clone(), self.saved.clone(), self.path, self.previous, unix)
+            ..Self::again(self.settings.clone(), record, self.package.unwrap_or(self.path), self.previous, unix)
         }
     }
 }

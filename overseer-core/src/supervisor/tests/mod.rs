@@ -9,6 +9,7 @@ mod probation;
 mod restart;
 mod signals;
 mod signatures;
+mod store;
 mod upgrade;
 mod upgrades;
 mod verdicts;
