@@ -1,7 +1,7 @@
 //! What a process manager is told over its notify socket.
 
 use crate::app::{App, FROZEN_CHILD, Scene, put, release, with_words};
-use crate::load::{PATIENCE, tell};
+use crate::load::{PATIENCE, ask, tell};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -184,8 +184,7 @@ fn the_watchdog_is_told_only_while_the_serving_generation_answers() {
     app.line_after("the master runs ");
     app.line_after_start("generation 1 is gone");
     (0..2).for_each(|_| drop(listener.line_after("WATCHDOG=1")));
-    app.wait_until("no look goes on", |app| app.children().len() == 1);
-    let child = app.children()[0].pid;
+    let child = Pid::from_raw(ask(app.address()).pid);
     kill(child, Signal::SIGSTOP).expect("it lives");
     app.line_after("generation 2 has not answered for ");
     while !listener.receive().concat().contains("; generation 2 has not answered since ") {}
