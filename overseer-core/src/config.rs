@@ -89,6 +89,7 @@ pub struct Config<T> {
     pub(crate) log_format: LogFormat,
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) binary_store: Option<PathBuf>,
 }
 
 /// The last word on a proved release: see [`Config::pre_upgrade`].
@@ -113,6 +114,7 @@ impl<T> Config<T> {
             log_format: LogFormat::Text,
             pid_file: None,
             state_dir: None,
+            binary_store: None,
         }
     }
 
@@ -372,7 +374,47 @@ impl<T> Config<T> {
         self
     }
 
-    /// Where `state.json`, `previous` and the lock lie; `.NAME.overseer` beside the program unless set.
+    /// Keeps committed releases in this directory, where the program's own is read-only: in a hardened unit, a distribution package, a container's image.
+    ///
+    /// The *packaged* file, at the path that the service is started by, is left alone. The directory gets what else lies beside the program: the committed release
+    /// under the program's name, `previous` and `state.json`. It must belong to the service's user or root, be writable by nobody else, and allow execution (no `noexec`). It is made
+    /// if only its last part is missing.
+    ///
+    /// ```no_run
+    /// # use overseer_core::{Config, File, run};
+    /// # fn main() -> std::process::ExitCode {
+    /// let mut config = Config::new(|_state| ()).fetcher(File::new("/srv/releases/app"));
+    /// // A unit with `StateDirectory=app`, for example together with `DynamicUser=yes` and `ProtectSystem=strict`.
+    /// if let Some(store) = std::env::var_os("STATE_DIRECTORY") {
+    ///     config = config.binary_store(store);
+    /// }
+    /// run(config)
+    /// # }
+    /// ```
+    ///
+    /// **At each start** the packaged file decides, and executes the release in its own place if that is to run: same PID, arguments and environment. It runs itself
+    /// - when somebody has changed it since the release was committed: a package upgrade wins, and the release is moved to `.NAME.set-aside` and not installed again. What counts is
+    ///   its contents, so a new container of the same image changes nothing. A restart of the running service takes a changed packaged file too;
+    /// - when the release is missing, damaged (SHA-256), cannot be executed, finds its settings wrong, or was started three times without becoming ready. One on probation is taken back as
+    ///   everywhere;
+    /// - with a [`trusted_key`](Config::trusted_key) of the packaged file: when no such key has signed the release. The service's user can write to the directory, so
+    ///   a hash that lies there proves nothing, and the signature is proved again at each start, over what is executed.
+    ///
+    /// That reads all of the release, and costs about 5 ms for each MiB on one core, once for each start of the service.
+    ///
+    /// # What it does not do
+    ///
+    /// - A release with a new key must be signed with one that the *packaged* file trusts, or the next start goes back to that. So a change of keys needs a new package.
+    /// - Who can write to the directory can put an older release there that a trusted key has signed, or none.
+    /// - What an operator puts there is not run by the next start. The place for that is the path that the service is started by.
+    /// - A script cannot be a release, and a mount of the packaged file's own path is no obstacle.
+    /// - The packaged file decides where the directory is: a release that names another one is heard by its own children alone.
+    pub fn binary_store(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.binary_store = Some(directory.into());
+        self
+    }
+
+    /// Where `state.json`, `previous` and the lock lie; `.NAME.overseer` beside the program, or in the [`binary_store`](Config::binary_store), unless set.
     pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(path.into());
         self
@@ -411,10 +453,13 @@ impl<T> Config<T> {
             }
         }
         self.demands.validate()?;
-        for (name, path) in [("pid_file", &self.pid_file), ("state_dir", &self.state_dir)] {
+        for (name, path) in [("pid_file", &self.pid_file), ("state_dir", &self.state_dir), ("binary_store", &self.binary_store)] {
             if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
                 return Err(Error::setting(name, "", "the path is empty"));
             }
+        }
+        if let Some(store) = self.binary_store.as_ref().filter(|_| self.demands.allow_scripts) {
+            return Err(Error::setting("binary_store", store.display(), "a script cannot be kept there, and allow_scripts is set"));
         }
         if self.addresses.len() > ADDRESSES_MAX {
             return Err(Error::setting("addresses", self.addresses.len(), format!("at most {ADDRESSES_MAX} can be handed to a process")));
@@ -500,6 +545,8 @@ mod tests {
             (config().trusted_keys([KEY, "RWRTY0Iy".repeat(26).as_str()]), "setting trusted_key is \"RWRTY0Iy...\": it is longer"),
             (config().pid_file(""), "setting pid_file is \"\": "),
             (config().state_dir(""), "setting state_dir is \"\": "),
+            (config().binary_store(""), "setting binary_store is \"\": "),
+            (config().binary_store("/srv").allow_scripts(true), "setting binary_store is \"/srv\": a script cannot be kept there"),
             (config().address("nowhere"), "setting address is \"nowhere\": there is no port"),
             (config().addresses((0..254).map(|port| format!(":{port}"))), "setting addresses is \"254\": at most 253"),
             (config().fetcher(File::new("/app").every(Duration::ZERO)), "setting interval is \"0ns\": "),

@@ -143,6 +143,19 @@ messages! {
     Error "start-take-back-failed" StartTakeBackFailed { release: String, starts: u32, why: String }
         "{release} was started {starts} times and never lived through its probation, but the previous binary could not be put back: {why}; it is started again"
 
+    // A binary store.
+    Info "stored-runs" StoredRuns { release: String, path: PathBuf, packaged: PathBuf, took: Seconds }
+        "{release}, which is {path:?}, runs in place of {packaged:?}; it took {took} to prove it"
+    Warning "package-wins" PackageWins { packaged: PathBuf, aside: PathBuf }
+        "{packaged:?} has changed since a release was committed in its place: it runs now; the release is {aside:?}"
+    Error "stored-refused" StoredRefused { path: PathBuf, why: String, packaged: PathBuf }
+        "{path:?} {why}; {packaged:?} runs instead"
+    Warning "stored-stays" StoredStays { path: PathBuf, why: String }
+        "{path:?} is not to run and cannot be set aside: {why}; no release is installed until it is gone"
+
+    Warning "ephemeral" Ephemeral { directory: PathBuf }
+        "new releases are told of and not installed: {directory:?} is on the writable layer of a container (overlayfs), and gone with it; put binary_store on a volume, or set upgrades"
+
     // The master itself.
     Info "master-replaced" MasterReplaced { what: String, took: Seconds }
         "the master runs {what} now; it was away for {took}"

@@ -7,7 +7,7 @@
 //!
 //! This module moves no bytes; `sys::link` does. It holds for poll and check processes too, which say other things in the same frames.
 
-use crate::binary::Identity;
+use crate::binary::{Identity, Packaged};
 use crate::fetcher::{FetchError, Known};
 use crate::supervisor::Settings;
 use serde::de::DeserializeOwned;
@@ -190,6 +190,9 @@ pub(crate) struct Order {
     /// What is new is to be named, and not to be staged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) naming: Option<Naming>,
+    /// Where the release goes, if not to `path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<StoreOrder>,
 }
 
 /// What is known of the running file, for a look that is only to name what is new.
@@ -203,6 +206,19 @@ pub(crate) struct Naming {
     pub(crate) differs: Option<String>,
 }
 
+/// What a poll process has to know of a binary store.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StoreOrder {
+    /// Where releases are committed to.
+    #[serde(with = "path")]
+    pub(crate) target: PathBuf,
+    #[serde(with = "path")]
+    pub(crate) packaged_path: PathBuf,
+    /// If the file at that path is another one, nothing is fetched.
+    pub(crate) packaged: Packaged,
+}
+
 /// How a look ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -213,6 +229,9 @@ pub(crate) struct Report {
     /// The SHA-1 of the running binary, for which nobody else has the time.
     #[serde(default)]
     pub(crate) running_id: Option<String>,
+    /// The packaged file with its hash, where that was not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) packaged: Option<Packaged>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

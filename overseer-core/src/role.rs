@@ -27,6 +27,8 @@ pub(crate) enum RoleName {
     Check,
     /// The check of a file that is to be the master. It goes by the name of that, so that what `main` does with the name is seen beforehand.
     Rehearsal,
+    /// The master that a packaged file has executed from the binary store, or the packaged file again after that could not go on: in its own process.
+    Stored,
 }
 
 /// What this process is.
@@ -35,6 +37,8 @@ pub(crate) enum Role {
     Master,
     /// A master that replaces another one in its own process, and what that has handed over.
     Successor(File),
+    /// A master that another one at the start of the service has become, and what that has handed over.
+    Stored(File),
     /// One of the others, and its socket to the process that started it.
     Started(RoleName, Link),
 }
@@ -46,6 +50,7 @@ impl fmt::Display for RoleName {
             Self::Poll => "poll",
             Self::Check => "check",
             Self::Rehearsal => "master",
+            Self::Stored => "stored",
         })
     }
 }
@@ -59,6 +64,7 @@ impl FromStr for RoleName {
             "poll" => Ok(Self::Poll),
             "check" => Ok(Self::Check),
             "master" => Ok(Self::Rehearsal),
+            "stored" => Ok(Self::Stored),
             _ => Err(()),
         }
     }
@@ -69,7 +75,7 @@ impl RoleName {
     pub(crate) fn parent_death_signal(self) -> Signal {
         match self {
             Self::Child => Signal::TERM,
-            Self::Poll | Self::Check | Self::Rehearsal => Signal::KILL,
+            Self::Poll | Self::Check | Self::Rehearsal | Self::Stored => Signal::KILL,
         }
     }
 
@@ -82,7 +88,16 @@ impl RoleName {
 
 /// The variable for the program that this process becomes.
 pub(crate) fn variable_for_successor(snapshot: Passed) -> (OsString, OsString) {
-    let value = format!("{},{},{},{}", RoleName::Rehearsal, snapshot.descriptor, snapshot.inode, std::process::id());
+    variable_for_own_process(RoleName::Rehearsal, snapshot)
+}
+
+/// The variable for the file from or before the binary store, which this process becomes.
+pub(crate) fn variable_for_stored(handed: Passed) -> (OsString, OsString) {
+    variable_for_own_process(RoleName::Stored, handed)
+}
+
+fn variable_for_own_process(role: RoleName, file: Passed) -> (OsString, OsString) {
+    let value = format!("{role},{},{},{}", file.descriptor, file.inode, std::process::id());
     (VARIABLE.into(), value.into())
 }
 
@@ -106,8 +121,8 @@ impl Claim {
     }
 
     /// An exec keeps the PID: whoever set the variable was this process.
-    fn is_successor(&self) -> bool {
-        self.role == RoleName::Rehearsal && self.parent == std::process::id()
+    fn is_of_own_process(&self) -> bool {
+        matches!(self.role, RoleName::Rehearsal | RoleName::Stored) && self.parent == std::process::id()
     }
 }
 
@@ -115,7 +130,7 @@ impl Claim {
 pub(crate) fn started_in() -> Option<RoleName> {
     let value = std::env::var(VARIABLE).ok()?;
     let claim = Claim::read(&value)?;
-    (claim.is_successor() || is_socket(claim.descriptor, claim.inode)).then_some(claim.role)
+    (claim.is_of_own_process() || is_socket(claim.descriptor, claim.inode)).then_some(claim.role)
 }
 
 /// Finds out what this process is, and forgets what told it.
@@ -134,11 +149,14 @@ pub(crate) fn detect(is_only_thread: bool) -> Result<Role, Error> {
         // With more threads it stays, which is harmless: no other process has the socket.
         crate::sys::process::remove_variable(VARIABLE);
     }
-    if let Some(claim) = claim.as_ref().filter(|claim| claim.is_successor()) {
-        let snapshot = Passed { descriptor: claim.descriptor, inode: claim.inode };
-        // Without it nobody knows what this process has open and which children it has.
-        return snapshot.take().map(|taken| Role::Successor(File::from(taken))).map_err(|_| Error::Role { variable: VARIABLE, value });
+    if let Some(claim) = claim.as_ref().filter(|claim| claim.is_of_own_process()) {
+        let handed = Passed { descriptor: claim.descriptor, inode: claim.inode };
+        let role = if claim.role == RoleName::Stored { Role::Stored } else { Role::Successor };
+        // Without it nobody knows what this process has open and which children it has, or which file is the packaged one.
+        return handed.take().map(|taken| role(File::from(taken))).map_err(|_| Error::Role { variable: VARIABLE, value });
     }
+    // Nobody is started as one of these; another process than the one that it names has inherited the text alone.
+    let claim = claim.filter(|claim| claim.role != RoleName::Stored);
     let socket = claim.as_ref().and_then(|claim| adopt_socket(claim.descriptor, claim.inode));
     match (claim, socket) {
         (Some(claim), Some(socket)) => {
@@ -184,13 +202,13 @@ mod tests {
         let (_, own) = variable_for_successor(Passed { descriptor: 7, inode: 42 });
         let own = own.into_string().expect("it is text");
         assert!(own.starts_with("master,7,42,"));
-        assert!(Claim::read(&own).expect("a claim").is_successor());
+        assert!(Claim::read(&own).expect("a claim").is_of_own_process());
         let (_ours, theirs) = Link::pair().expect("a socket pair");
         let (_, rehearsal) = RoleName::Rehearsal.variable_for(&theirs).expect("a variable");
         assert!(rehearsal.into_string().expect("it is text").starts_with("master,"));
-        assert!(!Claim::read("master,7,42,1").expect("a claim").is_successor());
+        assert!(!Claim::read("master,7,42,1").expect("a claim").is_of_own_process());
         let child = own.replacen("master", "child", 1);
-        assert!(!Claim::read(&child).expect("a claim").is_successor());
+        assert!(!Claim::read(&child).expect("a claim").is_of_own_process());
     }
 
     #[test]

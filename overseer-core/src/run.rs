@@ -12,7 +12,7 @@ use crate::{
     child::{self, Beginning},
     fetcher::poll::{self, Poll},
     listener::Listener,
-    master::{self, Setup},
+    master::{self, Handed, Setup},
     protocol::{Hello, VERSIONS},
     role::{self, Role, RoleName},
     supervisor::Settings,
@@ -85,22 +85,30 @@ fn play<T>(mut config: Config<T>) -> Result<T, Error> {
             poll::run(link, Poll { fetcher, demands, check_timeout, pre_upgrade })
         }
         Role::Successor(snapshot) => {
-            let setup = valid.map(|addresses| setup(config, addresses, threads));
+            let setup = valid.map(|addresses| setup(config, addresses, threads, None));
             Err(master::resume(setup, &snapshot))
         }
+        Role::Stored(file) => {
+            let handed = Handed::read(&file).map_err(Error::system("cannot read what the packaged file has handed over"))?;
+            match valid {
+                Err(error) if !handed.has_failed() => Err(handed.go_back(error)),
+                valid => match master::run(setup(config, valid?, threads, Some(handed)))? {},
+            }
+        }
+        Role::Started(RoleName::Stored, _) => unreachable!("no process is started as one"),
         Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
         Role::Master => {
             let addresses = valid?;
             if is_switched_off()? {
                 return run_alone(config, &addresses, threads.is_empty());
             }
-            match master::run(setup(config, addresses, threads))? {}
+            match master::run(setup(config, addresses, threads, None))? {}
         }
     }
 }
 
 #[cfg(unix)]
-fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>) -> Setup {
+fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>, handed: Option<Handed>) -> Setup {
     Setup {
         addresses,
         settings: config.settings,
@@ -109,6 +117,9 @@ fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>) ->
         no_warn: config.no_warn,
         pid_file: config.pid_file,
         state_dir: config.state_dir,
+        binary_store: config.binary_store,
+        demands: config.demands,
+        handed,
         threads,
     }
 }

@@ -366,7 +366,7 @@ impl Upgrade {
         }
         Ok(looked.unwrap_or_else(|why| {
             let outcome = Outcome::Failed { error: FetchError::passing(why) };
-            (Report { outcome, memo: None, running_id: None }, None)
+            (Report { outcome, memo: None, running_id: None, packaged: None }, None)
         }))
     }
 }
@@ -466,7 +466,7 @@ impl Ground {
         let (known, judged) = self.record.known(&self.source, &self.running, &self.path, None, self.now);
         let (path, state_dir) = (self.path.clone(), self.directory.path().to_owned());
         let installed_signed_unix_s = self.record.installed_signed_unix_s();
-        Order { known, path, state_dir, running: self.running, judged, installed_signed_unix_s, naming: None }
+        Order { known, path, state_dir, running: self.running, judged, installed_signed_unix_s, naming: None, store: None }
     }
 
     /// Remembers what came of the look, and installs what is staged.

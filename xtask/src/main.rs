@@ -48,7 +48,7 @@ enum Task {
         #[arg(long, default_value_t = 30)]
         idle_seconds: u64,
     },
-    /// Upgrades by the thousand, upgrades that change everything under load, and restarts, upgrades and broken releases for a long time
+    /// Upgrades by the thousand, upgrades that change everything under load, kills of the master, and restarts, upgrades and broken releases for a long time
     Soak {
         /// Upgrades in a row, after which nothing may have leaked
         #[arg(long, default_value_t = 1000)]
@@ -56,6 +56,9 @@ enum Task {
         /// Upgrades under load that replace the master, change an address, or both
         #[arg(long, default_value_t = 100)]
         changes: u32,
+        /// Kills of the master at random moments of upgrades, under systemd (as root)
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
         /// For how long restarts, upgrades and broken releases take turns under load
         #[arg(long, default_value_t = 10)]
         minutes: u64,

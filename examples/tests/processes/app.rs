@@ -332,6 +332,11 @@ impl App {
         self.line_after(part)
     }
 
+    /// Lets [`App::line_after`] find none of the lines so far.
+    pub(crate) fn skip_lines(&mut self) {
+        self.cursor = self.lines.lock().len();
+    }
+
     /// Lets [`App::line_after`] find lines that it has gone past.
     pub(crate) fn rewind(&mut self) {
         self.cursor = 0;

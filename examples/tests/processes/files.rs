@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -183,7 +183,7 @@ fn a_program_with_capabilities_does_not_outlive_its_master() {
 }
 
 /// Starts the program in a mount namespace of its own, after these commands of a shell. `None`: this machine does not allow it.
-fn in_own_mounts(what: &str, scene: &Scene, commands: &str) -> Option<App> {
+pub(crate) fn in_own_mounts(what: &str, scene: &Scene, commands: &str) -> Option<App> {
     let probe = ["-m", "--propagation", "private", "mount", "-t", "tmpfs", "none", "/mnt"];
     if !can_run(what, "unshare", &probe) {
         return None;

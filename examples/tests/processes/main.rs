@@ -19,6 +19,7 @@ mod signals;
 mod signed;
 mod sockets;
 mod source;
+mod store;
 mod surroundings;
 mod tool;
 mod upgrade;

@@ -19,7 +19,7 @@ fn tar(program: &[u8]) -> Vec<u8> {
     archive.into_inner().expect("packed")
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), flate2::Compression::fast());
     packer.write_all(bytes).expect("packed");
     packer.finish().expect("packed")

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             fs::copy(&own, &beside).expect("copied");
             fs::rename(&beside, &own).expect("renamed");
         }
+        "exit-from-store" if role.starts_with("stored,") => exit(7),
         "hang-before-hello" if role.starts_with("child,") => hang(),
         _ => {}
     }
@@ -77,6 +78,7 @@ fn hang() -> ! {
 fn configure(script: Script, role: String) -> Config<ExitCode> {
     let words = Script::read();
     let is_successor = is_successor(&role);
+    let role_of_start = role.starts_with("stored,");
     let mut config = Config::new(move |state| Actor { script, state, role }.play()).debug(words.has("debug") && !words.has("quiet"));
     let address = words.text("address").unwrap_or("127.0.0.1:0");
     config = config.addresses(address.split(',').filter(|address| !address.is_empty()));
@@ -114,6 +116,9 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     if let Some(path) = words.text("state_dir") {
         config = config.state_dir(path);
     }
+    if let Some(path) = words.text("binary_store") {
+        config = config.binary_store(path);
+    }
     if let Some(number) = words.number("restart_signal") {
         config = config.restart_signal(Signal::from_raw(number).expect("a signal"));
     }
@@ -146,6 +151,9 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     }
     if words.has("keep_master") {
         config = config.upgrade_master(false);
+    }
+    if words.text("behave") == Some("bad-start") && role_of_start {
+        config = config.warm_up(Duration::MAX);
     }
     if words.text("behave") == Some("bad-master") && is_successor {
         config = config.warm_up(Duration::MAX);
@@ -359,14 +367,18 @@ impl Actor {
 /// How many of each signal this process has got.
 static COUNTED: [AtomicU64; 65] = [const { AtomicU64::new(0) }; 65];
 
-/// Counts some signals that this process gets, a real-time one among them.
+/// Counts the signals that this process gets: all that mean nothing to overseer and can be waited for.
 fn count_signals() {
     let mut mask = SigSet::empty();
-    [RawSignal::SIGUSR1, RawSignal::SIGHUP, RawSignal::SIGWINCH].into_iter().for_each(|signal| mask.add(signal));
+    let of_programs = [RawSignal::SIGHUP, RawSignal::SIGUSR1, RawSignal::SIGALRM, RawSignal::SIGWINCH, RawSignal::SIGIO, RawSignal::SIGURG];
+    let of_the_system = [RawSignal::SIGVTALRM, RawSignal::SIGPROF, RawSignal::SIGXCPU, RawSignal::SIGXFSZ, RawSignal::SIGPWR];
+    of_programs.into_iter().chain(of_the_system).for_each(|signal| mask.add(signal));
     let mut raw: libc::sigset_t = *mask.as_ref();
     // SAFETY: sigaddset(3) writes to this initialised set alone, which stays valid. nix knows no real-time signals.
     let mask = unsafe {
-        libc::sigaddset(&raw mut raw, libc::SIGRTMIN() + 3);
+        (libc::SIGRTMIN()..=libc::SIGRTMAX()).for_each(|signal| {
+            libc::sigaddset(&raw mut raw, signal);
+        });
         SigSet::from_sigset_t_unchecked(raw)
     };
     // Before any thread is started, so that all have it.

@@ -45,6 +45,14 @@ pub(crate) enum CommitError {
 /// # Errors
 /// See [`CommitError`]; the path holds what it held.
 pub(crate) fn commit(path: &Path, staged: &Staged, file: BorrowedFd<'_>) -> Result<(), CommitError> {
+    commit_to(path, path, staged, file)
+}
+
+/// The same where the release goes to `target`, and the file at `path` stays: the first one in a binary store.
+///
+/// # Errors
+/// See [`CommitError`]; there is nothing new at `target`.
+pub(crate) fn commit_to(target: &Path, path: &Path, staged: &Staged, file: BorrowedFd<'_>) -> Result<(), CommitError> {
     if !holds(path, &staged.started_from) {
         return Err(CommitError::PathChanged { path: path.to_owned() });
     }
@@ -54,7 +62,11 @@ pub(crate) fn commit(path: &Path, staged: &Staged, file: BorrowedFd<'_>) -> Resu
     }
     let state_dir = staged.previous.parent().unwrap_or(Path::new("/"));
     previous::promote(&staged.previous, state_dir).map_err(|source| CommitError::Previous { path: path.to_owned(), source })?;
-    if let Err(error) = replace(path, &staged.path, &staged.started_from, &staged.identity) {
+    let replaced = match target == path {
+        true => replace(path, &staged.path, &staged.started_from, &staged.identity),
+        false => put_beside(target, &staged.path),
+    };
+    if let Err(error) = replaced {
         previous::demote(&staged.previous, state_dir);
         return Err(error);
     }
@@ -122,6 +134,16 @@ fn replace(path: &Path, new: &Path, expected_old: &Identity, expected_new: &Iden
     if holds(new, expected_old) {
         let _ = fs::remove_file(new);
     }
+    Ok(())
+}
+
+/// Puts the file `new` at a path that nobody has taken.
+fn put_beside(target: &Path, new: &Path) -> Result<(), CommitError> {
+    files::rename_new(new, target).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => CommitError::PathChanged { path: target.to_owned() },
+        _ => CommitError::Replace { path: target.to_owned(), source },
+    })?;
+    let _ = files::sync_directory(target.parent().unwrap_or(Path::new("/")));
     Ok(())
 }
 

@@ -13,17 +13,18 @@ mod record;
 mod signature;
 pub(crate) mod staging;
 mod state_dir;
+pub(crate) mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unpack;
 
-pub(crate) use commit::{commit, discard, take_back};
+pub(crate) use commit::{commit, commit_to, discard, take_back};
 pub(crate) use demands::{Demands, Refusal};
 pub(crate) use identity::{Identity, hex, id_of};
 pub(crate) use marker::keep as keep_marker;
 pub(crate) use place::Place;
 pub(crate) use proof::{Hashes, prove_contents};
-pub(crate) use record::{Installed, Judged, Looks, Memo, Named, Probation, Record};
+pub(crate) use record::{Installed, Judged, Looks, Memo, Named, Packaged, Probation, Record};
 pub(crate) use signature::Signed;
 pub(crate) use state_dir::{Lock, StateDir};
 pub(crate) use unpack::{Packing, UnpackError, Wanted, unpack};

@@ -2,6 +2,9 @@
 //!
 //! The path by which the program was called, not the one that the kernel calls it by: a symlink to the binary stays one, and is
 //! resolved again at each restart, so that whoever changes it chooses the next binary.
+//!
+//! With a binary store ([`Place::with_store`]) the file there is the *packaged* one, which is left alone; committed releases lie in the store under its
+//! name, and the one that lies there is the one to run.
 
 use super::Identity;
 use crate::sys::files;
@@ -10,7 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The program's path, and the places that go with it. Found once; the names stay for the life of the master.
@@ -23,6 +26,9 @@ pub(crate) struct Place {
     name: OsString,
     #[serde(with = "crate::protocol::path")]
     state_dir: PathBuf,
+    /// `directory` is a binary store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_store: bool,
 }
 
 impl Place {
@@ -80,7 +86,69 @@ impl Place {
             Some(path) => std::path::absolute(path)?,
             None => directory.join(hidden_name(name, ".overseer")),
         };
-        Ok(Self { directory: directory.to_owned(), name: name.to_owned(), invoked, state_dir })
+        Ok(Self { directory: directory.to_owned(), name: name.to_owned(), invoked, state_dir, has_store: false })
+    }
+
+    /// The same program, whose releases are committed to the directory `store`, which is made (mode 0700) if only its last part is missing. Nothing changes
+    /// if the program lies in there.
+    ///
+    /// # Errors
+    /// There is no such directory, and it cannot be made.
+    pub(crate) fn with_store(&self, store: &Path, state_dir: Option<&Path>) -> io::Result<Self> {
+        match fs::DirBuilder::new().mode(0o700).create(store) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let directory = fs::canonicalize(store)?;
+        if directory == self.directory {
+            return Ok(self.clone());
+        }
+        let state_dir = match state_dir {
+            Some(path) => std::path::absolute(path)?,
+            None => directory.join(hidden_name(&self.name, ".overseer")),
+        };
+        Ok(Self { directory, state_dir, has_store: true, name: self.name.clone(), invoked: self.invoked.clone() })
+    }
+
+    pub(crate) fn has_store(&self) -> bool {
+        self.has_store
+    }
+
+    /// The path of the packaged file, symlinks resolved, where releases are committed elsewhere. `None` without a store, or if it is gone.
+    pub(crate) fn packaged(&self) -> Option<PathBuf> {
+        fs::canonicalize(&self.invoked).ok().filter(|_| self.has_store)
+    }
+
+    /// Where a release is committed to.
+    ///
+    /// # Errors
+    /// There is no store, and the path leads nowhere.
+    pub(crate) fn target(&self) -> io::Result<PathBuf> {
+        if self.has_store { Ok(self.stored()) } else { fs::canonicalize(&self.invoked) }
+    }
+
+    /// The path of the committed release in the store.
+    fn stored(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+
+    /// Where a committed release goes that is not to run any more.
+    fn aside(&self) -> PathBuf {
+        self.directory.join(hidden_name(&self.name, ".set-aside"))
+    }
+
+    /// Moves the release that is committed to the store out of the way, so that the packaged file is the one to run. Answers where it is now; `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    /// It is where it was.
+    pub(crate) fn set_stored_aside(&self) -> io::Result<Option<PathBuf>> {
+        let aside = self.aside();
+        match fs::rename(self.stored(), &aside) {
+            Ok(()) => files::sync_directory(&self.directory).map(|()| Some(aside)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The path that the program was called by; it may be a symlink.
@@ -88,11 +156,15 @@ impl Place {
         &self.invoked
     }
 
-    /// The path of the file now, symlinks resolved.
+    /// The path of the file now, symlinks resolved: the release that is committed to the store, if there is one, or what was called.
     ///
     /// # Errors
     /// There is none, or it cannot be looked at.
     pub(crate) fn resolve(&self) -> io::Result<PathBuf> {
+        let stored = self.stored();
+        if self.has_store && fs::symlink_metadata(&stored).is_ok() {
+            return Ok(stored);
+        }
         fs::canonicalize(&self.invoked)
     }
 
@@ -101,7 +173,7 @@ impl Place {
         &self.name
     }
 
-    /// The directory of the binary when it was found, symlinks resolved.
+    /// The directory that releases are staged in: the store, or that of the binary when it was found, symlinks resolved.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -123,12 +195,19 @@ impl Place {
 
     /// Why no release could take the place of the file, if that is plain beforehand. Restarts work all the same.
     pub(crate) fn obstacle(&self) -> Option<String> {
-        let path = match self.resolve() {
+        let path = match self.target() {
             Ok(path) => path,
             Err(error) => return Some(format!("{} cannot be found: {error}", self.invoked.display())),
         };
         let directory = path.parent().unwrap_or(Path::new("/"));
-        if is_mount_point(&path) {
+        if self.has_store {
+            return foreign_store(directory).or_else(|| Self::obstacle_in(&path, directory));
+        }
+        Self::obstacle_in(&path, directory).map(|why| format!("{why} (binary_store would keep releases in another directory)"))
+    }
+
+    fn obstacle_in(path: &Path, directory: &Path) -> Option<String> {
+        if is_mount_point(path) {
             return Some(format!("{} is a mount point of its own and cannot be renamed over", path.display()));
         }
         if let Ok(mount) = files::mount_flags(directory) {
@@ -143,8 +222,27 @@ impl Place {
             let user = nix::unistd::geteuid();
             return Some(format!("user {user} cannot write the directory {}: {error}", directory.display()));
         }
-        sticky_obstacle(&path, directory)
+        sticky_obstacle(path, directory)
     }
+
+    /// Whether a release would be gone with the container: it would lie on an overlay, which is where what is written goes that was not given a volume.
+    pub(crate) fn is_ephemeral(&self) -> bool {
+        files::is_overlay(&self.directory)
+    }
+}
+
+/// What lies in a store is executed, so nobody else may write to it.
+fn foreign_store(directory: &Path) -> Option<String> {
+    let user = nix::unistd::geteuid().as_raw();
+    let metadata = match fs::metadata(directory) {
+        Ok(metadata) => metadata,
+        Err(error) => return Some(format!("the binary store {} cannot be looked at: {error}", directory.display())),
+    };
+    if ![0, user].contains(&metadata.uid()) {
+        return Some(format!("the binary store {} belongs to user {}, not to user {user} or root", directory.display(), metadata.uid()));
+    }
+    let mode = metadata.mode() & 0o7777;
+    (mode & 0o022 != 0).then(|| format!("others can write to the binary store {} (mode {mode:04o})", directory.display()))
 }
 
 /// In a sticky directory such as `/tmp`, only the owner of a file or of the directory may rename over it.

@@ -24,6 +24,14 @@ pub(crate) struct Record {
     /// The release that `previous` holds, where it is known.
     pub(crate) previous: Option<ReleaseName>,
     pub(crate) probation: Option<Probation>,
+    /// With a binary store: the packaged file over which releases are committed there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) packaged: Option<Packaged>,
+    /// The release that ran when somebody changed the packaged file: it is not installed over that again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) set_aside: Option<Installed>,
+    /// How often the release in the binary store was started in a row and no generation of it became ready.
+    pub(crate) unready_starts: u32,
     /// A release that is there and was not fetched, since upgrades are not to be installed.
     pub(crate) named: Option<Named>,
     pub(crate) verdicts: Vec<Judged>,
@@ -41,6 +49,17 @@ pub(crate) struct Record {
 pub(crate) struct Installed {
     pub(crate) release: ReleaseName,
     pub(crate) at_unix_s: u64,
+}
+
+/// The file that the operator or a package put at the program's path, where releases go to a binary store.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Packaged {
+    pub(crate) identity: Identity,
+    /// The last change of its status, in nanoseconds since 1970.
+    pub(crate) changed_ns: i64,
+    /// In hex; empty until somebody has had the time.
+    pub(crate) sha256: String,
 }
 
 /// A release that has not lived long enough to be trusted.
@@ -118,7 +137,7 @@ pub(crate) struct Noted {
 impl Record {
     /// The tags of this source that are settled: what is installed, what waits for the next restart, what is rejected or held back.
     pub(crate) fn settled(&self, source: &str, waiting: Option<&ReleaseName>, now_unix_s: u64) -> Vec<String> {
-        let installed = self.installed.iter().map(|installed| &installed.release);
+        let installed = self.installed.iter().chain(&self.set_aside).map(|installed| &installed.release);
         let judged = self.judged(now_unix_s).rev().map(|judged| &judged.release);
         let newest_first = installed.chain(waiting).chain(judged);
         let tags = newest_first.filter(|release| release.source == source && !release.tag.is_empty()).map(|release| &release.tag);
@@ -128,7 +147,8 @@ impl Record {
 
     /// The IDs of the releases that are rejected or held back.
     pub(crate) fn judged_ids(&self, now_unix_s: u64) -> Vec<String> {
-        self.judged(now_unix_s).map(|judged| judged.release.id.clone()).filter(|id| !id.is_empty()).collect()
+        let judged = self.judged(now_unix_s).map(|judged| &judged.release).chain(self.set_aside.iter().map(|aside| &aside.release));
+        judged.map(|release| release.id.clone()).filter(|id| !id.is_empty()).collect()
     }
 
     /// What the fetcher wanted to remember of this source.
@@ -158,7 +178,8 @@ impl Record {
 
     /// What a second master of the same file needs of it: whether the release at the path is on probation, and what it would go back to.
     pub(crate) fn for_second_master(self) -> Self {
-        Self { probation: self.probation, previous: self.previous, known_ids: self.known_ids, ..Self::default() }
+        let Self { probation, previous, known_ids, packaged, .. } = self;
+        Self { probation, previous, known_ids, packaged, ..Self::default() }
     }
 
     /// How often the release has failed.
@@ -176,6 +197,10 @@ impl Record {
 
     /// The same release was found under another tag, which is settled for as long as the first.
     pub(crate) fn judged_again(&mut self, release: ReleaseName) {
+        if let Some(aside) = self.set_aside.as_mut().filter(|aside| aside.release.is_same(&release)) {
+            aside.release = ReleaseName { signed_unix_s: aside.release.signed_unix_s, ..release };
+            return;
+        }
         if let Some(judged) = self.verdicts.iter().find(|judged| judged.release.is_same(&release)).cloned() {
             self.verdicts.push(Judged { release, ..judged });
             self.forget_old_verdicts();
@@ -199,6 +224,25 @@ impl Record {
             }
             self.judge(probation.release, None, reason, at_unix_s);
         }
+    }
+
+    /// Somebody has changed the packaged file, which runs from now on in place of what was committed over the one before.
+    pub(crate) fn package_wins(&mut self, packaged: Packaged) {
+        self.packaged = Some(packaged);
+        self.set_aside = self.installed.take().or(self.set_aside.take());
+        (self.previous, self.probation, self.unready_starts) = (None, None, 0);
+    }
+
+    /// The release in the binary store does not run and is not there any more. It can be installed again, so nothing may hide it from the next look.
+    pub(crate) fn lost_stored(&mut self) {
+        (self.installed, self.previous, self.probation, self.memo, self.unready_starts) = (None, None, None, None, 0);
+    }
+
+    /// The IDs of the releases whose files may lie in the binary store.
+    pub(crate) fn stored_ids(&self) -> Vec<String> {
+        let installed = self.installed.iter().map(|installed| &installed.release);
+        let all = installed.chain(&self.previous).chain(self.probation.iter().map(|probation| &probation.release));
+        all.map(|release| release.id.clone()).collect()
     }
 
     /// Remembers that something happened; the last few are kept.

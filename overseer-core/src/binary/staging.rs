@@ -96,6 +96,16 @@ impl Staging {
         self.file.set_permissions(Permissions::from_mode(0o700))
     }
 
+    /// Lets nobody but its owner write to it.
+    pub(crate) fn close_to_others(&self) -> io::Result<()> {
+        let mode = self.file.metadata()?.mode() & 0o7777;
+        if mode & 0o022 != 0 {
+            self.file.set_permissions(Permissions::from_mode(mode & !0o022))?;
+            self.file.sync_all()?;
+        }
+        Ok(())
+    }
+
     /// Leaves the file where it is. It belongs to whoever has the descriptor, whose flock protects it.
     pub(crate) fn keep(self) -> io::Result<(PathBuf, File)> {
         let path = self.path.keep().map_err(|error| error.error)?;

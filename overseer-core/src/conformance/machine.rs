@@ -101,6 +101,7 @@ impl Machine {
             judged: vec![id.to_owned()],
             installed_signed_unix_s: None,
             naming: None,
+            store: None,
         };
         let order = serde_json::to_vec(&order).expect("an order is JSON");
         let demands = Demands { size_bytes_max: self.size_bytes_max, ..Demands::default() };

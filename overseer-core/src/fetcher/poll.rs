@@ -8,12 +8,13 @@ use super::release::Found;
 use super::{FetchError, Fetcher, Known, Look, MEMO_BYTES_MAX, Progress, Release};
 use crate::binary::header;
 use crate::binary::staging::{self, AttributeError, Staging};
+use crate::binary::store::Proof;
 use crate::binary::{
-    Demands, Hashes, Identity, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack,
+    Demands, Hashes, Identity, Packaged, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack,
 };
 use crate::config::PreUpgrade;
 use crate::message::cut;
-use crate::protocol::{FromPoll, Naming, Order, Outcome, ReleaseName, Report, Staged, Verdict};
+use crate::protocol::{FromPoll, Naming, Order, Outcome, ReleaseName, Report, Staged, StoreOrder, Verdict};
 use crate::signal::Signal;
 use crate::sys::files;
 use crate::sys::link::{Link, Received};
@@ -55,7 +56,7 @@ pub(crate) fn run(mut link: Link, poll: Poll) -> ! {
         Err(error) => {
             let text = format!("the signals of the poll process cannot be read: {error}");
             let outcome = Outcome::Failed { error: FetchError::passing(text) };
-            exit(report(&mut link, Report { outcome, memo: None, running_id: None }, None))
+            exit(report(&mut link, Report { outcome, memo: None, running_id: None, packaged: None }, None))
         }
     };
     // Inherited as ignored, it would keep us from learning how the self-check ended.
@@ -133,7 +134,7 @@ impl From<AttributeError> for Stop {
 impl Poll {
     /// Looks once, and answers the report and the descriptor that goes with it: a staged release, opened for reading and flocked.
     pub(crate) fn look(mut self, order: Order, original: &Original, progress: &mut dyn FnMut(Progress)) -> (Report, Option<File>) {
-        let mut report = Report { outcome: Outcome::Unchanged, memo: None, running_id: None };
+        let mut report = Report { outcome: Outcome::Unchanged, memo: None, running_id: None, packaged: None };
         match self.look_into(order, original, progress, &mut report) {
             Ok(file) => (report, file),
             Err(error) => {
@@ -150,7 +151,7 @@ impl Poll {
         progress: &mut dyn FnMut(Progress),
         report: &mut Report,
     ) -> Result<Option<File>, FetchError> {
-        let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s, naming } = order;
+        let Order { mut known, path, state_dir, running, judged, installed_signed_unix_s, naming, store } = order;
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -163,6 +164,16 @@ impl Poll {
         let started_from = Identity::of(&metadata);
         if !started_from.same_inode(&running) {
             let why = format!("{} holds another file than the running one; restart to take it", path.display());
+            report.outcome = Outcome::Incomplete { why };
+            return Ok(None);
+        }
+        if let Some(StoreOrder { packaged_path, packaged, .. }) = &store
+            && !Packaged::at(packaged_path).is_ok_and(|now| now.identity == packaged.identity)
+        {
+            let why = format!(
+                "{} was changed since the service began to run it or what came after it; restart to take it",
+                packaged_path.display()
+            );
             report.outcome = Outcome::Incomplete { why };
             return Ok(None);
         }
@@ -205,8 +216,15 @@ impl Poll {
         }
         let version = release.version.as_deref().map(|version| printable(version, VERSION_BYTES_MAX));
         let mut name = ReleaseName { id: String::new(), tag: release.tag.clone(), source: source.clone(), version, signed_unix_s: None };
+        if let Some(StoreOrder { packaged_path, packaged, .. }) = store.as_ref().filter(|store| store.packaged.sha256.is_empty()) {
+            // By what it is from now on known where it has other numbers: in another container, after a boot.
+            let hashed = Packaged::hashed(packaged_path).map_err(|error| local("read", packaged_path, &error))?;
+            report.packaged = Some(hashed).filter(|hashed| hashed.identity == packaged.identity);
+        }
         let (known, path, state_dir, judged) = (&known, path.as_path(), state_dir.as_path(), judged.as_slice());
-        let upgrade = Upgrade { known, path, state_dir, started_from, judged, installed_signed_unix_s, original };
+        let target = store.as_ref().map_or(path, |store| &store.target);
+        let is_stored = store.is_some();
+        let upgrade = Upgrade { known, path, target, is_stored, state_dir, started_from, judged, installed_signed_unix_s, original };
         let looked = match naming {
             None => upgrade.stage(self, &download, release, &mut name, progress).map(Some),
             Some(naming) => upgrade.compare(&naming, &self.demands, &download, release, &mut name, progress).map(|()| None),
@@ -243,6 +261,10 @@ impl Poll {
 struct Upgrade<'a> {
     known: &'a Known,
     path: &'a Path,
+    /// Where it is committed to.
+    target: &'a Path,
+    /// That is in a binary store.
+    is_stored: bool,
     state_dir: &'a Path,
     started_from: Identity,
     judged: &'a [String],
@@ -252,11 +274,11 @@ struct Upgrade<'a> {
 
 impl Upgrade<'_> {
     fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("/"))
+        self.target.parent().unwrap_or(Path::new("/"))
     }
 
     fn name(&self) -> &OsStr {
-        self.path.file_name().unwrap_or_default()
+        self.target.file_name().unwrap_or_default()
     }
 
     /// Downloads, unpacks, proves and checks the release, and leaves it ready to be committed. `name` gets its ID as soon as it has one.
@@ -271,12 +293,19 @@ impl Upgrade<'_> {
         let packing = Packing::of(&release.file_name)?;
         let minisig = release.signature.as_deref();
         let signed = poll.demands.examine(minisig, &release.file_name, self.installed_signed_unix_s, unix_s())?;
+        let (file_name, minisig) = (release.file_name.clone(), release.signature.clone());
         let model = self.model()?;
         staging::try_out(&model, self.directory(), self.name())?;
         staging::remove_stale(self.directory(), self.name());
         // What was published stays until there is a verdict: who is killed before need not download it again.
-        let (staging, _whole) = self.prove(packing, signed, &poll.demands, download, release, name, progress)?;
+        let (staging, whole) = self.prove(packing, signed, &poll.demands, download, release, name, progress)?;
         self.try_out(poll, &staging)?;
+        if self.is_stored {
+            // Under a name of its own, so one that is not committed is in nobody's way.
+            let signed = minisig.map(|minisig| (minisig, whole.path()));
+            Proof::keep(name, staging.path(), &file_name, signed, self.state_dir)
+                .map_err(|error| local("keep the proof of the release in", self.state_dir, &error))?;
+        }
         self.make_ready(staging, &model, name)
     }
 
@@ -440,8 +469,12 @@ impl Upgrade<'_> {
         let previous = previous::prepare(self.path, &self.started_from, self.state_dir)
             .map_err(|error| local("keep as previous", self.path, &error))?;
         let made = staging::copy_attributes(model, staging.file(), staging.path()).map_err(Stop::from).and_then(|warnings| {
-            for warning in warnings {
+            // In a store it is to belong to the service's own user.
+            for warning in warnings.iter().filter(|_| !self.is_stored) {
                 log::warn!(target: "overseer::poll", "{warning}");
+            }
+            if self.is_stored {
+                staging.close_to_others().map_err(|error| local("set the mode of", staging.path(), &error))?;
             }
             files::sync_directory(self.directory()).map_err(|error| local("bring to the disk", self.directory(), &error))?;
             let identity = identity_of(&staging)?;

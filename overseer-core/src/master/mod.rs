@@ -2,6 +2,7 @@
 //!
 //! One thread, one loop, and no wake-up while nothing happens. Nothing in here blocks on a pipe or a socket, opens a connection, or reads a release.
 
+mod home;
 mod listeners;
 mod log;
 pub(crate) mod notify;
@@ -12,17 +13,18 @@ mod replace;
 pub(crate) mod snapshot;
 mod start;
 
+pub(crate) use home::Handed;
 pub(crate) use notify::tell_without_master;
 pub(crate) use replace::resume;
 pub(crate) use start::{Setup, run};
 
 use crate::FetchError;
-use crate::binary::{self, Identity, Lock, Place, Record, StateDir};
+use crate::binary::{self, Identity, Lock, Packaged, Place, Record, StateDir};
 use crate::message::Message;
-use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
+use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
-use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
+use crate::supervisor::{Action, Asker, Blame, Event, Generation, NewPackage, Program, Settings, Started, Supervisor, Time};
 use crate::sys::connections::open_connections;
 use crate::sys::files;
 use crate::sys::link::{Link, Received};
@@ -42,6 +44,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A generation's process.
@@ -218,6 +221,7 @@ impl Master {
                     Err(why) => Event::TakeBackFailed { why },
                 });
             }
+            Action::SetStoredAside => self.set_stored_aside(),
             Action::Discard => {
                 if let Some((staged, _file)) = self.staged.take() {
                     binary::discard(&staged);
@@ -269,8 +273,8 @@ impl Master {
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {
         let failed = |why: String, blame| Event::SpawnFailed { generation, why, blame };
-        let file = match self.open_program(program) {
-            Ok(file) => file,
+        let (file, package) = match self.open_program(program) {
+            Ok(opened) => opened,
             Err(error) => return failed(format!("its file cannot be opened: {error}"), Blame::Nobody),
         };
         let identity = match file.metadata() {
@@ -292,24 +296,30 @@ impl Master {
                     generation,
                     Child { pid, link: Some(link), unheard: None, program: file, why: None, asks: None, has_listeners: false },
                 );
-                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity } }
+                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
         }
     }
 
-    /// Opens the file to be executed, without reading it: `O_PATH` needs no right to read.
-    fn open_program(&self, program: Program) -> io::Result<File> {
-        match program {
+    /// Opens the file to be executed, without reading it: `O_PATH` needs no right to read. With it comes what it is, if it is the packaged one and somebody has
+    /// changed that.
+    fn open_program(&self, program: Program) -> io::Result<(File, Option<NewPackage>)> {
+        let file = match program {
             Program::Own => self.own.try_clone(),
             Program::Last => {
                 let last = self.supervisor.last().and_then(|last| self.children.get(&last)).map(|child| &child.program);
                 last.or(self.last.as_ref()).ok_or_else(|| io::Error::other("nobody served before"))?.try_clone()
             }
             Program::AtPath => {
-                let path = self.place.resolve()?;
+                let changed = self.changed_package();
+                let path = changed.clone().map_or_else(|| self.place.resolve(), Ok)?;
                 let file = files::open_to_execute(&path)?;
-                if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(format!("{} is not a file", path.display()))) }
+                let metadata = file.metadata()?;
+                if !metadata.is_file() {
+                    return Err(io::Error::other(format!("{} is not a file", path.display())));
+                }
+                return Ok((file, changed.map(|path| NewPackage { path, file: Packaged::of(&metadata) })));
             }
             Program::Previous => match &self.memory {
                 Some(memory) => binary::previous::open(memory.directory.path()).map(|(file, _)| file),
@@ -319,7 +329,8 @@ impl Master {
                 Some((_, file)) => file.try_clone().map(File::from),
                 None => Err(io::Error::other("no release is staged")),
             },
-        }
+        };
+        file.map(|file| (file, None))
     }
 
     fn signal(&mut self, generation: Generation, signal: Signal) {
@@ -575,11 +586,16 @@ impl Master {
     }
 
     /// The settings of a generation, without a source of releases where upgrades are impossible. The first generation that brings a fetcher finds that out.
-    fn with_possible_source(&mut self, settings: Settings) -> Settings {
+    fn with_possible_source(&mut self, said: Settings) -> Settings {
+        let settings = start::in_place(&said, &self.place);
         if settings.looks() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
+            if settings.upgrades() != said.upgrades() {
+                self.log.write(&Message::Ephemeral { directory: self.place.directory().to_owned() });
+            }
             let (memory, record) = start::remember(&self.place, &settings, &mut self.log);
             self.memory = memory;
-            self.supervisor.adopt(record);
+            let packaged = record.packaged.clone().or_else(|| self.place.packaged().and_then(|path| Packaged::at(&path).ok()));
+            self.supervisor.adopt(Record { packaged, ..record });
         }
         Settings { source: settings.source.filter(|_| self.memory.is_some()), ..settings }
     }
@@ -595,10 +611,30 @@ impl Master {
         // What is remembered of the release must be there before it is.
         self.save();
         let Some((staged, file)) = &self.staged else { return Err("no release is staged".to_owned()) };
-        let path = self.place.resolve().map_err(|error| format!("the program's path cannot be followed: {error}"))?;
-        binary::commit(&path, staged, file.as_fd()).map_err(|error| FetchError::chain(&error))?;
+        let unable = |error| format!("the program's path cannot be followed: {error}");
+        let (path, target) = (self.place.resolve().map_err(unable)?, self.place.target().map_err(unable)?);
+        if let Some(packaged) = self.changed_package() {
+            return Err(format!("{} was replaced while the upgrade ran", packaged.display()));
+        }
+        binary::commit_to(&target, &path, staged, file.as_fd()).map_err(|error| FetchError::chain(&error))?;
         self.staged = None;
         Ok(())
+    }
+
+    /// The packaged file, if somebody has changed it since releases were committed in its place.
+    fn changed_package(&self) -> Option<PathBuf> {
+        let before = self.supervisor.record().packaged.as_ref()?.identity;
+        self.place.packaged().filter(|path| Packaged::at(path).is_ok_and(|now| now.identity != before))
+    }
+
+    /// Lets the packaged file be the one that is at the program's path.
+    fn set_stored_aside(&mut self) {
+        let path = self.place.target().unwrap_or_default();
+        match self.place.set_stored_aside() {
+            Ok(Some(aside)) => self.log.write(&Message::PackageWins { packaged: self.place.packaged().unwrap_or_default(), aside }),
+            Ok(None) => {}
+            Err(error) => self.log.write(&Message::StoredStays { path, why: error.to_string() }),
+        }
     }
 
     /// Puts the previous binary back; `false` if what is at the path is for another master to decide.
@@ -614,7 +650,7 @@ impl Master {
 
     /// Starts a look at the source; or, where another master looks, sees whether it has installed something.
     fn poll(&mut self) -> Option<Event> {
-        let done = |outcome| Some(Event::PollEnded { report: Box::new(Report { outcome, memo: None, running_id: None }) });
+        let done = |outcome| Some(Event::PollEnded { report: Box::new(Report { outcome, memo: None, running_id: None, packaged: None }) });
         let failed = |why: String| done(Outcome::Failed { error: FetchError::passing(why) });
         let running = self.supervisor.running();
         let path = match self.place.resolve() {
@@ -647,7 +683,18 @@ impl Master {
         }
         let (known, judged) = self.supervisor.known();
         let (state_dir, installed_signed_unix_s) = (memory.directory.path().to_owned(), self.supervisor.installed_signed_unix_s());
-        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming: self.supervisor.naming() };
+        if self.place.has_store() {
+            let staged = self.staged.iter().map(|(staged, _)| staged.release.id.clone());
+            let ids: Vec<String> = self.supervisor.record().stored_ids().into_iter().chain(staged).collect();
+            binary::store::forget_all_but(memory.directory.path(), &ids);
+        }
+        let store = self.place.has_store().then(|| StoreOrder {
+            target: self.place.target().unwrap_or_default(),
+            packaged_path: self.place.invoked().to_owned(),
+            packaged: self.supervisor.record().packaged.clone().unwrap_or_default(),
+        });
+        let naming = self.supervisor.naming();
+        let order = Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming, store };
         let program = self.supervisor.active().and_then(|active| self.children.get(&active)).map(|child| &child.program);
         let Some(program) = program else { return failed("no generation serves".to_owned()) };
         match Poller::start(program.as_fd(), &order, &self.original) {

@@ -118,9 +118,7 @@ impl Notify {
     }
 
     fn say(&mut self, lines: String) -> Option<Message> {
-        if self.socket.is_none() {
-            return None;
-        }
+        self.socket.as_ref()?;
         let is_full = self.state.waiting.len() >= WAITING_MAX;
         match self.state.waiting.back_mut().filter(|last| is_passing(last) && is_passing(&lines)) {
             Some(last) => *last = newest(last, &lines),

@@ -118,7 +118,7 @@ impl Poller {
             (None, false, None) => format!("the poll process ended without a report ({exit})"),
         };
         let outcome = Outcome::Failed { error: FetchError::passing(format!("{why}{}", self.last_words)) };
-        (Report { outcome, memo: None, running_id: None }, None)
+        (Report { outcome, memo: None, running_id: None, packaged: None }, None)
     }
 
     /// A staged file counts only if the descriptor that came is the file at the path that was named.

@@ -103,7 +103,7 @@ impl Master {
         descriptors.push(passed);
         let opened = descriptors.iter().try_for_each(|descriptor| descriptor.outlives_exec(true));
         let error = match opened {
-            Ok(()) => spawn::become_program(program.as_fd(), Some(variable_for_successor(passed))),
+            Ok(()) => spawn::become_program(program.as_fd(), variable_for_successor(passed)),
             Err(error) => error,
         };
         for descriptor in descriptors {
@@ -305,7 +305,7 @@ fn go_back(bytes: &[u8], why: &str) -> io::Error {
     };
     let opened = Passed::of(&file).and_then(|passed| passed.outlives_exec(true).map(|()| passed));
     match opened {
-        Ok(passed) => unable(&spawn::become_program(header.predecessor.borrow(), Some(variable_for_successor(passed))).to_string()),
+        Ok(passed) => unable(&spawn::become_program(header.predecessor.borrow(), variable_for_successor(passed)).to_string()),
         Err(error) => unable(&error.to_string()),
     }
 }

@@ -1,5 +1,6 @@
 //! How a master comes up: what it remembers, what it binds, and whether it is the right binary at all.
 
+use super::home::{self, Handed, Home};
 use super::listeners::Listeners;
 use super::log::Log;
 use super::notify::{self, Notify, NotifyState};
@@ -7,7 +8,8 @@ use super::pid_file::PidFile;
 use super::{Master, Memory};
 use crate::activation::Offers;
 use crate::address::Address;
-use crate::binary::{self, Identity, Place, Record, StateDir};
+use crate::binary::store::STARTS_MAX;
+use crate::binary::{self, Demands, Identity, Place, Record, StateDir};
 use crate::config::Upgrades;
 use crate::message::Message;
 use crate::protocol::Wanted;
@@ -26,8 +28,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// For how long an address that is in use is tried again: the children of a killed master may be leaving.
 const BIND_PATIENCE: Duration = Duration::from_secs(3);
 const BIND_PAUSE: Duration = Duration::from_millis(20);
-/// The start of a release at which the previous binary runs instead, if it has not lived through its probation before.
-const STARTS_MAX: u32 = 3;
 
 /// What a master is made of.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ pub(crate) struct Setup {
     pub(crate) no_warn: bool,
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) binary_store: Option<PathBuf>,
+    pub(crate) demands: Demands,
+    /// From the packaged file, where this is the release in the binary store.
+    pub(crate) handed: Option<Handed>,
     /// The threads that run already.
     pub(crate) threads: Vec<String>,
 }
@@ -55,21 +59,22 @@ pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     Err(error)
 }
 
-fn come_up(setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) -> Result<Infallible, Error> {
+fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) -> Result<Infallible, Error> {
     if !setup.threads.is_empty() {
         log.write(&Message::Threads { count: setup.threads.len(), names: setup.threads.join(", ") });
     }
     let original = Original::capture().map_err(Error::system("cannot read the signal mask"))?;
-    let place = Place::find(setup.state_dir.as_deref()).map_err(Error::system("cannot find the program's own file"))?;
     let own =
         files::own_file().and_then(|path| files::open_to_execute(&path)).map_err(Error::system("cannot open the program's own file"))?;
     let has_sought_memory = setup.settings.looks();
-    let (mut memory, mut record) = remember(&place, &setup.settings, &mut log);
-    let is_counted = memory.as_mut().is_some_and(|memory| count_start(memory, &mut record, &own, &place, &original, &mut log));
+    let Home { place, memory, mut record, is_counted } = home::find(&mut setup, &own, &original, &mut log)?;
     // That somebody else has what this master needs says nothing about the release.
     let blame_nobody = |record: &mut Record| {
-        if let (true, Some(memory), Some(probation)) = (is_counted, &memory, &mut record.probation) {
-            probation.starts -= 1;
+        if let (true, Some(memory)) = (is_counted, &memory) {
+            record.unready_starts = record.unready_starts.saturating_sub(1);
+            if let Some(probation) = &mut record.probation {
+                probation.starts = probation.starts.saturating_sub(1);
+            }
             let _ = memory.directory.save(record);
         }
     };
@@ -102,9 +107,13 @@ fn come_up(setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) -> R
             return Err(error);
         }
     }
-    let path = place.resolve().unwrap_or_else(|_| place.invoked().to_owned());
-    log.write(&Message::MasterStarted { pid: std::process::id(), path: path.clone(), addresses: listeners.describe() });
-    let mut settings = setup.settings;
+    let path = place.target().unwrap_or_else(|_| place.invoked().to_owned());
+    let running = place.resolve().unwrap_or_else(|_| path.clone());
+    log.write(&Message::MasterStarted { pid: std::process::id(), path: running, addresses: listeners.describe() });
+    let mut settings = in_place(&setup.settings, &place);
+    if has_sought_memory && settings.upgrades() != setup.settings.upgrades() {
+        log.write(&Message::Ephemeral { directory: place.directory().to_owned() });
+    }
     if memory.is_none() {
         settings.source = None;
     }
@@ -139,14 +148,21 @@ fn come_up(setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) -> R
     master.live()
 }
 
+/// The settings for releases that go to this place: where they would be gone with the container, they are only named, unless the program has said what it wants.
+pub(super) fn in_place(settings: &Settings, place: &Place) -> Settings {
+    let is_unsaid = settings.upgrades.is_none() && settings.source.is_some();
+    let upgrades = if is_unsaid && place.is_ephemeral() { Some(Upgrades::Notify) } else { settings.upgrades };
+    Settings { upgrades, ..settings.clone() }
+}
+
 /// What earlier masters have remembered; `None` where upgrades are off.
 pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
     let nothing = (None, Record::default());
     if !settings.looks() && !place.state_dir().exists() {
         return nothing;
     }
-    // Who only names what is new replaces nothing.
-    let obstacle = place.obstacle().filter(|_| settings.upgrades() == Upgrades::Install);
+    // Who only names what is new replaces nothing; but what lies in a store is executed.
+    let obstacle = place.obstacle().filter(|_| settings.upgrades() == Upgrades::Install || place.has_store());
     let opened = match obstacle {
         Some(why) => Err(why),
         None => StateDir::open(place).map_err(|error| FetchError::chain(&error)),
@@ -179,7 +195,7 @@ pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Op
 
 /// Counts the starts of a release that has not lived through its probation: neither a reboot nor a killed master lets it off. At
 /// the third, the previous binary is put back and executed instead; then this does not return. `true` if there is one, and it was counted.
-fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Place, original: &Original, log: &mut Log) -> bool {
+pub(super) fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Place, original: &Original, log: &mut Log) -> bool {
     if memory.lock.is_none() {
         return false;
     }
@@ -202,7 +218,7 @@ fn count_start(memory: &mut Memory, record: &mut Record, own: &File, place: &Pla
         record.note(unix.as_secs(), message.to_string());
         let _ = memory.directory.save(record);
         log.write(&message);
-        let error = spawn::execute(file.as_fd(), original);
+        let error = spawn::execute(file.as_fd(), original, None);
         Err(format!("{} is back but cannot be executed: {error}", path.display()))
     });
     let Err::<Infallible, String>(why) = back;

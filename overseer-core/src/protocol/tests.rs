@@ -53,7 +53,7 @@ fn staged() -> Staged {
 }
 
 fn report(outcome: Outcome) -> FromPoll {
-    FromPoll::Report(Box::new(Report { outcome, memo: Some("etag".to_owned()), running_id: Some(release().id) }))
+    FromPoll::Report(Box::new(Report { outcome, memo: Some("etag".to_owned()), running_id: Some(release().id), packaged: None }))
 }
 
 fn hello() -> Box<Hello> {
@@ -156,6 +156,7 @@ fn what_is_said_to_and_by_a_poll_in_version_1_is_written_and_read_as_ever() {
         judged: vec!["00".repeat(20)],
         installed_signed_unix_s: None,
         naming: None,
+        store: None,
     };
     is_golden("v1-master-order.bin", &order, 0);
     let naming = Naming { is_identified: true, differs: Some("\"66f1-c\"".to_owned()) };

@@ -32,6 +32,7 @@ impl Supervisor {
             stage: Stage::Starting,
             origin,
             identity: Identity::default(),
+            package: None,
             pid: 0,
             settings: self.settings.clone(),
             spawned_at: self.now,
@@ -62,9 +63,10 @@ impl Supervisor {
     pub(super) fn spawned(&mut self, generation: Generation, started: Started) {
         let running =
             self.active.filter(|active| *active != generation).and_then(|active| self.children.get(&active)).map(|child| child.identity);
-        let path = self.path.clone();
+        let path = started.package.as_ref().map_or_else(|| self.path.clone(), |package| package.path.clone());
         let Some(child) = self.child(generation) else { return };
         child.identity = started.identity;
+        child.package = started.package;
         child.pid = started.pid;
         let is_operators = child.origin == Origin::Restart && running.is_some_and(|running| !running.same_inode(&started.identity));
         if is_operators {
@@ -98,6 +100,7 @@ impl Supervisor {
             }
             if self.active == Some(generation) && settings.installation == Installation::WithoutRestart {
                 self.go_by(settings);
+                self.comes_up();
                 self.plan_first_look();
             }
         }
@@ -166,12 +169,18 @@ impl Supervisor {
     fn serves(&mut self, generation: Generation) {
         let Some(child) = self.child(generation) else { return };
         child.stage = Stage::Active;
-        let (settings, identity) = (child.settings.clone(), child.identity);
+        let (settings, identity, package) = (child.settings.clone(), child.identity, child.package.clone());
         self.go_by(settings);
         self.act(Action::Accept { generation });
         self.act(Action::Trust { generation });
         self.accepts_again(generation);
         self.gap = None;
+        self.comes_up();
+        if let Some(package) = package {
+            self.record.package_wins(package.file);
+            self.act(Action::SetStoredAside);
+            self.act(Action::Save);
+        }
         match &self.record.probation {
             Some(probation) if probation.identity == identity => {
                 if self.probation_until.is_none() {
@@ -190,6 +199,13 @@ impl Supervisor {
         }
         self.plan_first_look();
         self.replace_master_by(generation);
+    }
+
+    /// What the service was started with comes up, so its starts do not add up.
+    fn comes_up(&mut self) {
+        if std::mem::take(&mut self.record.unready_starts) > 0 {
+            self.act(Action::Save);
+        }
     }
 
     /// The candidate takes over; what it replaces drains.
@@ -436,6 +452,7 @@ impl Supervisor {
         let Some(candidate) = self.candidate.take() else { return };
         let Some(child) = self.children.get_mut(&candidate) else { return };
         let (origin, kept) = (child.origin.clone(), std::mem::take(&mut child.kept));
+        let package = child.package.as_ref().map(|package| package.path.clone());
         self.start_again(kept);
         let serving = self.who_serves().unwrap_or(Serving::KeepsServing(candidate));
         match origin {
@@ -444,7 +461,7 @@ impl Supervisor {
                 self.release_failed(release, why.to_owned(), blame);
             }
             Origin::OperatorsFile => {
-                let (path, previous) = (self.path.clone(), self.previous.clone());
+                let (path, previous) = (package.unwrap_or_else(|| self.path.clone()), self.previous.clone());
                 self.note(Message::OwnFileFailed { candidate, serving, why: why.to_owned(), path, previous });
             }
             Origin::Restart | Origin::Start => self.note(Message::RestartFailed { candidate, serving, why: why.to_owned() }),
@@ -488,6 +505,7 @@ impl Supervisor {
         }
         let ran = self.children.remove(&generation).map(|child| child.identity);
         if self.is_leaving() || end == End::Orderly {
+            self.comes_up();
             self.lived_cleanly(ran, exit, was_asked_to);
             if !self.is_leaving() {
                 self.note(Message::ProgramEnded { generation, exit });

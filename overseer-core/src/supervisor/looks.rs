@@ -158,6 +158,11 @@ impl Supervisor {
         self.looking.running_until = None;
         self.looking.is_overdue = false;
         self.looking.not_before = self.now + self.settings.min_fetch_interval;
+        if let Some(packaged) = report.packaged
+            && self.record.packaged.as_ref().is_some_and(|known| known.identity == packaged.identity)
+        {
+            self.record.packaged = Some(packaged);
+        }
         let is_cut_short = std::mem::take(&mut self.looking.is_cut_short);
         if let Some(id) = &report.running_id {
             let running = self.running();

@@ -34,7 +34,7 @@ mod tests;
 pub(crate) use notify::{Notice, one_line};
 pub(crate) use settings::{Installation, Settings};
 
-use crate::binary::{Identity, Probation, Record};
+use crate::binary::{Identity, Packaged, Probation, Record};
 use crate::message::Message;
 use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
@@ -78,10 +78,20 @@ pub(crate) enum Program {
 }
 
 /// Which file was found when a generation was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Started {
     pub(crate) pid: i32,
     pub(crate) identity: Identity,
+    pub(crate) package: Option<NewPackage>,
+}
+
+/// Releases lie in a binary store, and this is the packaged file, which somebody has changed since.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct NewPackage {
+    #[serde(with = "crate::protocol::path")]
+    pub(crate) path: PathBuf,
+    pub(crate) file: Packaged,
 }
 
 /// Whom a failure is blamed on.
@@ -250,6 +260,8 @@ pub(crate) enum Action {
     TakeBack {
         failed: Identity,
     },
+    /// The packaged file serves: nothing that was committed in its place may be at the path.
+    SetStoredAside,
     /// Forget the staged release and remove its file.
     Discard,
     /// Look at the source.
@@ -315,6 +327,8 @@ struct Child {
     stage: Stage,
     origin: Origin,
     identity: Identity,
+    #[serde(default)]
+    package: Option<NewPackage>,
     /// 0 until it is spawned.
     #[serde(default)]
     pid: i32,

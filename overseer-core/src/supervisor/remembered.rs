@@ -91,12 +91,13 @@ impl Record {
 
     /// When the installed release was signed; no older one is taken.
     pub(crate) fn installed_signed_unix_s(&self) -> Option<u64> {
-        self.installed.as_ref()?.release.signed_unix_s
+        self.installed.as_ref().or(self.set_aside.as_ref())?.release.signed_unix_s
     }
 
     /// Whether the release is rejected, or held back and its time has not come.
     pub(crate) fn is_unwanted(&self, release: &ReleaseName, now_unix_s: u64) -> bool {
-        self.judged(now_unix_s).any(|judged| judged.release.is_same(release))
+        self.set_aside.as_ref().is_some_and(|aside| aside.release.is_same(release))
+            || self.judged(now_unix_s).any(|judged| judged.release.is_same(release))
     }
 
     /// Whether core has put the release at the program's path.
@@ -116,6 +117,7 @@ impl Record {
     /// The release is at the program's path, and what was there before is `previous`.
     pub(crate) fn was_installed(&mut self, release: ReleaseName, identity: Identity, now_unix_s: u64) {
         self.previous = self.installed.take().map(|installed| installed.release);
+        self.set_aside = None;
         // It was nameless while its signature was not accepted.
         let nameless = ReleaseName { id: String::new(), ..release.clone() };
         self.verdicts.retain(|judged| !judged.release.is_same(&release) && !judged.release.is_same(&nameless));

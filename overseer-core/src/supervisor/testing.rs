@@ -45,7 +45,7 @@ pub(super) fn settings() -> Settings {
 }
 
 pub(super) fn report(outcome: Outcome) -> Report {
-    Report { outcome, memo: None, running_id: None }
+    Report { outcome, memo: None, running_id: None, packaged: None }
 }
 
 /// What one process was told, to be compared with what it should have been.
@@ -606,7 +606,7 @@ impl Master {
                 assert!(self.manager.pinged != Some(*generation), "generation {generation} is asked again before it has answered");
                 self.manager.pinged = Some(*generation);
             }
-            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
+            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::SetStoredAside | Action::Say(_) => {}
         }
         None
     }
@@ -633,7 +633,10 @@ impl Master {
             (Some(identity), None) => {
                 self.alive.insert(generation, identity);
                 self.files.insert(generation, identity);
-                Event::Spawned { generation, started: Started { pid: 100 + i32::try_from(generation.0).unwrap_or_default(), identity } }
+                Event::Spawned {
+                    generation,
+                    started: Started { pid: 100 + i32::try_from(generation.0).unwrap_or_default(), identity, package: None },
+                }
             }
             (_, blame) => {
                 let why = "could not be started".to_owned();

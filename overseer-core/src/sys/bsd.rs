@@ -38,6 +38,20 @@ pub(super) fn not_blocking(output: BorrowedFd<'_>) -> io::Result<File> {
     File::options().write(true).custom_flags(flags).open(nix::unistd::ttyname(output)?)
 }
 
+/// Neither system has leases.
+#[expect(clippy::unnecessary_wraps, reason = "another system says who writes")]
+pub(super) fn keep_unwritten(_: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(super) fn is_kept_unwritten(_: BorrowedFd<'_>) -> bool {
+    false
+}
+
+pub(super) fn is_overlay(_: &Path) -> bool {
+    false
+}
+
 /// An unlinked file.
 pub(super) fn memory_file() -> io::Result<File> {
     tempfile::tempfile()

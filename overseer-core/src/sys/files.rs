@@ -62,6 +62,37 @@ pub(crate) fn cannot_exchange(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| errors.contains(&number))
 }
 
+/// Renames a file, unless there is one of the new name already. Both names are there for an instant; where there are no links, the last look is an instant old.
+///
+/// # Errors
+/// `AlreadyExists`: there is one. Nothing was changed.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::hard_link(from, to) {
+        Ok(()) => std::fs::remove_file(from),
+        Err(_) if std::fs::symlink_metadata(to).is_err() => std::fs::rename(from, to),
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps everybody from writing to a file that is open for reading, for as long as it is open: who tries has to wait. `false`: this system or this file system
+/// cannot do that.
+///
+/// # Errors
+/// `WouldBlock`: somebody has it open for writing.
+pub(crate) fn keep_unwritten(file: &File) -> io::Result<bool> {
+    system::keep_unwritten(file.as_fd())
+}
+
+/// Whether nobody has tried to write to the file since [`keep_unwritten`] began.
+pub(crate) fn is_kept_unwritten(file: &File) -> bool {
+    system::is_kept_unwritten(file.as_fd())
+}
+
+/// Whether the path is on an overlay file system, as the writable layer of a container is.
+pub(crate) fn is_overlay(path: &Path) -> bool {
+    system::is_overlay(path)
+}
+
 /// Makes the names in a directory last through a loss of power.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{SockFlag, setsockopt, sockopt};
 use nix::sys::stat::fstat;
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, Pid};
 use std::ffi::{CStr, OsStr};
@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 pub(super) use nix::sys::socket::sockopt::TcpKeepIdle;
 
+/// Which signal tells of a lease that is being broken (fcntl(2)); not in libc for all of Linux.
+const F_SETSIG: libc::c_int = 10;
 /// With these flags a file is opened to be executed: without the right to read it.
 pub(super) const TO_EXECUTE: libc::c_int = libc::O_PATH;
 /// What makes a socket close-on-exec and not blocking as it is made; empty where nothing does.
@@ -91,6 +93,32 @@ pub(super) fn exchange(one: &CStr, other: &CStr) -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
     Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+/// A read lease (fcntl(2)), as long as the file is open: who opens it for writing waits for `lease-break-time`, and the lease says from then on that it is being broken.
+pub(super) fn keep_unwritten(file: BorrowedFd<'_>) -> io::Result<bool> {
+    // The signal that tells of it is one that is ignored unless handled, where the usual one ends the process.
+    // SAFETY: both calls take numbers.
+    let result = unsafe {
+        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)
+    };
+    match Errno::result(result) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether the lease is whole.
+pub(super) fn is_kept_unwritten(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: the call takes numbers.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+}
+
+/// Whether the path is on an overlay.
+pub(super) fn is_overlay(path: &Path) -> bool {
+    statfs(path).is_ok_and(|status| status.filesystem_type() == OVERLAYFS_SUPER_MAGIC)
 }
 
 /// Whether this process has these rights to the path.

@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 
 pub(super) use super::bsd::{
-    TO_EXECUTE, be_expendable, end_with_exec, is_noexec, memory_file, not_blocking, other_threads, own_file, own_path, own_pidfd_id,
-    process_descriptor, readable, set_name, trust,
+    TO_EXECUTE, be_expendable, end_with_exec, is_kept_unwritten, is_noexec, is_overlay, keep_unwritten, memory_file, not_blocking,
+    other_threads, own_file, own_path, own_pidfd_id, process_descriptor, readable, set_name, trust,
 };
 pub(super) use nix::sys::socket::sockopt::TcpKeepAlive as TcpKeepIdle;
 

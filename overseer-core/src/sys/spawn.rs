@@ -95,17 +95,21 @@ impl Spawn<'_> {
     }
 }
 
-/// Becomes another program: the same process, arguments and given environment, with the signals as they were before handlers of ours. Returns only if it could not.
-pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original) -> io::Error {
+/// Becomes another program at the start of the service: the same process, arguments and given environment, perhaps this variable, what was passed to this process at its
+/// start, and the signals as they were before handlers of ours. Returns only if it could not.
+pub(crate) fn execute(program: BorrowedFd<'_>, original: &Original, variable: Option<(OsString, OsString)>) -> io::Error {
     original.restore();
-    become_program(program, None)
+    replace_program(program, variable, true)
 }
 
 /// Becomes another program: the same process, arguments and given environment, and this variable. Signals that are held stay so. Returns only if it could not.
 ///
-/// Whoever has a variable gets its descriptors by that, and none that were passed to this process at its start; a fresh start gets those too.
-pub(crate) fn become_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>) -> io::Error {
-    let is_start = variable.is_none();
+/// It gets its descriptors by the variable, and none that were passed to this process at its start.
+pub(crate) fn become_program(program: BorrowedFd<'_>, variable: (OsString, OsString)) -> io::Error {
+    replace_program(program, Some(variable), false)
+}
+
+fn replace_program(program: BorrowedFd<'_>, variable: Option<(OsString, OsString)>, is_start: bool) -> io::Error {
     let environment = environment_with(variable, |name| is_start || !activation::is_for_us_alone(name));
     let strings = c_strings(std::env::args_os()).and_then(|arguments| Ok((arguments, c_strings(environment)?)));
     let (arguments, environment) = match strings {

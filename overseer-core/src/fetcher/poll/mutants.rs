@@ -651,6 +651,8 @@ impl Scene {
         let upgrade = Upgrade {
             known: &self.known,
             path: &self.path,
+            target: &self.path,
+            is_stored: false,
             state_dir: &self.state_dir,
             started_from,
             judged: &[],

@@ -41,7 +41,7 @@ impl Scene {
         let running = Identity::of(&fs::metadata(&self.path).expect("metadata"));
         let (path, state_dir, judged) = (self.path.clone(), self.state_dir.clone(), self.judged.clone());
         let (installed_signed_unix_s, naming) = (self.installed_signed_unix_s, self.naming.clone());
-        Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming }
+        Order { known, path, state_dir, running, judged, installed_signed_unix_s, naming, store: None }
     }
 
     fn look(&self, fetcher: impl Fetcher) -> (Report, Option<File>) {

@@ -1,9 +1,10 @@
-//! `cargo xtask soak`: upgrades in a row, upgrades that change everything, and long rounds of restarts, upgrades and broken releases.
+//! `cargo xtask soak`: upgrades in a row, upgrades that change everything, kills of the master, and long rounds of restarts, upgrades and broken releases.
 //!
 //! What a few restarts do not show: a descriptor, a process or a page that is lost with each. The master must become the newest release under the
 //! PID that it was started with, and have as many descriptors as after the first upgrades and no process but the serving one, and its memory must
 //! have stopped growing.
 
+mod kills;
 mod rounds;
 mod upgrades;
 
@@ -18,6 +19,7 @@ use std::time::Instant;
 pub(crate) struct Plan {
     pub(crate) upgrades: u32,
     pub(crate) changes: u32,
+    pub(crate) kills: u32,
     pub(crate) minutes: u64,
     pub(crate) rate: u32,
 }
@@ -28,6 +30,9 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     }
     if plan.changes > 0 {
         upgrades::that_change_everything(plan.changes, plan.rate)?;
+    }
+    if plan.kills > 0 {
+        kills::under_systemd(plan.kills)?;
     }
     if plan.minutes > 0 {
         rounds::run(plan.minutes, plan.rate)?;

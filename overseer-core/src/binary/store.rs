@@ -1,0 +1,360 @@
+//! The binary store: committed releases in a directory of their own, where the program's is read-only.
+//!
+//! The *packaged* file at the program's path is what the process manager starts, and nobody here touches it. At each start it looks at the release in the store
+//! ([`prove`]) and decides what to run ([`choose`]). Who runs as the service's user can write there, so what lies beside the release proves nothing
+//! but that the disk is whole: with trusted keys the file itself is proved by its signature, at each start, and nobody may write to it from then until it is executed.
+//!
+//! A signature is over the file as it was published. So what proves a release is kept beside it, by its ID: `proof-ID.json` with the signature, and
+//! `proof-ID.published` with the published file if that is packed, which is unpacked again and compared.
+
+use super::state_dir::create;
+use super::{Demands, Identity, Packaged, Packing, UnpackError, Wanted, hex, unpack};
+use crate::protocol::ReleaseName;
+use crate::sys::{files, handover};
+use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The start of a release at which another binary runs instead, if it has not lived through its probation before; and how many of its starts in a row may end before
+/// a generation is ready.
+pub(crate) const STARTS_MAX: u32 = 3;
+
+const PROOF: &str = "proof-";
+/// A signature has at most a few KiB.
+const PROOF_BYTES_MAX: u64 = 256 * 1024;
+
+/// What is known at a start of the service. Nothing is asked here whose answer changes nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Facts {
+    /// `None`: there is no release in the store.
+    pub(crate) stored: Option<Stored>,
+    /// The packaged file is not the one over which releases were committed.
+    pub(crate) package_has_changed: bool,
+    /// The release in this start of the service could not go on.
+    pub(crate) failed: Option<String>,
+    /// How often the release was started before, if it has not lived through its probation.
+    pub(crate) probation_starts: Option<u32>,
+    pub(crate) unready_starts: u32,
+}
+
+/// What lies in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Stored {
+    /// What was committed, and proved as far as it can be.
+    Whole,
+    /// A copy of the packaged file, which a release that failed was taken back to.
+    CopyOfPackaged,
+    /// It was to be moved away before.
+    SetAside,
+    /// A release was committed, and is not there.
+    Missing,
+    Bad(String),
+}
+
+/// What a start of the service runs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Choice {
+    /// The packaged file; there is nothing else.
+    Packaged,
+    /// The packaged file, since somebody has changed it. The release is not wanted any more.
+    NewPackaged,
+    /// The packaged file itself in place of its copy.
+    PackagedForCopy,
+    /// The packaged file, since the release cannot be run.
+    NotStored(String),
+    /// The packaged file, since no generation of the release ever became ready.
+    NeverReady { starts: u32 },
+    /// The release failed too often: the previous binary is put back, and then it is chosen again.
+    TakeBack { starts: u32 },
+    /// The release.
+    Stored,
+}
+
+/// Decides what runs.
+pub(crate) fn choose(facts: Facts) -> Choice {
+    match facts.stored {
+        None => return Choice::Packaged,
+        Some(Stored::SetAside) => return Choice::NewPackaged,
+        Some(_) if facts.package_has_changed => return Choice::NewPackaged,
+        Some(Stored::CopyOfPackaged) => return Choice::PackagedForCopy,
+        Some(Stored::Missing) => return Choice::NotStored("is not there any more".to_owned()),
+        Some(Stored::Bad(why)) => return Choice::NotStored(why),
+        Some(Stored::Whole) => {}
+    }
+    if let Some(why) = facts.failed {
+        return Choice::NotStored(why);
+    }
+    match facts.probation_starts.map(|before| before + 1) {
+        Some(starts) if starts >= STARTS_MAX => Choice::TakeBack { starts },
+        _ if facts.unready_starts >= STARTS_MAX => Choice::NeverReady { starts: facts.unready_starts },
+        _ => Choice::Stored,
+    }
+}
+
+impl Packaged {
+    /// # Errors
+    /// It cannot be looked at.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self::of(&metadata))
+    }
+
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self { identity: Identity::of(metadata), changed_ns: changed_ns(metadata), sha256: String::new() }
+    }
+
+    /// The same, with its hash.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn hashed(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let before = Self::of(&file.metadata()?);
+        let sha256 = Hashed::of(&mut file)?.sha256;
+        Ok(Self { sha256, ..before })
+    }
+
+    /// What the file there is now; with its hash, if it has not been touched since that was known.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub(crate) fn again(&self, path: &Path) -> io::Result<Self> {
+        let now = Self::at(path)?;
+        Ok(if (now.identity, now.changed_ns) == (self.identity, self.changed_ns) { self.clone() } else { now })
+    }
+
+    /// Whether the file there is still this one. Read only if it may be another: a new container or a new boot has other numbers for the same bytes. Answers what it is now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn is_still(&self, path: &Path) -> io::Result<(bool, Self)> {
+        let now = self.again(path)?;
+        if now == *self {
+            return Ok((true, now));
+        }
+        if self.sha256.is_empty() {
+            return Ok((false, now));
+        }
+        let now = Self::hashed(path)?;
+        Ok((now.sha256 == self.sha256, now))
+    }
+}
+
+fn changed_ns(metadata: &Metadata) -> i64 {
+    metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec())
+}
+
+/// What the bytes of a file hash to.
+#[derive(Debug, PartialEq)]
+struct Hashed {
+    id: String,
+    sha256: String,
+}
+
+impl Hashed {
+    /// Reads the file from where it stands to its end.
+    fn of(file: &mut File) -> io::Result<Self> {
+        let (mut sha1, mut sha256) = (Sha1::new(), Sha256::new());
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(bytes) => {
+                    sha1.update(&buffer[..bytes]);
+                    sha256.update(&buffer[..bytes]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { id: hex(&sha1.finalize()), sha256: hex(&sha256.finalize()) })
+    }
+}
+
+/// What is kept of a release that was staged for the store, so that it can be proved again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Proof {
+    pub(crate) release: ReleaseName,
+    /// Of the file in the store, in hex.
+    sha256: String,
+    /// As it was published.
+    file_name: String,
+    minisig: Option<String>,
+}
+
+impl Proof {
+    /// Keeps what proves the staged file, all on the disk. `published` is the file that was signed.
+    ///
+    /// # Errors
+    /// There is no room, or the files cannot be read; nothing of use is left.
+    pub(crate) fn keep(
+        release: &ReleaseName,
+        staged: &Path,
+        file_name: &str,
+        signed: Option<(String, &Path)>,
+        state_dir: &Path,
+    ) -> io::Result<()> {
+        let Hashed { sha256, .. } = Hashed::of(&mut File::open(staged)?)?;
+        if let Some((_, published)) = signed.as_ref().filter(|_| !matches!(Packing::of(file_name), Ok(Packing::Plain))) {
+            let kept = published_path(state_dir, &release.id);
+            let _ = fs::remove_file(&kept);
+            if fs::hard_link(published, &kept).is_err() {
+                io::copy(&mut File::open(published)?, &mut create(&kept)?)?;
+            }
+            File::open(&kept)?.sync_all()?;
+        }
+        let minisig = signed.map(|(minisig, _)| minisig);
+        let proof = Self { release: release.clone(), sha256, file_name: file_name.to_owned(), minisig };
+        let mut file = create(&proof_path(state_dir, &release.id))?;
+        file.write_all(&serde_json::to_vec_pretty(&proof)?)?;
+        file.sync_all()?;
+        files::sync_directory(state_dir)
+    }
+
+    fn read(state_dir: &Path, id: &str) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        open(&proof_path(state_dir, id))?.take(PROOF_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+
+    /// Whether a trusted key has signed what the file in the store was made of. `name` is that of the program.
+    fn prove_signature(&self, stored: &mut File, state_dir: &Path, name: &OsStr, demands: &Demands) -> Result<(), String> {
+        // When it was signed was looked at before it was installed.
+        let demands = Demands { allow_downgrade: true, ..demands.clone() };
+        let signed = demands.examine(self.minisig.as_deref(), &self.file_name, None, 0).map_err(|refusal| refusal.why)?;
+        let Some(signed) = signed else { return Ok(()) };
+        let unreadable = |error: io::Error| format!("cannot be read: {error}");
+        let packing = Packing::of(&self.file_name).map_err(|refusal| refusal.why)?;
+        if packing == Packing::Plain {
+            stored.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+            return signed.prove(stored).map_err(unreadable)?.map(drop).map_err(|refusal| refusal.why);
+        }
+        let path = published_path(state_dir, &self.release.id);
+        let missing = |error: io::Error| format!("was published as {}, and {} cannot be read: {error}", self.file_name, path.display());
+        let mut published = Unwritten::open(&path).map_err(missing)?;
+        signed.prove(&mut published.file).map_err(missing)?.map_err(|refusal| refusal.why)?;
+        published.file.seek(SeekFrom::Start(0)).map_err(missing)?;
+        let mut unpacked = handover::file_of(b"").map_err(unreadable)?;
+        let size_bytes_max = stored.metadata().map_err(unreadable)?.len();
+        let wanted = Wanted { program: &name.to_string_lossy(), entry: demands.archive_entry.as_deref(), scripts: false, size_bytes_max };
+        unpack(packing, &published.file, &mut unpacked, &wanted, &mut |_| ()).map_err(|error| match error {
+            UnpackError::Refused(refusal) => refusal.why,
+            UnpackError::Read(error) | UnpackError::Write(error, _) => missing(error),
+        })?;
+        unpacked.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+        let is_it = Hashed::of(&mut unpacked).map_err(unreadable)?.sha256 == self.sha256;
+        if !published.is_unwritten() {
+            return Err(format!("cannot be proved: somebody writes to {}", path.display()));
+        }
+        is_it.then_some(()).ok_or_else(|| format!("is not what {}, which was signed, holds", self.file_name))
+    }
+}
+
+fn proof_path(state_dir: &Path, id: &str) -> PathBuf {
+    state_dir.join(format!("{PROOF}{id}.json"))
+}
+
+fn published_path(state_dir: &Path, id: &str) -> PathBuf {
+    state_dir.join(format!("{PROOF}{id}.published"))
+}
+
+/// Removes what proves releases with other IDs, which are not in the store any more.
+pub(crate) fn forget_all_but(state_dir: &Path, ids: &[String]) {
+    let is_of_use = |name: &OsStr| ids.iter().any(|id| !id.is_empty() && name.as_bytes().starts_with(format!("{PROOF}{id}.").as_bytes()));
+    let Ok(entries) = fs::read_dir(state_dir) else { return };
+    let ours = entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(PROOF.as_bytes()));
+    ours.filter(|entry| !is_of_use(&entry.file_name())).for_each(|entry| drop(fs::remove_file(entry.path())));
+}
+
+/// A file that nobody writes to while this lives.
+#[derive(Debug)]
+pub(crate) struct Unwritten {
+    file: File,
+    /// Where the file system cannot promise it: what it was when it was opened.
+    before: Option<(Identity, i64)>,
+}
+
+impl Unwritten {
+    /// # Errors
+    /// It cannot be read, or somebody has it open for writing.
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is not a file"));
+        }
+        let user = nix::unistd::geteuid().as_raw();
+        if ![0, user].contains(&metadata.uid()) {
+            return Err(io::Error::other(format!("it belongs to user {}, not to user {user} or root", metadata.uid())));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(io::Error::other(format!("others can write to it (mode {:04o})", metadata.mode() & 0o7777)));
+        }
+        let is_kept = files::keep_unwritten(&file).map_err(|_| io::Error::other("somebody has it open for writing"))?;
+        let before = (!is_kept).then(|| (Identity::of(&metadata), changed_ns(&metadata)));
+        Ok(Self { file, before })
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether it is what it was when it was opened.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        match &self.before {
+            None => files::is_kept_unwritten(&self.file),
+            Some(before) => self.file.metadata().is_ok_and(|now| (Identity::of(&now), changed_ns(&now)) == *before),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)
+}
+
+/// The release in the store.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// To be executed by its descriptor.
+    pub(crate) file: Unwritten,
+    pub(crate) identity: Identity,
+    pub(crate) release: ReleaseName,
+}
+
+/// Why the file in the store is not run.
+#[derive(Debug, PartialEq)]
+pub(crate) enum NotProved {
+    CopyOfPackaged,
+    Bad(String),
+}
+
+/// Looks whether the file at `path` in the store is what was committed there; with trusted keys, whether one of them has signed it. Reads all of it.
+///
+/// # Errors
+/// See [`NotProved`]; the text goes on from the file's path.
+pub(crate) fn prove(path: &Path, state_dir: &Path, packaged: &Packaged, demands: &Demands) -> Result<Found, NotProved> {
+    let bad = |why: String| NotProved::Bad(why);
+    let unreadable = |error: io::Error| bad(format!("cannot be used: {error}"));
+    let mut file = Unwritten::open(path).map_err(unreadable)?;
+    let identity = Identity::of(&file.file.metadata().map_err(unreadable)?);
+    let hashed = Hashed::of(&mut file.file).map_err(unreadable)?;
+    if hashed.sha256 == packaged.sha256 {
+        return Err(NotProved::CopyOfPackaged);
+    }
+    let proof = match Proof::read(state_dir, &hashed.id) {
+        Ok(proof) if proof.sha256 == hashed.sha256 && proof.release.id == hashed.id => proof,
+        Ok(_) | Err(_) => return Err(bad("is damaged, or was not put there by an upgrade".to_owned())),
+    };
+    let name = path.file_name().unwrap_or_default();
+    proof.prove_signature(&mut file.file, state_dir, name, demands).map_err(bad)?;
+    if !file.is_unwritten() {
+        return Err(bad("cannot be proved: somebody writes to it".to_owned()));
+    }
+    Ok(Found { file, identity, release: proof.release })
+}
