@@ -451,8 +451,7 @@ impl Supervisor {
     fn candidate_failed(&mut self, why: &str, blame: Blame) {
         let Some(candidate) = self.candidate.take() else { return };
         let Some(child) = self.children.get_mut(&candidate) else { return };
-        let (origin, kept) = (child.origin.clone(), std::mem::take(&mut child.kept));
-        let package = child.package.as_ref().map(|package| package.path.clone());
+        let (origin, package, kept) = (child.origin.clone(), child.package.clone(), std::mem::take(&mut child.kept));
         self.start_again(kept);
         let serving = self.who_serves().unwrap_or(Serving::KeepsServing(candidate));
         match origin {
@@ -461,7 +460,8 @@ impl Supervisor {
                 self.release_failed(release, why.to_owned(), blame);
             }
             Origin::OperatorsFile => {
-                let (path, previous) = (package.unwrap_or_else(|| self.path.clone()), self.previous.clone());
+                let path = package.map_or_else(|| self.path.clone(), |package| package.path);
+                let previous = self.previous.clone();
                 self.note(Message::OwnFileFailed { candidate, serving, why: why.to_owned(), path, previous });
             }
             Origin::Restart | Origin::Start => self.note(Message::RestartFailed { candidate, serving, why: why.to_owned() }),
