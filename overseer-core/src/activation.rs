@@ -56,6 +56,12 @@ impl Offers {
         activation::take().map(Self)
     }
 
+    /// These, as if they had been passed.
+    #[cfg(test)]
+    pub(crate) fn of(all: Vec<(&str, OwnedFd)>) -> Self {
+        Self(all.into_iter().map(|(name, descriptor)| Given { name: name.to_owned(), descriptor }).collect())
+    }
+
     /// Keeps it to this process.
     pub(crate) fn close_on_exec(self) -> io::Result<Self> {
         self.0.iter().try_for_each(Given::close_on_exec)?;

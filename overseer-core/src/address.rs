@@ -22,8 +22,8 @@ use std::path::PathBuf;
 /// An address of another form that one of the passed sockets is bound to means that socket: so a program with `:3000` comes up with a socket unit and without one.
 /// A passed socket gets the system's largest backlog, and stays as it is otherwise; its file belongs to the service manager.
 ///
-/// The identity of an address across an upgrade is its name if it has one, else its text (and, if that occurs more than once, how manieth it is). A
-/// name is made of letters, digits, `-` and `_`.
+/// Across an upgrade, the same text is the same socket, whatever its place and its name; another text is another socket. Where a text
+/// occurs more than once (`127.0.0.1:0`), its name tells which is meant, else how manieth it is. A name is made of letters, digits, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     pub(crate) name: Option<String>,

@@ -6,16 +6,24 @@
 
 use crate::Error;
 use crate::listener::Closer;
-use crate::protocol::{Drain, Hello, ToChild, ToMaster, Welcome};
-use crate::signal::Signal;
+use crate::protocol::ToMaster;
 use crate::supervisor::Settings;
-use crate::sys::link::{Link, Received};
-use crate::sys::poll::{Interest, wait};
-use crate::sys::process;
-use crate::sys::signals::{Signals, take_where_default, with_signals_blocked};
+use crate::sys::link::Link;
+use crate::sys::poll::pipe;
+use crate::sys::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(unix)]
+use crate::{
+    protocol::{Drain, Hello, ToChild, Welcome},
+    signal::Signal,
+    sys::{
+        link::Received,
+        poll::{Interest, wait},
+        process,
+        signals::{Signals, take_where_default, with_signals_blocked},
+    },
+};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
@@ -29,6 +37,10 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const ASK_PAUSE: Duration = Duration::from_millis(10);
 /// How long before the master kills it a drain has to be over; a tenth of the drain at most.
 const DEADLINE_LEAD: Duration = Duration::from_millis(200);
+/// How often a drain looks at the clock. The clock does not say that the process was stopped, by Ctrl-Z for example; that nobody has looked does.
+const LOOK: Duration = Duration::from_millis(100);
+/// A look that is so late is one after a stop.
+const STOP_MIN: Duration = Duration::from_millis(500);
 
 /// What all parts of a running program share.
 #[derive(Debug)]
@@ -61,6 +73,8 @@ struct Inner {
     drain_writer: Option<OwnedFd>,
     /// When a begun drain has to be over.
     deadline: Option<Instant>,
+    /// When somebody last looked what is left until then.
+    looked: Instant,
     /// Connections and guards that are open.
     open: usize,
     /// The generation may accept.
@@ -71,6 +85,19 @@ struct Inner {
     ticket: u64,
     /// What the master was asked for, and when.
     asked: Vec<(ToMaster, Instant)>,
+}
+
+impl Inner {
+    /// What is left of a drain. The time for which the process was stopped does not count, as it does not with the master.
+    fn left(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let unseen = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
+        let deadline = self.deadline.as_mut()?;
+        if unseen >= LOOK + STOP_MIN {
+            *deadline += unseen - LOOK;
+        }
+        Some(deadline.saturating_duration_since(now))
+    }
 }
 
 /// What a [`Shared`] is made of.
@@ -85,7 +112,7 @@ pub(crate) struct Beginning {
 
 impl Shared {
     pub(crate) fn new(beginning: Beginning) -> io::Result<Arc<Self>> {
-        let (drain_pipe, drain_writer) = io::pipe()?;
+        let (drain_pipe, drain_writer) = pipe()?;
         let may_accept = beginning.link.is_none() || beginning.settings.accept_in_warm_up;
         Ok(Arc::new(Self {
             up: beginning.link.map(Mutex::new),
@@ -99,10 +126,11 @@ impl Shared {
             listeners: OnceLock::new(),
             listens: OnceLock::new(),
             attended: Once::new(),
-            drain_pipe: drain_pipe.into(),
+            drain_pipe,
             inner: Mutex::new(Inner {
-                drain_writer: Some(drain_writer.into()),
+                drain_writer: Some(drain_writer),
                 deadline: None,
+                looked: Instant::now(),
                 open: 0,
                 may_accept,
                 wakers: BTreeMap::new(),
@@ -175,6 +203,11 @@ impl Shared {
         self.lock().deadline
     }
 
+    /// What is left of a drain.
+    fn left(&self) -> Option<Duration> {
+        self.lock().left()
+    }
+
     /// Whether the drain has begun; if not, `waker` is called when it does. `ticket` is given out by the first call and handed to the next
     /// ones, and to [`Shared::forget_waker`] when nobody waits any more.
     pub(crate) fn is_draining_or_wake(&self, waker: &Waker, ticket: &mut Option<u64>) -> bool {
@@ -222,6 +255,9 @@ impl Shared {
         let within = within - DEADLINE_LEAD.min(within / 10);
         let until = now.checked_add(within).unwrap_or(now + FOR_EVER);
         let mut inner = self.lock();
+        if inner.deadline.is_none() {
+            inner.looked = now;
+        }
         inner.deadline = Some(inner.deadline.map_or(until, |deadline| deadline.min(until)));
         inner.drain_writer = None;
         let wakers = std::mem::take(&mut inner.wakers);
@@ -235,6 +271,7 @@ impl Shared {
         if self.is_simulated {
             return;
         }
+        #[cfg(unix)]
         self.attended.call_once(|| {
             if !self.listen() {
                 return;
@@ -250,11 +287,13 @@ impl Shared {
     }
 
     /// The master asks for signs of life.
+    #[cfg(unix)]
     pub(crate) fn answer_pings(self: &Arc<Self>) {
         self.listen();
     }
 
     /// Starts the thread that listens to the master, once; whether it runs.
+    #[cfg(unix)]
     fn listen(self: &Arc<Self>) -> bool {
         *self.listens.get_or_init(|| {
             let shared = Arc::clone(self);
@@ -271,16 +310,19 @@ impl Shared {
     /// Waits for the open connections and guards of a program that has returned in a drain, until the deadline.
     pub(crate) fn finish(&self) {
         let mut inner = self.lock();
-        while let Some(deadline) = inner.deadline
-            && inner.open > 0
+        if self.is_simulated {
+            // Nobody has looked before.
+            inner.looked = Instant::now();
+        }
+        while inner.open > 0
+            && let Some(left) = inner.left()
         {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
+            if left.is_zero() {
                 let open = inner.open;
                 log::warn!(target: "overseer::child", "{open} connections or guards are still open at the deadline and are cut");
                 return;
             }
-            inner = self.changed.wait_timeout(inner, rest).unwrap_or_else(PoisonError::into_inner).0;
+            inner = self.changed.wait_timeout(inner, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -313,6 +355,7 @@ impl Drop for Guard {
 }
 
 /// The thread that listens to the master and to the signals that mean leaving.
+#[cfg(unix)]
 struct Attendant {
     shared: Arc<Shared>,
     /// A second end of the link, for reading only.
@@ -321,6 +364,7 @@ struct Attendant {
 }
 
 /// What came from the master; after all but the first the program is to leave.
+#[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
     Understood,
@@ -329,6 +373,7 @@ enum Heard {
     Gone,
 }
 
+#[cfg(unix)]
 impl Attendant {
     fn new(shared: Arc<Shared>) -> io::Result<Self> {
         let link = match &shared.up {
@@ -361,7 +406,7 @@ impl Attendant {
                 }
             }
             let is_alone = self.link.is_none();
-            if is_alone && self.shared.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            if self.shared.left().is_some_and(|left| left.is_zero()) && is_alone {
                 // No master is left to do it.
                 let _ = process::kill(nix::unistd::getpid(), Signal::KILL);
             }
@@ -371,11 +416,7 @@ impl Attendant {
     fn wait(&self) -> io::Result<Vec<crate::sys::poll::Readiness>> {
         let mut interests = vec![Interest { descriptor: self.signals.as_fd(), write: false }];
         interests.extend(self.link.as_ref().map(|link| Interest { descriptor: link.as_fd(), write: false }));
-        let rest = match self.link {
-            Some(_) => None,
-            None => self.shared.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now())),
-        };
-        wait(&interests, rest)
+        wait(&interests, self.shared.is_draining().then_some(LOOK))
     }
 
     /// Takes in what the master says.
@@ -412,6 +453,7 @@ impl Attendant {
 ///
 /// # Errors
 /// [`Error::Refused`]; [`Error::System`] when the master is gone or cannot be understood.
+#[cfg(unix)]
 pub(crate) fn say_hello(link: &mut Link, hello: Hello) -> Result<(Welcome, Vec<OwnedFd>), Error> {
     let broken = |error: crate::sys::link::LinkError| Error::system("the master cannot be understood")(io::Error::other(error));
     link.send(&ToMaster::Hello(Box::new(hello)), &[]).map_err(broken)?;

@@ -41,6 +41,8 @@
 //! - **`main` runs in every process**: in the master, in each child, in each look for a release and in each check of one. What comes before
 //!   [`run`](run()) should have no effects, and must start no thread: that is an error in debug builds and a warning in release builds.
 //! - **The program runs on the main thread** of its process and may start what it likes: threads, a runtime, a logger.
+//! - **One thread of overseer**, called like that, runs beside the program from its first [`Listener::incoming`] or [`State::draining`] on; from the beginning where the
+//!   process manager watches the service (`WatchdogSec=` of systemd), to answer for the process.
 //! - **A program that follows a drain** returns from its accept loop by itself. One that uses neither [`Listener::incoming`] nor [`State::draining`]
 //!   gets SIGTERM when it is to leave.
 //! - **The environment variable `OVERSEER=off`** makes [`run`](run()) bind the addresses and call the program in this very process: for debuggers,
@@ -48,7 +50,7 @@
 //! - Lines of the master begin with `[overseer]`, on standard error. What core has to say in the program's own process goes to the `log` crate, with the target
 //!   `overseer::child`, or `overseer::poll` in a look for a release.
 //!
-//! Linux is supported. See [`is_supported`].
+//! Linux is supported; FreeBSD and macOS by design, as our checks compile it for them and do not run it; on Windows the program runs alone. See [`is_supported`].
 //!
 //! # Features
 //!
@@ -57,26 +59,41 @@
 //! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
 //! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
+// On Windows a program runs alone, and most of what is here has nothing to do.
+#![cfg_attr(not(unix), allow(dead_code, unreachable_code, unused_imports))]
+
+#[cfg(all(unix, not(any(target_os = "freebsd", target_os = "linux", target_os = "macos"))))]
+compile_error!("overseer-core does not know this system: of the Unix ones it knows Linux, FreeBSD and macOS");
+
+#[cfg(unix)]
 mod activation;
 mod address;
+#[cfg_attr(not(unix), path = "binary/alone.rs")]
 mod binary;
 mod child;
 mod config;
-#[cfg(feature = "conformance")]
+#[cfg(all(unix, feature = "conformance"))]
 pub mod conformance;
 mod error;
 mod fetcher;
 mod listener;
+#[cfg(unix)]
 mod master;
 mod message;
 mod protocol;
+#[cfg(unix)]
 mod role;
 mod run;
 mod signal;
 mod state;
 mod supervisor;
+#[cfg_attr(not(unix), path = "sys/windows.rs")]
 mod sys;
+#[cfg(unix)]
 mod upgrade;
+
+#[cfg(not(unix))]
+use sys::activation;
 
 pub use address::Address;
 pub use child::Guard;
@@ -93,6 +110,7 @@ pub use protocol::ReleaseName;
 pub use run::{is_supported, restart, run, sanity_check, try_run};
 pub use signal::Signal;
 pub use state::{Draining, Simulation, State};
+#[cfg(unix)]
 pub use upgrade::{Declined, Upgrade, UpgradeError, UpgradeOutcome, Upgraded};
 
 #[cfg(doctest)]

@@ -2,12 +2,11 @@
 
 use crate::child::{Guard, Shared};
 use crate::sys::poll::{Interest, wait};
-use crate::sys::sockets;
+use crate::sys::sockets::{self, is_passing, is_shortage, is_shut_down};
+use crate::sys::{AsFd, BorrowedFd, OwnedFd, UnixListener, UnixStream};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -161,41 +160,13 @@ impl Listener {
     ///
     /// # Errors
     /// The process has no descriptor left.
+    #[cfg(unix)]
     pub fn to_unix(&self) -> io::Result<Option<UnixListener>> {
         match &self.inner.socket {
             Socket::Unix(listener) => listener.try_clone().map(Some),
             Socket::Tcp(_) => Ok(None),
         }
     }
-}
-
-/// Whether the socket does not listen any more (accept(2), EINVAL).
-fn is_shut_down(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::libc::EINVAL)
-}
-
-/// Errors of accept(2) that belong to the one connection, or to nothing.
-fn is_passing(error: &io::Error) -> bool {
-    use nix::libc;
-    let passing = [
-        libc::EAGAIN,
-        libc::EINTR,
-        libc::ECONNABORTED,
-        libc::EPROTO,
-        libc::EPERM,
-        libc::ENETDOWN,
-        libc::ENOPROTOOPT,
-        libc::EHOSTDOWN,
-        libc::EHOSTUNREACH,
-        libc::ENETUNREACH,
-        libc::ETIMEDOUT,
-    ];
-    error.raw_os_error().is_some_and(|number| passing.contains(&number))
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    use nix::libc;
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 impl AsFd for Listener {
@@ -279,6 +250,7 @@ impl Connection {
     }
 
     /// The standard library's type; `None` for a TCP connection.
+    #[cfg(unix)]
     pub fn as_unix(&self) -> Option<&UnixStream> {
         match &self.stream {
             Stream::Unix(stream) => Some(stream),

@@ -3,17 +3,22 @@
 use crate::activation::Offers;
 use crate::address::Address;
 use crate::binary;
-use crate::child::{self, Beginning, Shared};
-use crate::fetcher::poll::{self, Poll};
-use crate::listener::Listener;
-use crate::master::{self, Handed, Setup};
-use crate::protocol::{Hello, VERSIONS};
-use crate::role::{self, Role, RoleName};
+use crate::child::Shared;
 use crate::state::State;
-use crate::supervisor::Settings;
-use crate::sys::link::Link;
-use crate::sys::{activation, process, signals};
+use crate::sys::activation;
 use crate::{Config, Error};
+#[cfg(unix)]
+use crate::{
+    child::{self, Beginning},
+    fetcher::poll::{self, Poll},
+    listener::Listener,
+    master::{self, Handed, Setup},
+    protocol::{Hello, VERSIONS},
+    role::{self, Role, RoleName},
+    supervisor::Settings,
+    sys::link::Link,
+    sys::{process, signals},
+};
 use std::process::{ExitCode, Termination};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -47,8 +52,21 @@ pub fn run<T: Termination>(config: Config<T>) -> ExitCode {
 /// # Errors
 /// See [`Error`]. The program did not run, and nothing is left behind.
 #[doc(alias = "RunErr")]
-pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
+pub fn try_run<T>(config: Config<T>) -> Result<T, Error> {
     binary::keep_marker();
+    play(config)
+}
+
+/// Without roles the program runs alone.
+#[cfg(not(unix))]
+fn play<T>(mut config: Config<T>) -> Result<T, Error> {
+    is_switched_off()?;
+    let addresses = config.validate()?;
+    run_alone(config, &addresses, true)
+}
+
+#[cfg(unix)]
+fn play<T>(mut config: Config<T>) -> Result<T, Error> {
     let threads = process::other_threads();
     let role = role::detect(threads.is_empty())?;
     let valid = config.validate().and_then(|addresses| match threads.len() {
@@ -81,7 +99,7 @@ pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
         Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
         Role::Master => {
             let addresses = valid?;
-            if is_switched_off()? || !is_supported() {
+            if is_switched_off()? {
                 return run_alone(config, &addresses, threads.is_empty());
             }
             match master::run(setup(config, addresses, threads, None))? {}
@@ -89,6 +107,7 @@ pub fn try_run<T>(mut config: Config<T>) -> Result<T, Error> {
     }
 }
 
+#[cfg(unix)]
 fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>, handed: Option<Handed>) -> Setup {
     Setup {
         addresses,
@@ -105,10 +124,11 @@ fn setup<T>(config: Config<T>, addresses: Vec<Address>, threads: Vec<String>, ha
     }
 }
 
-/// Whether overseer can do its work on this system. Elsewhere [`run`] runs the program alone, or fails if that was [`required`](Config::required).
+/// Whether overseer can do its work on this system: on Linux, macOS and FreeBSD. Elsewhere, which is on Windows, [`run`] runs the program alone, in this
+/// process and with [`State::enabled`] false, or fails if that was [`required`](Config::required).
 #[doc(alias = "IsSupported")]
 pub fn is_supported() -> bool {
-    cfg!(target_os = "linux")
+    cfg!(unix)
 }
 
 /// Answers the self-check of a release at once, if this process is one, and does not return then. For a `main` that has much to do before it
@@ -116,10 +136,12 @@ pub fn is_supported() -> bool {
 /// settings too.
 #[doc(alias = "SanityCheck")]
 pub fn sanity_check() {
+    #[cfg(unix)]
     answer_check(|| None);
 }
 
 /// Answers the self-check, if this process is one, with what is wrong with the settings; does not return then.
+#[cfg(unix)]
 pub(crate) fn answer_check(problem: impl FnOnce() -> Option<String>) {
     if role::started_in() == Some(RoleName::Check)
         && let Ok(Role::Started(RoleName::Check, link)) = role::detect(process::other_threads().is_empty())
@@ -149,6 +171,7 @@ pub(crate) fn is_switched_off() -> Result<bool, Error> {
     }
 }
 
+#[cfg(unix)]
 fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Result<T, Error> {
     let hello = Hello {
         protocol: VERSIONS,
@@ -193,6 +216,8 @@ fn run_alone<T>(config: Config<T>, addresses: &[Address], is_only_thread: bool) 
         activation::forget();
     }
     let (state, shared) = State::alone(addresses, config.settings, false, &mut offers)?;
+    #[cfg(unix)]
+    master::tell_without_master();
     Ok(run_program(config.program, state, &shared))
 }
 

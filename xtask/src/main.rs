@@ -48,13 +48,22 @@ enum Task {
         #[arg(long, default_value_t = 30)]
         idle_seconds: u64,
     },
-    /// Restarts and upgrades under load for a long time, broken releases among them
+    /// Upgrades by the thousand, upgrades that change everything under load, kills of the master, and restarts, upgrades and broken releases for a long time
     Soak {
-        /// For how long
+        /// Upgrades in a row, after which nothing may have leaked
+        #[arg(long, default_value_t = 1000)]
+        upgrades: u32,
+        /// Upgrades under load that replace the master, change an address, or both
+        #[arg(long, default_value_t = 100)]
+        changes: u32,
+        /// Kills of the master at random moments of upgrades, under systemd (as root)
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
+        /// For how long restarts, upgrades and broken releases take turns under load
         #[arg(long, default_value_t = 10)]
         minutes: u64,
         /// Requests a second, each on a new connection
-        #[arg(long, default_value_t = 500)]
+        #[arg(long, default_value_t = 1000)]
         rate: u32,
     },
 }

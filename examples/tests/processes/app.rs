@@ -332,6 +332,11 @@ impl App {
         self.line_after(part)
     }
 
+    /// Lets [`App::line_after`] find none of the lines so far.
+    pub(crate) fn skip_lines(&mut self) {
+        self.cursor = self.lines.lock().len();
+    }
+
     /// Lets [`App::line_after`] find lines that it has gone past.
     pub(crate) fn rewind(&mut self) {
         self.cursor = 0;
@@ -353,6 +358,17 @@ impl App {
         let text = tell(&self.address, &format!("counted {signal}")).unwrap_or_else(|error| panic!("{}: {error}", self.address));
         let (by, count) = text.trim().split_once(' ').unwrap_or_else(|| panic!("{text:?}"));
         if by == generation.to_string() { count.parse().expect("a number") } else { 0 }
+    }
+
+    /// Waits until this generation has counted so many, and answers how many it says then: the one before may still answer a request that waits.
+    #[track_caller]
+    pub(crate) fn counted_at_least(&mut self, signal: i32, generation: usize, wanted: usize) -> usize {
+        let mut count = 0;
+        self.wait_until("the program has got it", |app| {
+            count = app.counted(signal, generation);
+            count >= wanted
+        });
+        count
     }
 
     /// Restarts it and waits until the new generation has taken over and the old one is gone.

@@ -50,7 +50,7 @@ fn addresses_are_added_dropped_and_reordered_under_load_and_no_request_fails() {
     app.signal(Signal::SIGUSR2);
     app.line_after("generation 3 took over");
     app.line_after("generation 2 is gone");
-    scene.publish(&format!("version=3 address={c},{a}"));
+    scene.publish(&format!("version=3 address={c},front={a}"));
     loads[0].wait_for("3", 20);
     more.wait_for("3", 20);
     let [of_a, of_b] = loads;

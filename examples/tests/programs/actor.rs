@@ -355,14 +355,18 @@ impl Actor {
 /// How many of each signal this process has got.
 static COUNTED: [AtomicU64; 65] = [const { AtomicU64::new(0) }; 65];
 
-/// Counts some signals that this process gets, a real-time one among them.
+/// Counts the signals that this process gets: all that mean nothing to overseer and can be waited for.
 fn count_signals() {
     let mut mask = SigSet::empty();
-    [RawSignal::SIGUSR1, RawSignal::SIGHUP, RawSignal::SIGWINCH].into_iter().for_each(|signal| mask.add(signal));
+    let of_programs = [RawSignal::SIGHUP, RawSignal::SIGUSR1, RawSignal::SIGALRM, RawSignal::SIGWINCH, RawSignal::SIGIO, RawSignal::SIGURG];
+    let of_the_system = [RawSignal::SIGVTALRM, RawSignal::SIGPROF, RawSignal::SIGXCPU, RawSignal::SIGXFSZ, RawSignal::SIGPWR];
+    of_programs.into_iter().chain(of_the_system).for_each(|signal| mask.add(signal));
     let mut raw: libc::sigset_t = *mask.as_ref();
     // SAFETY: sigaddset(3) writes to this initialised set alone, which stays valid. nix knows no real-time signals.
     let mask = unsafe {
-        libc::sigaddset(&raw mut raw, libc::SIGRTMIN() + 3);
+        (libc::SIGRTMIN()..=libc::SIGRTMAX()).for_each(|signal| {
+            libc::sigaddset(&raw mut raw, signal);
+        });
         SigSet::from_sigset_t_unchecked(raw)
     };
     // Before any thread is started, so that all have it.

@@ -1,11 +1,9 @@
 //! Which file this is, and what its bytes hash to.
 
-use super::hex;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 
 /// Tells one file from another without reading it. The time of the last status change is left out: a hard link changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -19,7 +17,9 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn of(metadata: &Metadata) -> Self {
+    #[cfg(unix)]
+    pub(crate) fn of(metadata: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -49,4 +49,14 @@ pub(crate) fn id_of(file: &mut File) -> io::Result<String> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

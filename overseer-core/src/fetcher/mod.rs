@@ -10,17 +10,18 @@
 
 #[cfg(feature = "tokio")]
 mod asynchronous;
+#[cfg(unix)]
 mod download;
 mod file;
 mod known;
+#[cfg(unix)]
 pub(crate) mod poll;
-
 mod progress;
 mod release;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncFetcher;
-#[cfg(feature = "conformance")]
+#[cfg(all(unix, feature = "conformance"))]
 pub(crate) use download::leave_beginning;
 pub use file::File;
 pub use known::{Known, MEMO_BYTES_MAX, Partial};

@@ -22,13 +22,20 @@ use std::path::PathBuf;
 const STORE_NAME_CHARS: usize = 100;
 const STORE_DIGEST_BYTES: usize = 8;
 
-/// What an address is known by across generations: its name, or its text and how manieth of that text it is. A name that moves to another
+/// What an address is known by across generations: its text, and its name or how manieth of that text it is. A name that moves to another
 /// text is another socket, beside the old one: generations that have that need it still, and so do those that come after a failed move.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Key {
     Name(String, String),
     Text(String, usize),
+}
+
+impl Key {
+    fn text(&self) -> &str {
+        let (Self::Name(_, text) | Self::Text(text, _)) = self;
+        text
+    }
 }
 
 #[derive(Debug)]
@@ -142,7 +149,7 @@ impl Listeners {
     /// An address cannot be had; what was bound for this generation before it is closed again.
     pub(crate) fn hold_all(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<(), Refusal> {
         let mut bound = Vec::new();
-        for (key, wanted) in keys(wanted).into_iter().zip(wanted) {
+        for (key, wanted) in self.known_keys(wanted).into_iter().zip(wanted) {
             match self.hold(&key, wanted, generation) {
                 Ok(true) => bound.push(key),
                 Ok(false) => {}
@@ -159,9 +166,22 @@ impl Listeners {
         Ok(())
     }
 
+    /// An address that has got a name, or another one, is the socket that it was.
+    fn known_keys(&self, wanted: &[Wanted]) -> Vec<Key> {
+        let mut keys = keys(wanted);
+        for place in 0..keys.len() {
+            let key = &keys[place];
+            let same = self.held.keys().find(|held| held.text() == key.text() && !keys.contains(held));
+            if let Some(same) = same.filter(|_| !self.held.contains_key(key)) {
+                keys[place] = same.clone();
+            }
+        }
+        keys
+    }
+
     /// The listeners that are held for these addresses, in their order.
     pub(crate) fn held_for(&self, wanted: &[Wanted]) -> Vec<Provided<'_>> {
-        keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
+        self.known_keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
     }
 
     /// `true` if it was bound for this; what was passed stays, since nobody passes it again.
@@ -202,10 +222,12 @@ impl Listeners {
 
     /// Whether a socket that is held may be in the way: one with the same port, or with the same file and another mode.
     fn overlaps(&self, address: &Address) -> bool {
-        self.held.values().any(|held| match (&held.address.kind, &address.kind) {
-            (Kind::Tcp { port: held, .. } | Kind::TcpAny { port: held }, Kind::Tcp { port, .. } | Kind::TcpAny { port }) => held == port,
-            (Kind::Unix { path: held, .. }, Kind::Unix { path, .. }) => held == path,
-            (Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Unix { .. } | Kind::Systemd { .. }, _) => false,
+        self.held.values().any(|held| match &address.kind {
+            Kind::Tcp { port, .. } | Kind::TcpAny { port } => {
+                held.bound_to.parse::<SocketAddr>().is_ok_and(|bound_to| bound_to.port() == *port)
+            }
+            Kind::Unix { path, .. } => held.bound_to == format!("unix:{}", path.display()),
+            Kind::Systemd { .. } => false,
         })
     }
 
@@ -411,6 +433,22 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_gets_a_name_or_another_place_stays_the_socket_that_it_was() {
+        let mut listeners = Listeners::default();
+        let mut of = |generation: u64, texts: &[&str]| -> Vec<String> {
+            let provided = listeners.provide(Generation(generation), &wanted(texts)).expect("held or bound");
+            provided.into_iter().map(|provided| provided.bound_to.to_owned()).collect()
+        };
+        let first = of(1, &["127.0.0.1:0", "localhost:0"]);
+        assert_eq!(of(2, &["api=localhost:0", "web=127.0.0.1:0"]), [first[1].clone(), first[0].clone()]);
+        assert_eq!(of(3, &["front=127.0.0.1:0", "localhost:0"]), first);
+        // Who asks for two such sockets gets two.
+        let both = of(4, &["front=127.0.0.1:0", "127.0.0.1:0"]);
+        assert_eq!(both[1], first[0]);
+        assert!(!first.contains(&both[0]));
+    }
+
+    #[test]
     fn what_a_candidate_did_to_a_shared_listener_is_set_right() {
         let mut listeners = Listeners::default();
         let (socket, bound) = {
@@ -447,6 +485,40 @@ mod tests {
         let is_good = |name: &String| name.len() <= 255 && name.bytes().all(|byte| (b'!'..=b'~').contains(&byte) && byte != b':');
         assert!(names.iter().all(is_good), "{names:?}");
         assert!(names.iter().any(|name| name.starts_with("overseer-127.0.0.1_0-")), "{names:?}");
+    }
+
+    #[test]
+    fn a_passed_socket_stays_through_tries_that_fail_for_another_address_and_for_the_life_of_the_master() {
+        let bind = || std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (passed, blocker) = (bind(), bind());
+        let bound_to = passed.local_addr().expect("bound").to_string();
+        let texts = ["systemd:web".to_owned(), blocker.local_addr().expect("bound").to_string()];
+        let wanted = wanted(&texts.each_ref().map(String::as_str));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("web", passed.into()), ("other", bind().into())]));
+        let refusal = listeners.provide(Generation(1), &wanted).expect_err("somebody is there");
+        assert!(refusal.is_in_use());
+        drop(blocker);
+        assert_eq!(listeners.provide(Generation(1), &wanted).expect("free now")[0].bound_to, bound_to);
+        assert!(matches!(&listeners.refuse_offers()[..], [Message::SocketUnclaimed { name, .. }] if name == "other"));
+        assert_eq!(listeners.describe_claimed().len(), 1);
+        listeners.release(Generation(1));
+        listeners.close_unused();
+        assert_eq!(listeners.provide(Generation(2), &wanted[..1]).expect("nobody passes it again")[0].bound_to, bound_to);
+        listeners.close();
+        let why = listeners.provide(Generation(3), &wanted[..1]).expect_err("it is not there any more").why();
+        assert!(why.contains("restart the service"), "{why}");
+    }
+
+    #[test]
+    fn a_passed_socket_is_not_shut_down_at_the_end_and_one_of_ours_is() {
+        let passed = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (unit, address) = (passed.try_clone().expect("a copy"), passed.local_addr().expect("bound"));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("web", passed.into())]));
+        let own = listeners.provide(Generation(1), &wanted(&["systemd:web", "127.0.0.1:0"])).expect("held")[1].bound_to.to_owned();
+        listeners.close();
+        TcpStream::connect(address).expect("clients wait for the next master");
+        TcpStream::connect(own).expect_err("nobody has it");
+        drop(unit);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod snapshot;
 mod start;
 
 pub(crate) use home::Handed;
+pub(crate) use notify::tell_without_master;
 pub(crate) use replace::resume;
 pub(crate) use start::{Setup, run};
 

@@ -118,10 +118,13 @@ impl Notify {
     }
 
     fn say(&mut self, lines: String) -> Option<Message> {
-        if self.socket.is_none() || self.state.waiting.len() >= WAITING_MAX {
-            return None;
+        self.socket.as_ref()?;
+        let is_full = self.state.waiting.len() >= WAITING_MAX;
+        match self.state.waiting.back_mut().filter(|last| is_passing(last) && is_passing(&lines)) {
+            Some(last) => *last = newest(last, &lines),
+            None if is_full => {}
+            None => self.state.waiting.push_back(lines),
         }
-        self.state.waiting.push_back(lines);
         self.flush()
     }
 
@@ -152,6 +155,25 @@ impl Notify {
         let is_first = !std::mem::replace(&mut self.state.has_warned, true);
         is_first.then(|| Message::NotTold { address: self.address.clone(), why: error.to_string() })
     }
+}
+
+/// For a program that runs without a master: nobody else tells a manager that waits until it is ready, and nobody asks it for signs of life.
+pub(crate) fn tell_without_master() {
+    let (mut notify, _) = Notify::from_environment(NotifyState::default());
+    let unwatched = if watchdog().is_some() { "\nWATCHDOG_USEC=0" } else { "" };
+    notify.say(format!("READY=1\nSTATUS=runs without a master: nothing restarts or upgrades it{unwatched}"));
+}
+
+/// Whether a later message makes this one void: it tells of no state.
+fn is_passing(lines: &str) -> bool {
+    lines.lines().all(|line| ["STATUS=", "EXTEND_TIMEOUT_USEC=", "WATCHDOG="].iter().any(|name| line.starts_with(name)))
+}
+
+/// What is left of two such messages, the second of which is newer.
+fn newest(old: &str, new: &str) -> String {
+    let name = |line: &str| line.split('=').next().map(str::to_owned);
+    let is_in_new = |line: &&str| new.lines().any(|other| name(other) == name(line));
+    old.lines().filter(|line| !is_in_new(line)).chain(new.lines()).collect::<Vec<_>>().join("\n")
 }
 
 fn line(notice: &Notice) -> String {
@@ -219,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_manager_does_not_take_waits_for_it_in_its_order() {
+    fn what_a_full_manager_does_not_take_waits_for_it_in_its_order_and_the_newest_status_with_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).expect("bound");
@@ -227,12 +249,16 @@ mod tests {
         let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
         let mut told = 0;
         while notify.interest().is_none() {
-            assert_eq!(notify.say(format!("STATUS={told}")), None);
+            assert_eq!(notify.say(format!("READY=1\nSTATUS={told}")), None);
             told += 1;
         }
-        notify.say(format!("STATUS={told}"));
+        for text in ["WATCHDOG=1\nSTATUS=old", "STATUS=new", "EXTEND_TIMEOUT_USEC=1", "RELOADING=1", "STATUS=newest", "READY=1"] {
+            notify.say(text.to_owned());
+        }
+        let mut expected: Vec<String> = (0..told).map(|number| format!("READY=1\nSTATUS={number}")).collect();
+        expected.extend(["WATCHDOG=1\nSTATUS=new\nEXTEND_TIMEOUT_USEC=1", "RELOADING=1", "STATUS=newest", "READY=1"].map(str::to_owned));
         let mut heard = Vec::new();
-        while heard.len() <= told {
+        while heard.len() < expected.len() {
             let before = heard.len();
             heard.extend(std::iter::from_fn(|| {
                 let mut bytes = [0; 64];
@@ -241,9 +267,9 @@ mod tests {
             assert!(heard.len() > before, "it takes no more: {heard:?}");
             assert_eq!(notify.flush(), None);
         }
-        assert_eq!(heard, (0..=told).map(|number| format!("STATUS={number}")).collect::<Vec<_>>());
+        assert_eq!(heard, expected);
         assert!(notify.interest().is_none());
-        (0..10_000).for_each(|number| drop(notify.say(format!("STATUS={number}"))));
+        (0..10_000).for_each(|_| drop(notify.say("READY=1".to_owned())));
         assert_eq!(notify.state().waiting.len(), WAITING_MAX);
     }
 

@@ -50,11 +50,11 @@ pub(crate) struct Setup {
 /// Becomes the master. Returns only if it could not; the process manager has been told why.
 pub(crate) fn run(setup: Setup) -> Result<Infallible, Error> {
     // First of all: no descriptor that this process opens may be taken for one of those.
-    let offers = Offers::take().map_err(cannot_take)?;
+    let offers = Offers::take();
     let mut log = Log::new(setup.log_format, setup.debug, setup.no_warn);
     let (mut notify, warning) = Notify::from_environment(NotifyState::default());
     warning.iter().for_each(|warning| log.write(warning));
-    let Err(error) = come_up(setup, offers, log, &mut notify);
+    let Err(error) = offers.map_err(cannot_take).and_then(|offers| come_up(setup, offers, log, &mut notify));
     notify.tell_failure(&error);
     Err(error)
 }

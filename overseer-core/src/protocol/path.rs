@@ -1,14 +1,13 @@
 //! A path in a message, for `#[serde(with)]`: its text, or its bytes where it is none. A Unix path need not be UTF-8, and a program at such a path is to run too.
 
+use crate::sys::files::path_of;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     match path.to_str() {
         Some(text) => text.serialize(serializer),
-        None => path.as_os_str().as_bytes().serialize(serializer),
+        None => path.as_os_str().as_encoded_bytes().serialize(serializer),
     }
 }
 
@@ -21,13 +20,15 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     }
     Ok(match Either::deserialize(deserializer)? {
         Either::Text(text) => text.into(),
-        Either::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        Either::Bytes(bytes) => path_of(bytes),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
 
     #[test]
     fn a_path_is_text_where_it_can_be_and_comes_back_in_any_case() {

@@ -25,6 +25,8 @@ const PLEA: Duration = Duration::from_secs(30);
 const PLEA_AGAIN: Duration = Duration::from_secs(10);
 /// What comes after a deadline (a kill, the reaping, the end of the master) takes a little longer.
 const PLEA_MARGIN: Duration = Duration::from_secs(5);
+/// A generation is asked for a sign of life no more often: one that says too much is killed for it.
+const WATCH_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest status line.
 const STATUS_BYTES_MAX: usize = 512;
 /// The longest version in it.
@@ -236,6 +238,10 @@ impl Supervisor {
         notices.push(Notice::Extend(granted - now));
     }
 
+    fn watch_pause(&self) -> Option<Duration> {
+        self.told.watchdog.map(|watchdog| (watchdog / 2).max(WATCH_PAUSE_MIN))
+    }
+
     fn is_watched(&self) -> bool {
         self.told.watchdog.is_some() && matches!(self.told.phase, Phase::Serving | Phase::Reloading { .. })
     }
@@ -255,7 +261,7 @@ impl Supervisor {
 
     /// Asks for a sign of life, or gives one, if it is time.
     fn watch(&mut self, notices: &mut Vec<Notice>) {
-        let Some(pause) = self.told.watchdog.map(|watchdog| watchdog / 2).filter(|_| self.is_watched()) else {
+        let Some(pause) = self.watch_pause().filter(|_| self.is_watched()) else {
             self.told.watch = Watch::default();
             return;
         };
@@ -290,7 +296,7 @@ impl Supervisor {
 
     /// The generation gives a sign of life.
     pub(super) fn pong(&mut self, generation: Generation) {
-        let Some(pause) = self.told.watchdog.map(|watchdog| watchdog / 2).filter(|_| self.is_watched()) else { return };
+        let Some(pause) = self.watch_pause().filter(|_| self.is_watched()) else { return };
         match self.told.watch {
             Watch::Asked { generation: asked, since, .. } if asked == generation => self.told.watch = Watch::Lives { next: since + pause },
             Watch::Silent { generation: silent, since } if silent == generation => {

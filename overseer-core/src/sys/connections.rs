@@ -11,8 +11,6 @@ use std::ops::RangeInclusive;
 
 /// More descriptors of a process than this are not looked at.
 const DESCRIPTORS_MAX: usize = 1 << 16;
-/// Longer answers of the system are not read: some 100,000 connections of all processes.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Longer tables are not read: some 10,000 connections of all processes, those that have ended among them.
 const TABLE_BYTES_MAX: u64 = 2 << 20;
 /// Ports that the system gives to those who ask for none, unless it says otherwise.
@@ -117,12 +115,14 @@ impl Tcp {
 /// sock_diag(7), by hand: three numbers of each socket are wanted.
 #[cfg(target_os = "linux")]
 mod diag {
-    use super::{ANSWER_BYTES_MAX, Tcp};
+    use super::Tcp;
     use nix::libc;
     use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
     use std::fs::File;
     use std::io::{Read, Write};
 
+    /// Longer answers of the system are not read: some 100,000 connections of all processes.
+    const ANSWER_BYTES_MAX: usize = 16 << 20;
     /// `struct nlmsghdr`: length, type, flags, sequence number, port.
     const HEADER: usize = 16;
     /// `SOCK_DIAG_BY_FAMILY`, which nobody else names.

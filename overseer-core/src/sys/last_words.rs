@@ -1,5 +1,6 @@
 //! The end of what a process writes to its standard error, which belongs to the reason why it failed.
 
+use super::poll::pipe;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::read;
@@ -23,8 +24,7 @@ pub(crate) struct LastWords {
 impl LastWords {
     /// A pipe: our end, and the one for the process.
     pub(crate) fn pipe() -> io::Result<(Self, OwnedFd)> {
-        let (pipe, writer) = io::pipe()?;
-        let (pipe, writer) = (OwnedFd::from(pipe), OwnedFd::from(writer));
+        let (pipe, writer) = pipe()?;
         // Only our end: the flag belongs to the pipe's end, and programs do not expect it on theirs.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok((Self { pipe: Some(pipe), tail: Vec::new() }, writer))

@@ -7,6 +7,7 @@ pub(crate) mod activation;
 #[cfg(not(target_os = "linux"))]
 mod bsd;
 pub(crate) mod connections;
+mod exit;
 pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod last_words;
@@ -21,3 +22,6 @@ pub(crate) mod spawn;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(target_os = "macos", path = "macos.rs")]
 mod system;
+
+pub(crate) use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+pub(crate) use std::os::unix::net::{UnixListener, UnixStream};

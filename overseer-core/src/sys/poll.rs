@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// A descriptor to wait for, and whether room to write is waited for too.
@@ -54,6 +54,11 @@ fn timeout(time: Option<Duration>) -> PollTimeout {
     let milliseconds = time.as_nanos().div_ceil(1_000_000);
     // A longer wait than poll(2) takes ends early, and the caller waits again.
     PollTimeout::try_from(i32::try_from(milliseconds).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
+}
+
+/// A pipe: the end to read from, and the one to write to.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    io::pipe().map(|(reader, writer)| (reader.into(), writer.into()))
 }
 
 /// Whether a write of at most `PIPE_BUF` bytes would not block now (pipe(7), poll(2)).

@@ -6,35 +6,11 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Exit {
-    Code(i32),
-    Signal(Signal),
-}
-
-impl Exit {
-    /// Whether the process ended of its own accord and found nothing wrong.
-    pub(crate) fn is_success(self) -> bool {
-        self == Self::Code(0)
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => write!(f, "{signal}"),
-        }
-    }
-}
+pub(crate) use super::exit::Exit;
 
 /// Reaps one ended process: `pid`, or any child if `None`. Does not block; `None` if none has ended.
 pub(crate) fn reap(pid: Option<Pid>) -> Option<(Pid, Exit)> {
@@ -148,18 +124,19 @@ pub(crate) fn set_parent_death_signal(signal: Signal) {
 /// The environment that this process was executed with, each variable as `NAME=value`: what the process manager gave it, whatever `main` has made of
 /// it since. A `main` that adds to a variable does so again in each process that it runs in, and in the master after each upgrade.
 pub(crate) fn given_environment() -> Vec<OsString> {
-    let block = std::fs::read("/proc/self/environ").unwrap_or_default();
-    let variables: Vec<&[u8]> = block.strip_suffix(b"\0").unwrap_or(&block).split(|byte| *byte == 0).collect();
-    // Whoever shows a title of its own in `ps` may have written over it.
-    if variables.iter().all(|variable| variable.contains(&b'=')) {
-        return variables.into_iter().map(|variable| OsString::from_vec(variable.to_vec())).collect();
-    }
     let pair = |(mut name, value): (OsString, OsString)| {
         name.push("=");
         name.push(value);
         name
     };
-    std::env::vars_os().map(pair).collect()
+    let block = std::fs::read("/proc/self/environ").unwrap_or_default();
+    variables_in(&block).unwrap_or_else(|| std::env::vars_os().map(pair).collect())
+}
+
+/// The variables in a block of them that each end in a zero. `None`: whoever shows a title of its own in `ps` has written over it.
+fn variables_in(block: &[u8]) -> Option<Vec<OsString>> {
+    let variables = block.strip_suffix(b"\0")?.split(|byte| *byte == 0);
+    variables.map(|variable| variable.contains(&b'=').then(|| OsString::from_vec(variable.to_vec()))).collect()
 }
 
 /// Takes a variable out of the environment. Only while no other thread runs.
@@ -172,6 +149,15 @@ pub(crate) fn remove_variable(name: &str) {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn an_environment_that_was_written_over_is_not_believed() {
+        assert_eq!(variables_in(b"A=1\0B=x=y\0C=\0"), Some(["A=1", "B=x=y", "C="].map(OsString::from).to_vec()));
+        for written_over in [&b""[..], b"a title", b"a title\0\0\0", b"A=1\0\0"] {
+            assert_eq!(variables_in(written_over), None);
+        }
+        assert!(given_environment().iter().any(|variable| variable.to_string_lossy().starts_with("PATH=")));
+    }
 
     #[test]
     fn an_end_is_told_whichever_signal_caused_it() {

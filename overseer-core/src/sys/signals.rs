@@ -3,6 +3,7 @@
 //! Handlers and not a mask, so that a thread that the program's `main` started before `run` cannot swallow a signal.
 
 use super::handover::Passed;
+use super::poll::pipe;
 use super::system;
 use crate::signal::{SIGNAL_MAX, Signal};
 use nix::errno::Errno;
@@ -233,8 +234,7 @@ impl Signals {
 
     /// No signal is taken yet: for a child, where [`take_where_default`] says when.
     pub(crate) fn open() -> io::Result<Self> {
-        let (pipe, writer) = io::pipe()?;
-        let (pipe, writer) = (OwnedFd::from(pipe), OwnedFd::from(writer));
+        let (pipe, writer) = pipe()?;
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_WRONLY | OFlag::O_NONBLOCK))?;
         WRITER.store(writer.as_raw_fd(), Ordering::Relaxed);

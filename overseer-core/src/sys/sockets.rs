@@ -229,6 +229,34 @@ pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// Whether a connection that was accepted does not block, as its listener.
 pub(crate) const ACCEPTED_DO_NOT_BLOCK: bool = system::ACCEPTED_DO_NOT_BLOCK;
 
+/// Whether the socket does not listen any more (accept(2), EINVAL).
+pub(crate) fn is_shut_down(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
+/// Errors of accept(2) that belong to the one connection, or to nothing.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    let passing = [
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::ECONNABORTED,
+        libc::EPROTO,
+        libc::EPERM,
+        libc::ENETDOWN,
+        libc::ENOPROTOOPT,
+        libc::EHOSTDOWN,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::ETIMEDOUT,
+    ];
+    error.raw_os_error().is_some_and(|number| passing.contains(&number))
+}
+
+/// Whether the process or the system has no room for a connection.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// Ends a listening socket for every process that has it: who connects from now on is refused, and another process can bind the address.
 pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)

@@ -161,7 +161,7 @@ fn upgrades(scene: &Scene, plan: &Plan, two: &Build, report: &mut Report) -> Res
 }
 
 /// How long nobody did the duties of the master while it was replaced, if the line tells of that.
-fn time_away(line: &str) -> Option<Duration> {
+pub(super) fn time_away(line: &str) -> Option<Duration> {
     let seconds = line.strip_prefix("the master runs ")?.rsplit_once("; it was away for ")?.1.strip_suffix('s')?;
     Duration::try_from_secs_f64(seconds.parse().ok()?).ok()
 }

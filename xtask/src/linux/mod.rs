@@ -31,7 +31,7 @@ pub(crate) fn run(task: Task) -> Result<(), String> {
         Task::Demo { broken: false, fetcher, verbose } => demo::run(fetcher, verbose),
         Task::Demo { broken: true, verbose, .. } => broken::run(verbose),
         Task::Bench { rate, restarts, upgrades, idle_seconds } => bench::run(&bench::Plan { rate, restarts, upgrades, idle_seconds }),
-        Task::Soak { minutes, rate } => soak::run(minutes, rate),
+        Task::Soak { upgrades, changes, kills, minutes, rate } => soak::run(&soak::Plan { upgrades, changes, kills, minutes, rate }),
         Task::Ci => unreachable!("the checks run everywhere"),
     };
     process::finish();

@@ -22,7 +22,7 @@ mod http;
 mod settings;
 mod source;
 
-use overseer_core::{Config, State, Upgrades, run};
+use overseer_core::{Config, Listener, State, Upgrades, run};
 use settings::Settings;
 use std::io;
 use std::process::ExitCode;
@@ -58,6 +58,7 @@ fn config(settings: Settings) -> Config<io::Result<()>> {
         .upgrades(Upgrades::Install)
         .trusted_keys(settings.trusted_keys)
         .allow_downgrade(settings.allow_downgrade)
+        .upgrade_master(!settings.keep_master)
         .debug(settings.debug);
     if let Some(time) = settings.terminate_timeout {
         config = config.terminate_timeout(time);
@@ -93,13 +94,19 @@ fn program(state: &State, warm_up: Duration) -> io::Result<()> {
     let page = &http::Page { greeting: format!("{name} says hello\n"), generation: state.generation() };
     // Leaving the scope waits for every thread in it, so the last request is answered when this program says that it exits.
     thread::scope(|scope| {
-        for connection in state.listener().incoming() {
-            let connection = connection?;
-            if let Err(error) = thread::Builder::new().spawn_scoped(scope, move || http::answer(connection, page)) {
-                eprintln!("app: a connection was lost: {error}");
+        let accept = move |listener: &Listener| {
+            for connection in listener.incoming() {
+                let connection = connection?;
+                if let Err(error) = thread::Builder::new().spawn_scoped(scope, move || http::answer(connection, page)) {
+                    eprintln!("app: a connection was lost: {error}");
+                }
             }
+            Ok(())
+        };
+        for other in &state.listeners()[1..] {
+            scope.spawn(move || accept(other).inspect_err(|error: &io::Error| eprintln!("app: {error}")));
         }
-        Ok(())
+        accept(&state.listener())
     })
     .inspect(|()| println!("{name} exiting..."))
 }

@@ -1,12 +1,13 @@
 //! The command line.
 
 use crate::source::Source;
+use std::fs;
 use std::time::Duration;
 
 /// What can be set, each as `--name value`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// `--listen 127.0.0.1:3000`; may be given several times, and the first one is served.
+    /// `--listen 127.0.0.1:3000`; may be given several times.
     pub(crate) listen: Vec<String>,
     /// `--fetch http://host/app`: where releases come from; see [`Source`] for what else it may be.
     pub(crate) fetch: Option<Source>,
@@ -22,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) trusted_keys: Vec<String>,
     /// `--allow-downgrade true`
     pub(crate) allow_downgrade: bool,
+    /// `--upgrade-master false`
+    pub(crate) keep_master: bool,
     /// `--debug true`
     pub(crate) debug: bool,
 }
@@ -31,8 +34,17 @@ impl Settings {
     ///
     /// # Errors
     /// What is wrong with which argument.
-    pub(crate) fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+    pub(crate) fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut settings = Self::default();
+        settings.read(&mut arguments.into_iter())?;
+        if settings.listen.is_empty() {
+            settings.listen.push("127.0.0.1:3000".to_owned());
+        }
+        Ok(settings)
+    }
+
+    fn read(&mut self, arguments: &mut dyn Iterator<Item = String>) -> Result<(), String> {
+        let settings = self;
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
             let time = || duration(&value).map(Some).ok_or_else(|| format!("{name} {value}: not a duration such as 5s, 200ms or 1m"));
@@ -49,14 +61,17 @@ impl Settings {
                 "--state-dir" => settings.state_dir = Some(value),
                 "--trusted-key" => settings.trusted_keys.push(value),
                 "--allow-downgrade" => settings.allow_downgrade = yes_or_no()?,
+                "--upgrade-master" => settings.keep_master = !yes_or_no()?,
                 "--debug" => settings.debug = yes_or_no()?,
+                // More of them, one word a line. Arguments stay for the life of the service; this file is read by each new generation.
+                "--settings" => {
+                    let text = fs::read_to_string(&value).map_err(|error| format!("--settings {value}: {error}"))?;
+                    settings.read(&mut text.lines().map(str::to_owned))?;
+                }
                 _ => return Err(format!("{name} is not a setting of this program")),
             }
         }
-        if settings.listen.is_empty() {
-            settings.listen.push("127.0.0.1:3000".to_owned());
-        }
-        Ok(settings)
+        Ok(())
     }
 }
 
@@ -99,6 +114,19 @@ mod tests {
         assert_eq!((signed.trusted_keys, signed.allow_downgrade), (vec!["RW1".to_owned(), "RW2".to_owned()], true));
         assert_eq!(settings.every, Some(Duration::from_millis(200)));
         assert_eq!(settings.listen, [":1", ":2"]);
+    }
+
+    #[test]
+    fn a_file_has_more_of_them() {
+        let file = std::env::temp_dir().join(format!("overseer-app-settings-{}", std::process::id()));
+        let name = file.to_str().expect("text");
+        fs::write(&file, "--listen\n:2\n--upgrade-master\nfalse\n").expect("written");
+        let settings = read(&["--listen", ":1", "--settings", name]).expect("settings");
+        assert_eq!((settings.listen, settings.keep_master), (vec![":1".to_owned(), ":2".to_owned()], true));
+        fs::write(&file, "--port\n").expect("written");
+        assert_eq!(read(&["--settings", name]), Err("--port needs a value".to_owned()));
+        fs::remove_file(&file).expect("removed");
+        assert!(read(&["--settings", name]).is_err_and(|why| why.starts_with(&format!("--settings {name}: "))));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 #
 # TREE is a file system with the manager in it, `/` for that of the machine. Nothing of it is written to: what changes lies in memory and goes with the
 # namespaces. DIRECTORY is what the test has made: app (seen as /opt/app), source (/srv/releases), units (/etc/systemd/system), and `up`, the socket by
-# which systemd tells that it is up. The network is the machine's own.
+# which systemd tells that it is up; what is written to `lines` comes to the standard output. The network is the machine's own.
 set -eu
 directory=$1 tree=$2
 shift 2
@@ -35,6 +35,7 @@ if [ $# -eq 0 ]; then
         [ ! -d "$emptied" ] || mount -t tmpfs -o mode=755 tmpfs "$emptied"
     done
     mount --bind "$directory/units" etc/systemd/system
+    cat <>"$directory/lines" &
 fi
 
 # Devices: the few that every program may count on.

@@ -2,10 +2,12 @@
 //!
 //! Every manager runs in namespaces of its own, so that nothing of it is left when a test ends. A test whose manager is not installed says so in one line.
 
+mod init;
 mod namespaces;
 mod service;
 mod supervisors;
 mod systemd;
+mod terminal;
 
 use nix::unistd::geteuid;
 use std::env;

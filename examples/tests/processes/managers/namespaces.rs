@@ -1,7 +1,8 @@
 //! A manager as the first process of namespaces of its own.
 
-use crate::app::{App, Scene, spawn};
+use crate::app::{App, Process, Scene, processes, spawn};
 use crate::load::PATIENCE;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Pid, Uid, chown, mkfifo};
 use std::fs;
@@ -20,7 +21,6 @@ const USER: u32 = 61001;
 pub(crate) struct Namespaces {
     /// `unshare`, and the lines of all that runs in there.
     pub(crate) app: App,
-    /// The first process, as seen from outside.
     init: Option<Pid>,
     _cgroup: Cgroup,
 }
@@ -32,10 +32,9 @@ impl Namespaces {
         for own in [scene.program(), directory.join("app")] {
             chown(&own, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER))).expect("given away");
         }
-        mkfifo(&directory.join("lines"), Mode::from_bits_truncate(0o666)).expect("made");
         let cgroup = Cgroup::new(directory);
         // They end with the session of the test, the first process with `unshare`, and everything in there with the first process.
-        let script = "echo $$ >\"$1\"/cgroup.procs; shift; cat <>\"$1\"/lines & \
+        let script = "echo $$ >\"$1\"/cgroup.procs; shift; \
              exec unshare --mount --uts --ipc --cgroup --pid --fork --kill-child sh \"$0\" \"$@\"";
         let mut started = Command::new("sh");
         started.args(["-c", script, BOOT]).arg(&cgroup.0).arg(directory).arg(tree).args(command).env("ACTOR", scene.words());
@@ -44,6 +43,7 @@ impl Namespaces {
 
     /// Starts systemd and waits until it is up.
     pub(crate) fn start_systemd(scene: &Scene, tree: &Path) -> Self {
+        mkfifo(&scene.directory().join("lines"), Mode::from_bits_truncate(0o600)).expect("made");
         let up = UnixDatagram::bind(scene.directory().join("up")).expect("a socket");
         up.set_read_timeout(Some(PATIENCE)).expect("set");
         let namespaces = Self::start(scene, tree, &[]);
@@ -57,12 +57,25 @@ impl Namespaces {
         }
     }
 
+    /// The first process, as seen from outside.
+    pub(crate) fn init(&mut self) -> Pid {
+        *self.init.get_or_insert_with(|| {
+            let first = self.app.children().into_iter().next();
+            first.unwrap_or_else(|| panic!("it is gone; all lines:\n{}", self.app.all_lines())).pid
+        })
+    }
+
+    /// Kills the only child of the first process that has this name.
+    pub(crate) fn kill_child_of_init(&mut self, name: &str) {
+        let init = self.init();
+        let children: Vec<Process> = processes().into_iter().filter(|process| process.parent == init && process.name == name).collect();
+        assert_eq!(children.len(), 1, "{children:?}");
+        kill(children[0].pid, Signal::SIGKILL).expect("it lives");
+    }
+
     /// A command that runs in there.
     pub(crate) fn inside(&mut self, command: &str) -> Command {
-        let init = *self.init.get_or_insert_with(|| {
-            let first = self.app.children().into_iter().find(|child| child.name != "cat");
-            first.unwrap_or_else(|| panic!("it is gone; all lines:\n{}", self.app.all_lines())).pid
-        });
+        let init = self.init();
         let mut entered = Command::new("nsenter");
         entered.args(["--all", "--target", &init.to_string(), "sh", "-c", command]).stdin(Stdio::null()).stdout(Stdio::null());
         entered

@@ -42,7 +42,7 @@ impl<M: Manager> Service<M> {
         self.namespaces.app.line_after("generation 1 is ready");
     }
 
-    fn order(&mut self, order: Order) {
+    pub(crate) fn order(&mut self, order: Order) {
         self.namespaces.run(&self.manager.command(order));
     }
 
@@ -57,7 +57,7 @@ impl<M: Manager> Service<M> {
     }
 
     /// Waits until it answers so.
-    fn wait_for_answer(&mut self, what: &str, mut wanted: impl FnMut(&Answer) -> bool) {
+    pub(crate) fn wait_for_answer(&mut self, what: &str, mut wanted: impl FnMut(&Answer) -> bool) {
         let answer = |address: &str| tell(address, "hello").ok()?.parse().ok();
         self.namespaces.app.wait_until(what, |_| answer(&self.address).is_some_and(|answer| wanted(&answer)));
     }
@@ -109,7 +109,7 @@ impl<M: Manager> Service<M> {
         if let Some(end) = self.manager.end(EXIT_CODE) {
             self.namespaces.app.line_after_start(&end);
         }
+        self.namespaces.app.wait_until("nobody listens", |_| tell(&self.address, "hello").is_err());
         assert_eq!(self.starts(), starts);
-        tell(&self.address, "hello").expect_err("nobody listens");
     }
 }

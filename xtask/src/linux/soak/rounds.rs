@@ -1,28 +1,19 @@
-//! `cargo xtask soak`: restarts and upgrades under load for a long time, broken releases among them.
-//!
-//! What a few restarts do not show: a descriptor, a process or a page that is lost with each. After every round the master must have become
-//! the newest release under the PID that it was started with, and have as many descriptors as after the first rounds and no process but the
-//! serving one, and its memory must have stopped growing.
+//! Rounds of a restart, a broken release and a good one, under load, until the time is over.
 
-use super::broken::{Ends, decision};
-use super::build::{self, Build, Noise, Profile};
-use super::load::Load;
-use super::proc;
-use super::scene::{PATIENCE, Running, Scene};
+use super::{Held, UPGRADES_TO_SETTLE};
+use crate::linux::broken::{Ends, decision};
+use crate::linux::build::{self, Build, Noise, Profile};
+use crate::linux::load::Load;
+use crate::linux::scene::{PATIENCE, Running, Scene};
 use nix::sys::signal::Signal;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 const SETTINGS: [&str; 10] =
     ["--every", "50ms", "--warm-up", "200ms", "--ready-timeout", "2s", "--terminate-timeout", "5s", "--probation", "3s"];
-/// The rounds after which what the master has is taken as what it needs.
-const ROUNDS_TO_SETTLE: usize = 10;
-/// By how much its memory may grow after that, in percent: verdicts and events are kept up to a number.
-const GROWTH_PERCENT_MAX: u64 = 10;
 /// How many rounds are told of in one line.
 const ROUNDS_IN_A_LINE: usize = 10;
 
-pub(crate) fn run(minutes: u64, rate: u32) -> Result<(), String> {
+pub(super) fn run(minutes: u64, rate: u32) -> Result<(), String> {
     let scene = Scene::new("soak")?;
     let mut soak = Soak::new(&scene)?;
     soak.good.install(&scene.path)?;
@@ -59,13 +50,8 @@ struct Soak<'a> {
     /// Broken releases, and how far each gets. They take turns.
     broken: Vec<(Build, Ends)>,
     round: usize,
-    settled: Option<Settled>,
-}
-
-/// What the master had when nothing was new to it any more.
-struct Settled {
-    descriptors: usize,
-    pss_kib: u64,
+    /// What the master had when nothing was new to it any more.
+    settled: Option<Held>,
 }
 
 impl<'a> Soak<'a> {
@@ -118,48 +104,20 @@ impl<'a> Soak<'a> {
 
     /// What the master has between two looks must not be more than after the first rounds.
     fn measure(&mut self, running: &Running) -> Result<(), String> {
-        let answer = running.get("/")?;
-        // The master is the process that was started, whatever it executes by now.
-        running.check_parent(&answer)?;
-        let (serving, master) = (answer.pid, running.process.pid());
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            running.wait_until_alone(serving)?;
-            if !proc::executes(master, &self.scene.path)? {
-                if Instant::now() > deadline {
-                    return Err(format!("round {}: the master has not become the new release; {}", self.round, running.process.account()));
-                }
-                continue;
+        let serving = running.get("/")?;
+        let wrong = |wrong| format!("round {}: {wrong}", self.round);
+        match &self.settled {
+            Some(settled) => {
+                Held::compare(self.scene, running, &serving, settled).map_err(wrong)?;
             }
-            let now = Settled { descriptors: proc::descriptors(master)?, pss_kib: proc::pss_kib(master)? };
-            match &self.settled {
-                None if self.round < ROUNDS_TO_SETTLE => return Ok(()),
-                None => {
-                    // A look may have begun meanwhile, which has descriptors of its own.
-                    if running.others_than(serving).is_empty() {
-                        println!("after {} rounds the master has {now}", self.round);
-                        self.settled = Some(now);
-                        return Ok(());
-                    }
+            None => {
+                let now = Held::once(self.scene, running, &serving, |_| true).map_err(wrong)?;
+                if self.round >= UPGRADES_TO_SETTLE as usize {
+                    println!("after {} rounds the master has {now}", self.round);
+                    self.settled = Some(now);
                 }
-                Some(settled) if now.is_within(settled) => return Ok(()),
-                Some(settled) if Instant::now() > deadline => {
-                    return Err(format!("after {} rounds the master has {now}; after {ROUNDS_TO_SETTLE} it had {settled}", self.round));
-                }
-                Some(_) => {}
             }
         }
-    }
-}
-
-impl Settled {
-    fn is_within(&self, settled: &Settled) -> bool {
-        self.descriptors <= settled.descriptors && self.pss_kib * 100 <= settled.pss_kib * (100 + GROWTH_PERCENT_MAX)
-    }
-}
-
-impl fmt::Display for Settled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} descriptors and {} KiB", self.descriptors, self.pss_kib)
+        Ok(())
     }
 }
