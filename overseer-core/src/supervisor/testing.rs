@@ -108,7 +108,8 @@ impl ProcessManager {
                 }
                 Notice::Watchdog => {
                     assert!(self.is_ready && !self.is_stopping, "nobody watches");
-                    assert!(self.pinged.is_none() || self.pinged != rules.active, "a sign of life of one that is silent");
+                    let makes_room = rules.last().is_some();
+                    assert!(makes_room || self.pinged.is_none() || self.pinged != rules.active, "a sign of life of one that is silent");
                 }
             }
         }
@@ -146,12 +147,19 @@ pub(super) struct Master {
     /// The staged release and the file that was at the path when it was fetched.
     pub(super) staged: Option<(ReleaseName, Identity, Identity)>,
     pub(super) alive: BTreeMap<Generation, Identity>,
+    /// Those whose programs run, and whether they may do so beside others.
+    running: BTreeMap<Generation, bool>,
+    /// Those whose programs have begun since somebody asked.
+    begun: Vec<Generation>,
+    /// The files of all generations that there were.
+    files: BTreeMap<Generation, Identity>,
     pub(super) is_polling: bool,
     pub(super) left: Option<Exit>,
     pub(super) are_listeners_closed: bool,
     pub(super) saved: Record,
     /// What the next spawn, commit or taking back is answered with instead of success.
     pub(super) spawn_fails: Option<Blame>,
+    pub(super) welcome_fails: Option<Blame>,
     pub(super) commit_fails: bool,
     pub(super) take_back_fails: bool,
     /// Seconds since 1970 when this master started.
@@ -203,11 +211,15 @@ impl Master {
             package: None,
             staged: None,
             alive: BTreeMap::new(),
+            running: BTreeMap::new(),
+            begun: Vec::new(),
+            files: BTreeMap::new(),
             is_polling: false,
             left: None,
             are_listeners_closed: false,
             saved: record,
             spawn_fails: None,
+            welcome_fails: None,
             commit_fails: false,
             take_back_fails: false,
             unix_start,
@@ -334,7 +346,7 @@ impl Master {
     }
 
     pub(super) fn welcome_with(&mut self, number: u64, settings: Settings) {
-        self.handle(Event::Welcomed { generation: generation(number), settings: Box::new(settings) });
+        self.handle(Event::Hello { generation: generation(number), settings: Box::new(settings) });
     }
 
     pub(super) fn refuse(&mut self, number: u64, blame: Blame) {
@@ -364,6 +376,7 @@ impl Master {
 
     pub(super) fn exits(&mut self, number: u64, exit: Exit) {
         self.alive.remove(&generation(number));
+        self.running.remove(&generation(number));
         self.handle(Event::Exited { generation: generation(number), exit, why: None });
     }
 
@@ -516,7 +529,8 @@ impl Master {
     /// How the master must end if this is the program's own end outside a probation, and nobody can take over.
     fn end_that_must_follow(&self, event: &Event) -> Option<Exit> {
         let Event::Exited { generation, exit, .. } = event else { return None };
-        let child = self.rules.children.get(generation).filter(|_| self.rules.active == Some(*generation))?;
+        let makes_room = self.rules.last() == Some(*generation);
+        let child = self.rules.children.get(generation).filter(|_| self.rules.active == Some(*generation) && !makes_room)?;
         let is_on_probation = self.rules.record.probation.as_ref().is_some_and(|probation| probation.identity == child.identity);
         let takes_over = self.rules.candidate.and_then(|candidate| self.stage_of(candidate)) == Some(Stage::WarmingUp);
         let is_tame = exit.is_success() || self.rules.is_leaving();
@@ -533,7 +547,12 @@ impl Master {
             }
             match action {
                 Action::Say(message) => self.said.push(message),
-                Action::Save | Action::CheckListeners | Action::Rehearse { .. } | Action::EndRehearsal | Action::Notify(_) => {}
+                Action::Save
+                | Action::CheckListeners
+                | Action::Rehearse { .. }
+                | Action::EndRehearsal
+                | Action::Welcome { .. }
+                | Action::Notify(_) => {}
                 other => self.done.push(other),
             }
         }
@@ -546,6 +565,7 @@ impl Master {
         assert!(self.left.is_none(), "{action:?} after the master has left");
         match action {
             Action::Spawn { generation, program } => return Some(self.spawn(*generation, *program)),
+            Action::Welcome { generation } => return Some(self.let_in(*generation)),
             Action::Drain { generation, within } => {
                 let by = self.now + *within;
                 let told = self.told(generation.0);
@@ -615,6 +635,12 @@ impl Master {
             Program::Own => Some(self.own),
             Program::AtPath => Some(package.unwrap_or(self.path)),
             Program::Previous => self.previous,
+            Program::Last => {
+                for signal in &self.rules.children[&generation].kept {
+                    *self.told.entry(generation).or_default().due.entry(*signal).or_default() += 1;
+                }
+                self.rules.last().map(|last| self.files[&last])
+            }
             Program::Staged => self.staged.as_ref().map(|(release, identity, _)| {
                 let verdict = self.rules.record.verdicts.iter().find(|judged| judged.release.is_same(release));
                 let is_rejected = verdict.is_some_and(|judged| judged.until_unix_s.is_none()) || self.rejected.contains(&release.id);
@@ -625,6 +651,7 @@ impl Master {
         match (identity, self.spawn_fails.take()) {
             (Some(identity), None) => {
                 self.alive.insert(generation, identity);
+                self.files.insert(generation, identity);
                 Event::Spawned {
                     generation,
                     started: Started {
@@ -644,9 +671,28 @@ impl Master {
         }
     }
 
+    fn let_in(&mut self, generation: Generation) -> Event {
+        if let Some(blame) = self.welcome_fails.take() {
+            self.told(generation.0).is_faulty = true;
+            return Event::Refused { generation, why: "cannot have :80: in use".to_owned(), blame };
+        }
+        let overlaps = self.rules.children[&generation].settings.overlap;
+        let others = &self.running;
+        assert!(others.is_empty() || (overlaps && others.values().all(|overlaps| *overlaps)), "{generation} begins beside {others:?}");
+        self.running.insert(generation, overlaps);
+        self.begun.push(generation);
+        Event::Welcomed { generation }
+    }
+
+    /// The programs that have begun since the last call.
+    pub(super) fn begun(&mut self) -> Vec<Generation> {
+        std::mem::take(&mut self.begun)
+    }
+
     fn commit(&mut self, generation: Generation) -> Event {
         let child = &self.rules.children[&generation];
-        let is_alone = self.rules.active.is_none_or(|active| !self.alive.contains_key(&active));
+        // Where nobody runs beside it, it has time to prove itself all the same.
+        let is_alone = self.rules.active.is_none_or(|active| !self.alive.contains_key(&active)) && self.rules.gap.is_none();
         let served_since = if child.counted_by_age.is_some() { Some(child.spawned_at) } else { child.ready_at };
         assert!(served_since.is_some(), "generation {generation} was never ready and is committed");
         let has_warmed_up = served_since.is_some_and(|since| since + child.settings.warm_up <= self.now);
@@ -700,7 +746,9 @@ impl Master {
         assert!(self.good.contains(&self.path.inode), "a file that has not proved itself is at the path: {:?}", self.path);
         assert_eq!(rules.looking.running_until.is_some(), self.is_polling, "the rules are wrong about the poll");
         assert_eq!(rules.settings.restart_signal, self.restart_signal, "the shell has handlers for another restart signal");
-        let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
+        let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Waiting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
+        let running: BTreeSet<Generation> = rules.children.iter().filter(|(_, child)| child.runs).map(|(id, _)| *id).collect();
+        assert!(self.left.is_some() || self.running.keys().eq(&running), "the rules are wrong about who runs: {running:?}");
         for (id, child) in &rules.children {
             let has_a_part = rules.active == Some(*id) || rules.candidate == Some(*id);
             assert!(
@@ -729,11 +777,14 @@ impl Master {
             let told = self.told.get(&active);
             let was_ended = matches!(child.stage, Stage::Draining | Stage::Killed);
             assert!(
-                rules.is_leaving() || !was_ended || told.is_some_and(|told| told.is_faulty),
+                rules.is_leaving() || !was_ended || rules.last() == Some(active) || told.is_some_and(|told| told.is_faulty),
                 "the active generation {active} was ended without a reason"
             );
         }
-        assert!(rules.is_leaving() || active.is_some(), "nobody serves and nobody is being started");
+        let comes_up = rules.gap.is_some() && rules.candidate.and_then(|candidate| self.stage_of(candidate)).is_some_and(up);
+        assert!(rules.is_leaving() || active.is_some() || comes_up, "nobody serves and nobody is being started");
+        let serves = active.is_some_and(|(_, child)| child.stage == Stage::Active);
+        assert!(rules.gap.is_none() || !serves, "a gap in which somebody serves");
         let rejected = rules.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none());
         let installed = rules.record.installed.as_ref().map(|installed| &installed.release);
         for judged in rejected {

@@ -58,6 +58,7 @@ fn config(settings: Settings) -> Config<io::Result<()>> {
         .upgrades(Upgrades::Install)
         .trusted_keys(settings.trusted_keys)
         .allow_downgrade(settings.allow_downgrade)
+        .overlap(settings.overlap.unwrap_or(true))
         .upgrade_master(!settings.keep_master)
         .debug(settings.debug);
     if let Some(time) = settings.terminate_timeout {

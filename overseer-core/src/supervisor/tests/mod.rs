@@ -4,6 +4,7 @@ mod leaving;
 mod looks;
 mod notify;
 mod orders;
+mod overlap;
 mod probation;
 mod restart;
 mod signals;
