@@ -31,8 +31,8 @@ pub enum Error {
     /// [`Config::required`](crate::Config::required) was set.
     #[error("overseer is required and does not support {system}")]
     Unsupported { system: &'static str },
-    /// The environment was tampered with, or a descriptor that a master gave was closed before `run`.
-    #[error("{variable}={value} names a descriptor that was given to this process and is not open")]
+    /// The environment was tampered with, a descriptor that a master gave was closed before `run`, or a newer master asks for what is not known here.
+    #[error("{variable}={value} names a descriptor that was given to this process and is not open, or a role that is not known here")]
     Role { variable: &'static str, value: String },
     /// The system refused something that core cannot do without.
     #[error("{what}")]

@@ -102,27 +102,28 @@ fn variable_for_own_process(role: RoleName, file: Passed) -> (OsString, OsString
 }
 
 struct Claim {
-    role: RoleName,
+    /// `None`: one that a newer master knows.
+    role: Option<RoleName>,
     descriptor: RawFd,
     inode: u64,
     parent: u32,
 }
 
 impl Claim {
+    /// What a newer master adds at its end is ignored.
     fn read(value: &str) -> Option<Self> {
         let mut parts = value.split(',');
-        let claim = Self {
-            role: parts.next()?.parse().ok()?,
+        Some(Self {
+            role: parts.next()?.parse().ok(),
             descriptor: parts.next()?.parse().ok().filter(|descriptor| *descriptor > 2)?,
             inode: parts.next()?.parse().ok()?,
             parent: parts.next()?.parse().ok()?,
-        };
-        parts.next().is_none().then_some(claim)
+        })
     }
 
     /// An exec keeps the PID: whoever set the variable was this process.
     fn is_of_own_process(&self) -> bool {
-        matches!(self.role, RoleName::Rehearsal | RoleName::Stored) && self.parent == std::process::id()
+        matches!(self.role, Some(RoleName::Rehearsal | RoleName::Stored)) && self.parent == std::process::id()
     }
 }
 
@@ -130,48 +131,48 @@ impl Claim {
 pub(crate) fn started_in() -> Option<RoleName> {
     let value = std::env::var(VARIABLE).ok()?;
     let claim = Claim::read(&value)?;
-    (claim.is_of_own_process() || is_socket(claim.descriptor, claim.inode)).then_some(claim.role)
+    (claim.is_of_own_process() || is_socket(claim.descriptor, claim.inode)).then_some(claim.role).flatten()
 }
 
 /// Finds out what this process is, and forgets what told it.
 ///
 /// A variable that names a socket which is not here is somebody else's: a fresh start. Unless our parent is the process that
 /// set it: then `main` closed the socket, and a second master must not come of that. (PID 1 adopts orphans, so having it as
-/// parent proves nothing.) A socket whose other end is gone ends this process at once, with exit code 0: nobody waits for it.
+/// parent proves nothing.) A socket whose other end is gone ends this process at once, with exit code 0: nobody waits for it. Nor does a second
+/// master come of a role that is not known here.
 ///
 /// # Errors
 /// [`Error::Role`]: see above.
 pub(crate) fn detect(is_only_thread: bool) -> Result<Role, Error> {
     let Some(value) = std::env::var_os(VARIABLE) else { return Ok(Role::Master) };
     let value = value.to_string_lossy().into_owned();
-    let claim = Claim::read(&value);
     if is_only_thread {
         // With more threads it stays, which is harmless: no other process has the socket.
         crate::sys::process::remove_variable(VARIABLE);
     }
-    if let Some(claim) = claim.as_ref().filter(|claim| claim.is_of_own_process()) {
+    let Some(claim) = Claim::read(&value) else { return Ok(Role::Master) };
+    if claim.is_of_own_process() {
         let handed = Passed { descriptor: claim.descriptor, inode: claim.inode };
-        let role = if claim.role == RoleName::Stored { Role::Stored } else { Role::Successor };
+        let role = if claim.role == Some(RoleName::Stored) { Role::Stored } else { Role::Successor };
         // Without it nobody knows what this process has open and which children it has, or which file is the packaged one.
         return handed.take().map(|taken| role(File::from(taken))).map_err(|_| Error::Role { variable: VARIABLE, value });
     }
-    // Nobody is started as one of these; another process than the one that it names has inherited the text alone.
-    let claim = claim.filter(|claim| claim.role != RoleName::Stored);
-    let socket = claim.as_ref().and_then(|claim| adopt_socket(claim.descriptor, claim.inode));
-    match (claim, socket) {
-        (Some(claim), Some(socket)) => {
+    let is_our_parents = claim.parent != 1 && claim.parent == std::os::unix::process::parent_id();
+    match (claim.role, adopt_socket(claim.descriptor, claim.inode)) {
+        // Nobody is started as one of these; another process than the one that it names has inherited the text alone.
+        (Some(RoleName::Stored), _) => Ok(Role::Master),
+        (Some(role), Some(socket)) => {
             // It was set before the exec too, but the kernel forgets it when the file has capabilities (prctl(2)). Set before the peer is
             // looked at: whoever ends in between is noticed by the one or the other.
-            crate::sys::process::set_parent_death_signal(claim.role.parent_death_signal());
+            crate::sys::process::set_parent_death_signal(role.parent_death_signal());
             if crate::sys::poll::is_peer_gone(&socket) {
                 std::process::exit(0);
             }
-            Ok(Role::Started(claim.role, Link::new(socket)))
+            Ok(Role::Started(role, Link::new(socket)))
         }
-        (Some(claim), None) if claim.parent != 1 && claim.parent == std::os::unix::process::parent_id() => {
-            Err(Error::Role { variable: VARIABLE, value })
-        }
-        (_, None) | (None, Some(_)) => Ok(Role::Master),
+        (None, Some(_)) => Err(Error::Role { variable: VARIABLE, value }),
+        (_, None) if is_our_parents => Err(Error::Role { variable: VARIABLE, value }),
+        (_, None) => Ok(Role::Master),
     }
 }
 
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!(name, VARIABLE);
         let value = value.into_string().expect("it is text");
         let claim = Claim::read(&value).expect("it is a claim");
-        assert_eq!((claim.role, claim.parent), (RoleName::Child, std::process::id()));
+        assert_eq!((claim.role, claim.parent), (Some(RoleName::Child), std::process::id()));
 
         let descriptor = theirs.into_raw_fd();
         assert_eq!(descriptor, claim.descriptor);
@@ -212,8 +213,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_newer_master_writes_is_a_claim_too() {
+        assert_eq!(Claim::read("king,3,5,7").map(|claim| claim.role), Some(None));
+        assert_eq!(Claim::read("child,3,5,7,9").map(|claim| (claim.role, claim.parent)), Some((Some(RoleName::Child), 7)));
+    }
+
+    #[test]
     fn nonsense_is_no_claim() {
-        for value in ["", "child", "child,3", "child,3,5", "child,3,5,x", "child,3,5,7,9", "king,3,5,7", "child,-3,5,7", "child,1,5,7"] {
+        for value in ["", "child", "child,3", "child,3,5", "child,3,5,x", "child,-3,5,7", "child,1,5,7"] {
             assert!(Claim::read(value).is_none(), "{value}");
         }
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The program, with these descriptors from 3 on, as sd_listen_fds(3) has them. The names go with colons between them.
-fn passing(scene: &Scene, names: &str, descriptors: &[&dyn AsFd]) -> Command {
+pub(crate) fn passing(scene: &Scene, names: &str, descriptors: &[&dyn AsFd]) -> Command {
     let plain = scene.command();
     let mut command = Command::new("sh");
     // The PID is that of the shell, which becomes the program.
@@ -417,12 +417,12 @@ fn stored_sockets_outlive_a_killed_master_a_restart_of_the_service_and_upgrades_
 #[test]
 fn what_a_release_does_not_listen_on_any_more_leaves_the_store_and_what_it_adds_goes_there() {
     let (store, mut scene) = (Store::new(), Scene::with_source(""));
-    scene.add_words("address=127.0.0.1:0,a=127.0.0.1:0,b=127.0.0.1:0");
+    scene.add_words("address=127.0.0.1:0,a=127.0.0.2:0,b=127.0.0.1:0");
     let mut app = store.start(&scene, 8);
     app.wait_until("all are stored", |_| store.names().len() == 3);
     let before = store.names();
     let addresses: Vec<String> = app.address().split(',').map(str::to_owned).collect();
-    scene.publish("version=2 address=127.0.0.1:0,b=127.0.0.1:0,c=127.0.0.1:0");
+    scene.publish("version=2 address=127.0.0.1:0,b=127.0.0.1:0,c=127.0.0.3:0");
     app.line_after("generation 1 is gone");
     app.wait_until("one has gone and one has come", |_| {
         let now = store.names();
@@ -439,7 +439,7 @@ fn what_a_release_does_not_listen_on_any_more_leaves_the_store_and_what_it_adds_
     crate::app::put(&scene.program(), &crate::app::release("version=3 address=b=127.0.0.1:0"));
     let mut app = store.start(&scene, 8);
     assert_eq!(app.address(), addresses[2]);
-    app.line_after_start("the descriptor store holds overseer-127.0.0.1_0-");
+    app.line_after_start("the descriptor store holds overseer-127.0.0.");
     app.wait_until("the others are gone", |_| store.names().len() == 1);
     app.wait_until("nobody keeps it", |_| TcpStream::connect(&addresses[0]).is_err());
     assert!(app.terminate().success());

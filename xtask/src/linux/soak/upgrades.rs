@@ -82,7 +82,8 @@ pub(super) fn that_change_everything(count: u32, rate: u32) -> Result<(), String
             away.push(running.master_says("that the master was replaced", PATIENCE, time_away)?);
         }
         running.process_leaves()?;
-        moving.check(&scene, &running, &release, change).map_err(|wrong| format!("upgrade {number}, {change:?}: {wrong}"))?;
+        let told = |wrong| format!("upgrade {number}, {change:?}: {wrong}; {}", running.process.account());
+        moving.check(&scene, &running, &release, change).map_err(told)?;
     }
     let tally = load.stop()?;
     running.stop()?;
@@ -98,15 +99,17 @@ pub(super) fn that_change_everything(count: u32, rate: u32) -> Result<(), String
     if tally.failed() == 0 { Ok(()) } else { Err("requests failed".to_owned()) }
 }
 
-/// A release with an ID of its own, in the place of the one before.
+/// A release with an ID of its own, beside the one before, which is still published while this one is written.
 fn publish(scene: &Scene, app: &Build, number: u32) -> Result<Build, String> {
-    let release = app.padded(&format!("upgrade-{number}"), scene.releases.join("next"), app.size_bytes()? + 64)?;
+    let path = scene.releases.join(format!("next-{}", number % 2));
+    let release = app.padded(&format!("upgrade-{number}"), path, app.size_bytes()? + 64)?;
     scene.server.publish(&release)?;
     Ok(release)
 }
 
+/// One that is free, and that no client's port can be in the way of.
 fn free_address() -> Result<SocketAddr, String> {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let free = TcpListener::bind("127.0.77.1:0").and_then(|listener| listener.local_addr());
     free.map_err(|error| format!("no port is free: {error}"))
 }
 
@@ -142,7 +145,7 @@ impl Moving {
         }
         let is_replaced = proc::executes(running.process.pid(), &scene.path)?;
         if is_replaced == (change == Change::Address) {
-            return Err(format!("the master is replaced: {is_replaced}; {}", running.process.account()));
+            return Err(format!("the master is replaced: {is_replaced}"));
         }
         Ok(())
     }
