@@ -24,8 +24,9 @@ pub(crate) const SIGNAL_MAX: i32 = match (BSD, cfg!(target_os = "freebsd")) {
     (true, false) => 31,
 };
 
-/// Signals that nobody is to take: `SIGSTKFLT` or `SIGEMT`, a fault, and those that the C library keeps for itself.
-const RESERVED: [i32; 3] = [if BSD { 7 } else { 16 }, 32, 33];
+/// Signals that nobody is to take: `SIGSTKFLT` or `SIGEMT`, a fault, and those that the C library keeps for itself: musl one more
+/// than others, and it refuses handlers for them.
+const RESERVED: [i32; 4] = [if BSD { 7 } else { 16 }, 32, 33, if cfg!(target_env = "musl") { 34 } else { 33 }];
 
 macro_rules! signals {
     ($($(#[$where:meta])? $name:ident = $number:literal / $bsd:literal, $doc:literal;)*) => {
