@@ -301,6 +301,20 @@ impl<T> Config<T> {
         self
     }
 
+    /// Whether the program may run in two generations at once; yes unless set. With `false`, on a restart and on an upgrade the serving generation drains and ends before
+    /// the program of the next one begins: for programs with a lock, or with a database that only one process may open.
+    ///
+    /// The next generation is started before, up to [`run`](crate::run()): a file that cannot be started, wrong settings, and addresses that cannot be had are found while the old
+    /// one serves. Then connections wait in the backlog until the next generation accepts; none is refused. How long that takes is how long the old one drains
+    /// (`terminate_timeout` at most, so set that to what clients may wait), and how long the next one needs to be ready. If it fails before its commit, the
+    /// file that served before is started again. The setting holds for both sides of a hand-over: if either version says `false`, the two do not overlap.
+    ///
+    /// An address that overlaps one of the old version, such as `127.0.0.1:3000` in place of `:3000`, can be had only in this way. Who waits in the backlog of the old one is cut.
+    pub fn overlap(mut self, overlap: bool) -> Self {
+        self.settings.overlap = overlap;
+        self
+    }
+
     /// How many old generations may drain at once; 4 unless set, and at least 1. Where there is one more, the oldest has 2 s left and is killed then; what it has told
     /// by [`Draining::deadline`](crate::Draining::deadline) becomes as much earlier. For programs that are replaced often and drain for long: each old generation has memory of its own.
     pub fn max_draining(mut self, generations: usize) -> Self {
@@ -503,7 +517,7 @@ mod tests {
         let seconds = [settings.terminate_timeout, settings.warm_up, settings.probation, settings.check_timeout, settings.fetch_timeout];
         assert_eq!(seconds.map(|time| time.as_secs()), [30, 1, 300, 5, 600]);
         assert_eq!((settings.ready_timeout, settings.min_fetch_interval), (None, Duration::from_secs(1)));
-        assert!(settings.accept_in_warm_up);
+        assert!(settings.accept_in_warm_up && settings.overlap);
         assert_eq!(settings.max_draining, 4);
         assert_eq!((config.demands.size_bytes_max, config.demands.allow_scripts, &config.demands.archive_entry), (1 << 30, false, &None));
         assert_eq!(config.wait_for_ready().settings.ready_timeout, Some(Duration::from_secs(60)));

@@ -98,12 +98,16 @@ messages! {
         "restarting as generation {generation}: {why}"
     Info "restart-waits" RestartWaits { why: String }
         "the restart waits until {why}"
-    Error "restart-failed" RestartFailed { candidate: Generation, active: Generation, why: String }
-        "restart failed: generation {candidate} {why}; generation {active} keeps serving"
+    Error "restart-failed" RestartFailed { candidate: Generation, serving: Serving, why: String }
+        "restart failed: generation {candidate} {why}; {serving}"
+    Info "waits-alone" WaitsAlone { generation: Generation, others: String }
+        "generation {generation} begins when these are gone, beside which it must not run: {others}"
+    Info "serves-again" ServesAgain { generation: Generation, after: Seconds }
+        "generation {generation} serves, after {after} without a serving generation"
     Warning "own-file" OwnFile { generation: Generation, path: PathBuf }
         "generation {generation} runs another file than the one before, which is at {path:?}; this master has not checked it and will not take it back"
-    Error "own-file-failed" OwnFileFailed { candidate: Generation, active: Generation, why: String, path: PathBuf, previous: PathBuf }
-        "the file that somebody put at {path:?} failed: generation {candidate} {why}; generation {active} keeps serving; the file stays, the last good one may be at {previous:?}"
+    Error "own-file-failed" OwnFileFailed { candidate: Generation, serving: Serving, why: String, path: PathBuf, previous: PathBuf }
+        "the file that somebody put at {path:?} failed: generation {candidate} {why}; {serving}; the file stays, the last good one may be at {previous:?}"
 
     // Upgrades.
     Info "upgrading" Upgrading { generation: Generation, release: String }
@@ -118,12 +122,12 @@ messages! {
         "{release} is proved and waits for the next restart"
     Error "commit-failed" CommitFailed { release: String, active: Generation, why: String }
         "{release} could not be installed: {why}; generation {active} keeps serving"
-    Error "held-back" HeldBack { release: String, why: String, active: Generation, again: Seconds }
-        "{release} {why}; generation {active} keeps serving; tried again in {again}"
-    Error "rejected" Rejected { release: String, why: String, active: Generation }
-        "{release} {why}; generation {active} keeps serving; this release is rejected and not tried again"
-    Warning "tried-again" TriedAgain { release: String, why: String, active: Generation }
-        "{release} {why}; that is not the release's fault; generation {active} keeps serving; tried again at the next look"
+    Error "held-back" HeldBack { release: String, why: String, serving: Serving, again: Seconds }
+        "{release} {why}; {serving}; tried again in {again}"
+    Error "rejected" Rejected { release: String, why: String, serving: Serving }
+        "{release} {why}; {serving}; this release is rejected and not tried again"
+    Warning "tried-again" TriedAgain { release: String, why: String, serving: Serving }
+        "{release} {why}; that is not the release's fault; {serving}; tried again at the next look"
     Info "trusted" Trusted { release: String, after: Seconds }
         "{release} has lived through its probation of {after}"
     Error "taken-back" TakenBack { release: String, exit: Exit, generation: Generation }
@@ -241,6 +245,23 @@ impl Message {
             | Self::DrainOverdue { generation, connections, .. }
             | Self::GivesWay { generation, connections, .. } => Some((*generation, connections)),
             _ => None,
+        }
+    }
+}
+
+/// Who serves although something has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serving {
+    KeepsServing(Generation),
+    /// Nobody served beside the candidate, so the binary that served before it is started.
+    StartsAgain(Generation),
+}
+
+impl fmt::Display for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeepsServing(generation) => write!(f, "generation {generation} keeps serving"),
+            Self::StartsAgain(generation) => write!(f, "the binary that served before starts again as generation {generation}"),
         }
     }
 }

@@ -18,7 +18,7 @@
 //! ```
 
 use indicatif::{ProgressBar, ProgressStyle};
-use overseer_core::{Config, File, Progress, State, Upgrade, UpgradeError, UpgradeOutcome, run, sanity_check};
+use overseer_core::{Config, File, Progress, State, Upgrade, UpgradeError, UpgradeOutcome, Upgrades, run, sanity_check};
 use overseer_fetcher_http::HttpFetcher;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn is_url(releases: &str) -> bool {
 
 /// The work of this tool, and what keeps it up to date beside it.
 fn work(seconds: u32, releases: Option<String>) -> ExitCode {
-    let config = Config::new(move |state| count_down(seconds, &state)).no_restart().trusted_keys(KEY);
+    let config = Config::new(move |state| count_down(seconds, &state)).no_restart().upgrades(Upgrades::Install).trusted_keys(KEY);
     run(match releases {
         None => config,
         Some(url) if is_url(&url) => config.fetcher(HttpFetcher::new(url)),

@@ -242,7 +242,7 @@ fn a_master_killed_at_any_call_of_a_commit_leaves_a_whole_program_at_the_path() 
 }
 
 /// A line of what the kernel says of the master.
-fn status_of(app: &App, name: &str) -> String {
+pub(crate) fn status_of(app: &App, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{}/status", app.pid())).unwrap_or_default();
     status.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
 }

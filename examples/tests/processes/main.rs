@@ -1,6 +1,7 @@
 //! The promises, shown with real processes: started, signalled and killed while clients keep connecting.
 #![cfg(target_os = "linux")]
 
+mod alone;
 mod app;
 mod broken;
 mod files;

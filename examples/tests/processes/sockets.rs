@@ -22,7 +22,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The program, with these descriptors from 3 on, as sd_listen_fds(3) has them. The names go with colons between them.
-fn passing(scene: &Scene, names: &str, descriptors: &[&dyn AsFd]) -> Command {
+pub(crate) fn passing(scene: &Scene, names: &str, descriptors: &[&dyn AsFd]) -> Command {
     let plain = scene.command();
     let mut command = Command::new("sh");
     // The PID is that of the shell, which becomes the program.

@@ -1,14 +1,18 @@
 //! A binary store: releases lie in a directory of their own, and the packaged file decides at each start what runs.
 
-use crate::app::{App, Scene, is_root, put, release, version_in};
+use crate::app::{App, Scene, can_run, is_root, put, release, version_in};
 use crate::files::{in_own_mounts, run};
+use crate::killed::status_of;
 use crate::load::{Load, ask, tell};
 use crate::signed::{TIME, key_pair, sign, trusting};
+use crate::sockets::passing;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::{self, OpenOptions, Permissions};
+use std::net::TcpListener;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::process::Command;
 
 const RUNS: &str = "runs in place of";
 const INSTEAD: &str = " runs instead";
@@ -538,6 +542,123 @@ fn a_second_master_of_a_store_takes_up_what_the_first_installs() {
     store.upgrade(&mut first, 3);
     second.line_after("it is taken up as the next generation");
     second.line_after("generation 2 took over");
+    second.line_after("generation 1 is gone");
     assert_eq!(ask(second.address()).version, "3");
     assert!(first.terminate().success() && second.terminate().success());
+}
+
+#[test]
+fn a_master_killed_at_any_call_of_a_commit_to_the_store_leaves_a_program_that_starts_and_comes_to_the_release() {
+    if !can_run("a kill at each call of a commit to a store", "strace", &["-V"]) {
+        return;
+    }
+    let mut kills = 0;
+    for call in ["link", "linkat", "unlink", "rename", "renameat2", "fsync"] {
+        for nth in 1.. {
+            let store = Store::new("probation=0");
+            let mut app = store.scene.start();
+            store.scene.publish("version=2 behave=ready-with-file");
+            app.line_after("serving version=2");
+            let inject = format!("inject={call}:signal=KILL:when={nth}");
+            let mut strace = Command::new("strace");
+            strace.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject, "-p", &app.pid().to_string()]);
+            let mut strace = strace.spawn().expect("strace is there");
+            app.wait_until("the master is watched", |app| !status_of(app, "TracerPid:").ends_with("\t0"));
+            // It looks beside the path that it is told, which is still that of the packaged file.
+            fs::write(store.scene.program().with_file_name("be-ready"), "").expect("written");
+            let mut is_killed = false;
+            app.wait_until("it is committed or killed", |app| {
+                is_killed = app.has_ended();
+                is_killed || app.count_lines("generation 1 drains") > 0
+            });
+            let stored = store.stored();
+            assert!(stored == "none" || stored == "2", "{call} {nth}: {stored}; {}", app.all_lines());
+            assert_eq!(store.scene.version_at_path(), "1");
+            if is_killed {
+                kills += 1;
+                app.wait_until("nobody is left", |app| app.processes().is_empty());
+                fs::write(store.path("be-ready"), "").expect("written");
+                let mut next = store.scene.start();
+                let runs = if stored == "none" { "1" } else { "2" };
+                assert_eq!(next.count_lines(RUNS), usize::from(runs == "2"), "{call} {nth}: {}", next.all_lines());
+                next.wait_until("the release serves after all", |app| ask(app.address()).version == "2");
+                assert!(next.terminate().success());
+            }
+            drop(app);
+            let _ = strace.wait();
+            if !is_killed {
+                break;
+            }
+        }
+    }
+    assert!(kills >= 4, "only {kills} calls were met: the injection does not work");
+}
+
+#[test]
+fn what_a_service_manager_passes_is_there_for_the_release_and_for_the_packaged_file_after_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    for (behave, version) in [("good", "2"), ("bad-start", "1")] {
+        let store = Store::new("address=systemd:web");
+        let start = || {
+            let mut app = App::start(passing(&store.scene, "web", &[&listener]));
+            app.wait_until_ready();
+            app
+        };
+        let mut app = start();
+        store.scene.publish(&format!("version=2 behave={behave}"));
+        app.line_after("is installed at");
+        app.line_after("generation 1 is gone");
+        assert!(app.terminate().success());
+        let mut app = start();
+        assert_eq!((ask(&address).version.as_str(), app.count_lines(RUNS)), (version, 1), "{}", app.all_lines());
+        assert!(app.terminate().success());
+    }
+}
+
+/// A service whose directory is on the writable layer of a container. `None`: this machine does not allow it.
+fn in_container(what: &str, scene: &Scene) -> Option<App> {
+    let (directory, layers) = (scene.directory().join("app"), scene.directory().join("layers"));
+    let commands = format!(
+        "mkdir -p {layers}; mount -t tmpfs none {layers}; mkdir {layers}/upper {layers}/work; \
+         mount -t overlay none -o lowerdir={directory},upperdir={layers}/upper,workdir={layers}/work {directory}",
+        layers = layers.display(),
+        directory = directory.display()
+    );
+    let mut app = in_own_mounts(what, scene, &commands)?;
+    app.wait_until_ready();
+    Some(app)
+}
+
+#[test]
+fn on_the_writable_layer_of_a_container_a_release_is_told_of_and_not_installed() {
+    let scene = Scene::with_source("upgrades=unsaid");
+    let Some(mut app) = in_container("an overlay", &scene) else { return };
+    let said = app.line_after_start("new releases are told of and not installed: ");
+    assert!(said.contains("/app\" is on the writable layer of a container"), "{said}");
+    scene.publish("version=2");
+    app.line_after("is not installed: upgrades are set to notify");
+    app.restart_to(2);
+    assert_eq!((ask(app.address()).version.as_str(), app.count_lines("new releases are told of")), ("1", 1));
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn in_a_container_a_program_that_says_so_or_has_a_volume_is_upgraded() {
+    let forced = Scene::with_source("upgrades=install");
+    let store = Store::new("upgrades=unsaid");
+    for scene in [&forced, &store.scene] {
+        let Some(mut app) = in_container("an overlay", scene) else { return };
+        scene.publish("version=2");
+        app.line_after("is installed at");
+        app.line_after("generation 1 is gone");
+        assert_eq!((ask(app.address()).version.as_str(), app.count_lines("new releases are told of")), ("2", 0));
+        assert!(app.terminate().success());
+    }
+    // The next container has another overlay with the same file in it.
+    for _ in 0..2 {
+        let Some(mut app) = in_container("an overlay", &store.scene) else { return };
+        assert_eq!((ask(app.address()).version.as_str(), app.count_lines(RUNS)), ("2", 1), "{}", app.all_lines());
+        assert!(app.terminate().success());
+    }
 }

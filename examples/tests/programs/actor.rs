@@ -132,13 +132,18 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     if let Some(count) = words.number("max_draining") {
         config = config.max_draining(count);
     }
+    if words.has("alone") {
+        config = config.overlap(false);
+    }
     if words.has("accept_late") {
         config = config.warm_up_accept(false);
     }
     match words.text("upgrades") {
         Some("off") => config = config.upgrades(Upgrades::Off),
         Some("notify") => config = config.upgrades(Upgrades::Notify),
-        _ => {}
+        Some("unsaid") => {}
+        // So that the tests of upgrades run in a container too.
+        _ => config = config.upgrades(Upgrades::Install),
     }
     if words.has("no_restart") {
         config = config.no_restart();
@@ -203,6 +208,7 @@ impl Actor {
     fn play(self) -> ExitCode {
         let pid = std::process::id();
         let (version, generation) = (self.version().to_owned(), self.state.generation());
+        let _lock = self.script.has("lock").then(|| self.lock());
         // Before the line, so that whoever has read it may count on it.
         let terms = (self.script.text("serve") == Some("term")).then(block_term);
         if self.script.has("count_signals") {
@@ -218,6 +224,16 @@ impl Actor {
         }
         println!("ending version={version} generation={generation} pid={pid}");
         ExitCode::from(code)
+    }
+
+    /// What only one process can have, for as long as this one lives.
+    fn lock(&self) -> fs::File {
+        let file = fs::File::create(self.state.bin_path().with_file_name("the-lock")).expect("a file");
+        if let Err(error) = file.try_lock() {
+            println!("somebody else has the lock: {error}");
+            exit(5);
+        }
+        file
     }
 
     fn version(&self) -> &str {

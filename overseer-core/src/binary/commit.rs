@@ -196,7 +196,9 @@ pub(super) mod tests {
         directory: testing::Directory,
         place: Place,
         path: PathBuf,
+        target: PathBuf,
         state_dir: StateDir,
+        _around: Option<testing::Directory>,
     }
 
     impl Scene {
@@ -206,7 +208,16 @@ pub(super) mod tests {
             write_program(&path, OLD);
             let place = Place::at(&path, None).expect("a place");
             let state_dir = StateDir::open(&place).expect("a state directory");
-            Self { directory, place, path, state_dir }
+            Self { directory, place, target: path.clone(), path, state_dir, _around: None }
+        }
+
+        /// A packaged file, and an empty binary store.
+        fn with_store() -> Self {
+            let Self { directory: around, path, place, .. } = Self::new();
+            let place = place.with_store(&around.path().join("store"), None).expect("a store");
+            let state_dir = StateDir::open(&place).expect("a state directory");
+            let (directory, target) = (testing::Directory::at(place.directory()), place.target().expect("a target"));
+            Self { directory, place, path, target, state_dir, _around: Some(around) }
         }
 
         fn with_older_previous() -> Self {
@@ -346,7 +357,7 @@ pub(super) mod tests {
             let place = Place::at(&path, Some(&elsewhere.join("state"))).expect("a place");
             let state_dir = StateDir::open(&place).expect("a state directory");
             let directory = testing::Directory::at(directory);
-            let scene = Scene { directory, place, path, state_dir };
+            let scene = Scene { directory, place, target: path.clone(), path, state_dir, _around: None };
             let (staged, file) = scene.stage();
             commit(&scene.path, &staged, file.as_fd()).expect("committed");
             assert_eq!((read(&scene.path), read(&scene.previous())), (NEW.to_vec(), OLD.to_vec()));
@@ -373,7 +384,7 @@ pub(super) mod tests {
             let path = directory.join("app");
             let place = Place::at(&path, None).expect("a place");
             let state_dir = StateDir::open(&place).expect("a state directory");
-            let scene = Scene { directory: testing::Directory::at(directory), place, path, state_dir };
+            let scene = Scene { directory: testing::Directory::at(directory), place, target: path.clone(), path, state_dir, _around: None };
             let (staged, file) = scene.stage();
             let is_copied = !identity_at(&staged.previous).expect("an identity").same_inode(&staged.started_from);
             if !is_copied {
@@ -421,7 +432,8 @@ pub(super) mod tests {
                 let path = merged.join("app");
                 let place = Place::at(&path, None).expect("a place");
                 let state_dir = StateDir::open(&place).expect("a state directory");
-                let scene = Scene { directory: testing::Directory::at(&merged), place, path, state_dir };
+                let scene =
+                    Scene { directory: testing::Directory::at(&merged), place, target: path.clone(), path, state_dir, _around: None };
                 let (staged, file) = scene.stage();
                 commit(&scene.path, &staged, file.as_fd()).unwrap_or_else(|error| panic!("{kind}: {error}"));
                 assert_eq!((read(&scene.path), read(&scene.previous())), (NEW.to_vec(), OLD.to_vec()));
@@ -438,13 +450,13 @@ pub(super) mod tests {
     /// What that copy does, before its `main`. The file `begin` tells the trace from the start of the process.
     pub(in crate::binary) fn play_committer() -> ! {
         let order = std::env::var(VARIABLE).expect("an order");
-        let (path, json): (PathBuf, String) = serde_json::from_str(&order).expect("an order");
+        let (target, path, json): (PathBuf, PathBuf, String) = serde_json::from_str(&order).expect("an order");
         let staged: Staged = serde_json::from_str(&json).expect("a staged release");
         let state_dir = staged.previous.parent().expect("a directory").to_owned();
         if staged.path.exists() {
             let file = File::open(&staged.path).expect("opened");
             let _ = fs::symlink_metadata(BEGIN);
-            commit(&path, &staged, file.as_fd()).expect("committed");
+            commit_to(&target, &path, &staged, file.as_fd()).expect("committed");
         } else {
             let _ = fs::symlink_metadata(BEGIN);
             take_back(&path, &state_dir, &staged.identity).expect("taken back");
@@ -456,7 +468,7 @@ pub(super) mod tests {
 
     /// The committer under strace, with `rest` of its arguments.
     fn committer(scene: &Scene, staged: &Staged, rest: &[String]) -> std::process::Output {
-        let order = serde_json::to_string(&(&scene.path, serde_json::to_string(staged).expect("json"))).expect("json");
+        let order = serde_json::to_string(&(&scene.target, &scene.path, serde_json::to_string(staged).expect("json"))).expect("json");
         let test = std::env::current_exe().expect("the test program");
         Command::new("strace").args(rest).arg(test).env(VARIABLE, order).output().expect("started")
     }
@@ -535,6 +547,46 @@ pub(super) mod tests {
             let mode = fs::metadata(&scene.path).expect("metadata").permissions().mode();
             assert_eq!(mode & 0o7777, 0o755);
         });
+    }
+
+    #[test]
+    fn the_first_release_in_a_store_is_killed_at_any_call_and_whole_or_not_there() {
+        let begin = || {
+            let scene = Scene::with_store();
+            let (staged, file) = scene.stage();
+            drop(file);
+            (scene, staged)
+        };
+        killed_at_every_call(begin, |scene, _, is_done| {
+            clean(scene);
+            assert_eq!(read(&scene.path), OLD, "the packaged file stays");
+            let stored = fs::read(&scene.target).ok();
+            assert!(stored.as_deref() == Some(NEW) || (stored.is_none() && !is_done), "{stored:?}");
+            let previous = fs::read(scene.previous()).ok();
+            assert!(previous.as_deref() == Some(OLD) || stored.is_none(), "{previous:?}");
+            let known = [".app.overseer", "app", "previous"];
+            assert!(scene.names().iter().all(|name| known.contains(&name.as_str())), "{:?}", scene.names());
+        });
+    }
+
+    #[test]
+    fn what_somebody_has_put_into_a_store_is_not_replaced_by_the_first_release() {
+        let scene = Scene::with_store();
+        let (staged, file) = scene.stage();
+        write_program(&scene.target, b"somebody's");
+        let error = commit_to(&scene.target, &scene.path, &staged, file.as_fd()).expect_err("it is taken");
+        assert!(matches!(error, CommitError::PathChanged { .. }), "{error:?}");
+        assert_eq!(read(&scene.target), b"somebody's");
+        discard(&staged);
+        fs::remove_file(&scene.target).expect("removed");
+
+        let (staged, file) = scene.stage();
+        write_program(&scene.path, b"a new package");
+        fs::rename(&scene.path, scene.path.with_extension("moved")).expect("renamed");
+        write_program(&scene.path, b"a new package");
+        let error = commit_to(&scene.target, &scene.path, &staged, file.as_fd()).expect_err("it has changed");
+        assert!(matches!(error, CommitError::PathChanged { .. }), "{error:?}");
+        assert!(!scene.target.exists());
     }
 
     #[test]

@@ -401,6 +401,37 @@ mod tests {
     }
 
     #[test]
+    fn with_a_store_the_release_that_lies_there_is_the_file_and_the_packaged_one_is_left_alone() {
+        let directory = testing::directory();
+        let path = directory.path().join("app");
+        fs::write(&path, "packaged").expect("written");
+        let plain = Place::at(&path, None).expect("a place");
+        assert_eq!((plain.packaged(), plain.target().expect("a path")), (None, path.clone()));
+        assert_eq!(plain.with_store(directory.path(), None).expect("a place"), plain, "its own directory is no store");
+        plain.with_store(Path::new("/nonexistent/store"), None).expect_err("it cannot be made");
+
+        let link = directory.path().join("link");
+        let store = directory.path().join("store");
+        let place = plain.with_store(&store, None).expect("a store, which is made");
+        assert_eq!(fs::metadata(&store).expect("there").mode() & 0o7777, 0o700);
+        std::os::unix::fs::symlink(&store, &link).expect("a link");
+        assert_eq!(plain.with_store(&link, None).expect("a store"), place);
+        assert_eq!((place.directory(), place.state_dir()), (store.as_path(), store.join(".app.overseer").as_path()));
+        assert_eq!((place.packaged(), place.resolve().expect("a path")), (Some(path.clone()), path));
+        assert_eq!((place.obstacle(), place.set_stored_aside().expect("nothing is there")), (None, None));
+
+        let target = place.target().expect("a path");
+        fs::write(&target, "committed").expect("written");
+        assert_eq!((target.as_path(), place.resolve().expect("a path")), (store.join("app").as_path(), target.clone()));
+        let aside = place.set_stored_aside().expect("moved");
+        assert_eq!(aside, Some(store.join(".app.set-aside")));
+        assert_eq!(place.resolve().expect("a path"), directory.path().join("app"));
+
+        fs::set_permissions(&store, std::os::unix::fs::PermissionsExt::from_mode(0o770)).expect("mode set");
+        assert!(place.obstacle().is_some_and(|why| why.contains("others can write to the binary store")));
+    }
+
+    #[test]
     fn a_mount_point_is_found_in_the_table_of_the_kernel() {
         let table = b"22 1 8:1 / / rw shared:1 - ext4 /dev/sda rw\n40 22 8:1 /b /opt/my\\040app/app rw - ext4 /dev/sda rw\n";
         assert!(is_mount_point_in(table, Path::new("/opt/my app/app")));
@@ -414,7 +445,13 @@ mod tests {
             let path = directory.join("app");
             fs::write(&path, "one").expect("written");
             let place = Place::at(&path, None).expect("a place");
-            assert_eq!(place.obstacle(), None);
+            assert_eq!((place.obstacle(), place.is_ephemeral()), (None, false));
+            if testing::try_mount_overlay(directory, &["lower", "upper", "work", "merged"]) {
+                fs::write(directory.join("merged/app"), "one").expect("written");
+                let on_overlay = Place::at(&directory.join("merged/app"), None).expect("a place");
+                assert!(on_overlay.is_ephemeral());
+                assert!(!on_overlay.with_store(&directory.join("volume"), None).expect("a store").is_ephemeral());
+            }
 
             testing::mount(&["--bind", path.to_str().expect("text"), path.to_str().expect("text")]);
             assert!(place.obstacle().is_some_and(|why| why.contains("mount point of its own")), "{:?}", place.obstacle());
@@ -427,7 +464,11 @@ mod tests {
                 fs::write(&path, "one").expect("written");
                 testing::mount(&["-o", &format!("remount,{option}"), mounted.to_str().expect("text")]);
                 let place = Place::at(&path, None).expect("a place");
-                assert!(place.obstacle().is_some_and(|why| why.contains(word)), "{option}: {:?}", place.obstacle());
+                assert!(
+                    place.obstacle().is_some_and(|why| why.contains(word) && why.contains("binary_store")),
+                    "{option}: {:?}",
+                    place.obstacle()
+                );
             }
         });
     }

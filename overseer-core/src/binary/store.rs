@@ -358,3 +358,204 @@ pub(crate) fn prove(path: &Path, state_dir: &Path, packaged: &Packaged, demands:
     }
     Ok(Found { file, identity, release: proof.release })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn facts(stored: Stored) -> Facts {
+        Facts { stored: Some(stored), package_has_changed: false, failed: None, probation_starts: None, unready_starts: 0 }
+    }
+
+    #[test]
+    fn what_was_committed_runs_if_nothing_speaks_against_it() {
+        assert_eq!(choose(facts(Stored::Whole)), Choice::Stored);
+        assert_eq!(choose(Facts { stored: None, ..facts(Stored::Whole) }), Choice::Packaged);
+        for (probation_starts, unready_starts) in [(Some(0), 0), (Some(1), 2), (None, 2)] {
+            assert_eq!(choose(Facts { probation_starts, unready_starts, ..facts(Stored::Whole) }), Choice::Stored);
+        }
+    }
+
+    #[test]
+    fn a_changed_package_wins_over_all_that_was_committed() {
+        let all = [Stored::Whole, Stored::CopyOfPackaged, Stored::SetAside, Stored::Missing, Stored::Bad("is damaged".to_owned())];
+        for stored in all {
+            let facts = Facts {
+                package_has_changed: true,
+                failed: Some("cannot go on".to_owned()),
+                probation_starts: Some(9),
+                unready_starts: 9,
+                ..facts(stored)
+            };
+            assert_eq!(choose(facts), Choice::NewPackaged);
+        }
+        // One that could not be moved away at the restart that took the new package.
+        assert_eq!(choose(facts(Stored::SetAside)), Choice::NewPackaged);
+        let nothing = Facts { stored: None, package_has_changed: true, ..facts(Stored::Whole) };
+        assert_eq!(choose(nothing), Choice::Packaged);
+    }
+
+    #[test]
+    fn the_packaged_file_runs_where_the_release_cannot() {
+        let not_stored = |why: &str| Choice::NotStored(why.to_owned());
+        assert_eq!(choose(facts(Stored::CopyOfPackaged)), Choice::PackagedForCopy);
+        assert_eq!(choose(facts(Stored::Missing)), not_stored("is not there any more"));
+        assert_eq!(choose(facts(Stored::Bad("is damaged".to_owned()))), not_stored("is damaged"));
+        let failed = Facts { failed: Some("cannot be executed".to_owned()), probation_starts: Some(2), ..facts(Stored::Whole) };
+        assert_eq!(choose(failed), not_stored("cannot be executed"));
+        assert_eq!(choose(Facts { unready_starts: 3, ..facts(Stored::Whole) }), Choice::NeverReady { starts: 3 });
+        assert_eq!(
+            choose(Facts { unready_starts: 3, probation_starts: Some(1), ..facts(Stored::Whole) }),
+            Choice::NeverReady { starts: 3 }
+        );
+        assert_eq!(choose(Facts { unready_starts: 3, probation_starts: Some(2), ..facts(Stored::Whole) }), Choice::TakeBack { starts: 3 });
+    }
+
+    fn write(path: &Path, contents: &[u8]) {
+        fs::write(path, contents).expect("written");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("mode set");
+    }
+
+    #[test]
+    fn a_packaged_file_is_known_by_its_contents_where_its_numbers_differ() {
+        let directory = testing::directory();
+        let path = directory.path().join("app");
+        write(&path, b"one");
+        let known = Packaged::hashed(&path).expect("read");
+        assert_eq!(known.sha256, "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed");
+        assert_eq!(known.is_still(&path).expect("read"), (true, known.clone()));
+        let numbers = Packaged::at(&path).expect("there");
+        assert_eq!(known.again(&path).expect("there"), known, "its hash is kept");
+
+        let beside = directory.path().join("beside");
+        write(&beside, b"one");
+        fs::rename(&beside, &path).expect("renamed");
+        let (is_still, now) = known.is_still(&path).expect("read");
+        assert!(is_still && now.identity != known.identity && now.sha256 == known.sha256);
+        assert_eq!(known.again(&path).expect("there").sha256, "");
+        // Nobody has had the time to hash the one before.
+        assert!(!numbers.is_still(&path).expect("read").0);
+
+        // The same size, and the time of its last change is set back.
+        let modified = fs::metadata(&path).expect("there").modified().expect("a time");
+        fs::write(&path, b"two").expect("written");
+        File::options().write(true).open(&path).expect("opened").set_modified(modified).expect("set");
+        let (is_still, other) = now.is_still(&path).expect("read");
+        assert!(!is_still && other.identity == now.identity);
+        fs::remove_file(&path).expect("removed");
+        now.is_still(&path).expect_err("it is gone");
+    }
+
+    struct Scene {
+        directory: testing::Directory,
+        demands: Demands,
+    }
+
+    impl Scene {
+        /// A release that lies in the store, and what proves it.
+        fn new(contents: &[u8]) -> (Self, ReleaseName) {
+            let scene = Self { directory: testing::directory(), demands: Demands::default() };
+            write(&scene.path(), contents);
+            let id = Hashed::of(&mut File::open(scene.path()).expect("opened")).expect("read").id;
+            (scene, ReleaseName { id, tag: "2".to_owned(), ..ReleaseName::default() })
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("app")
+        }
+
+        fn keep(&self, release: &ReleaseName, file_name: &str, signed: Option<(String, &Path)>) {
+            Proof::keep(release, &self.path(), file_name, signed, self.directory.path()).expect("kept");
+        }
+
+        fn prove(&self) -> Result<Found, NotProved> {
+            prove(&self.path(), self.directory.path(), &Packaged::default(), &self.demands)
+        }
+
+        #[track_caller]
+        fn is_bad(&self, why: &str) {
+            let Err(NotProved::Bad(found)) = self.prove() else { panic!("it is proved") };
+            assert!(found.contains(why), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_release_is_what_was_kept_of_it_and_nothing_else() {
+        let (scene, release) = Scene::new(b"a program");
+        scene.is_bad("is damaged, or was not put there by an upgrade");
+        scene.keep(&release, "app", None);
+        let found = scene.prove().expect("it is proved");
+        assert_eq!((found.release, found.identity), (release.clone(), Identity::of(&fs::metadata(scene.path()).expect("there"))));
+        let packaged = Packaged::hashed(&scene.path()).expect("read");
+        let copy = prove(&scene.path(), scene.directory.path(), &packaged, &scene.demands).expect_err("it is the packaged one");
+        assert_eq!(copy, NotProved::CopyOfPackaged);
+
+        let link = scene.directory.path().join("link");
+        std::os::unix::fs::symlink(scene.path(), &link).expect("a link");
+        let through = prove(&link, scene.directory.path(), &Packaged::default(), &scene.demands).expect_err("a link is not followed");
+        assert!(matches!(through, NotProved::Bad(why) if why.contains("cannot be used: ")));
+
+        forget_all_but(scene.directory.path(), std::slice::from_ref(&release.id));
+        scene.prove().expect("it is still proved");
+        forget_all_but(scene.directory.path(), &["0".repeat(40), String::new()]);
+        scene.is_bad("is damaged");
+    }
+
+    #[test]
+    fn nobody_writes_to_a_release_from_its_proof_to_its_execution() {
+        let (scene, release) = Scene::new(b"a program");
+        scene.keep(&release, "app", None);
+        let writer = File::options().append(true).open(scene.path()).expect("opened");
+        if !files::keep_unwritten(&File::open(scene.path()).expect("opened")).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        {
+            testing::not_shown("for want of leases on this file system: that nobody writes to a release");
+            return;
+        }
+        scene.is_bad("somebody has it open for writing");
+        drop(writer);
+        let found = scene.prove().expect("it is proved");
+        assert!(found.file.is_unwritten());
+        // Who wants to write waits, and it shows.
+        let blocked = File::options().append(true).custom_flags(nix::libc::O_NONBLOCK).open(scene.path()).expect_err("it would block");
+        assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+        assert!(!found.file.is_unwritten());
+        drop(found);
+        File::options().append(true).open(scene.path()).expect("nobody is in the way any more");
+    }
+
+    #[test]
+    fn with_a_trusted_key_the_release_itself_must_be_signed_and_so_must_what_it_was_packed_in() {
+        let pair = minisign::KeyPair::generate_unencrypted_keypair().expect("a key pair");
+        let (mut scene, release) = Scene::new(b"\x7fELF a program");
+        let sign = |contents: &[u8], name: &str| testing::sign(&pair, contents, &format!("timestamp:1700000000\tfile:{name}"));
+        scene.demands.trusted_keys = vec![pair.pk.to_base64()];
+        scene.keep(&release, "app", None);
+        scene.is_bad("is not signed");
+        let path = scene.path();
+        scene.keep(&release, "app", Some((sign(b"another", "app"), &path)));
+        scene.is_bad("has a broken signature");
+        scene.keep(&release, "app", Some((sign(b"\x7fELF a program", "app"), &path)));
+        scene.prove().expect("it is proved");
+        #[cfg(feature = "unpack")]
+        {
+            let pack = |contents: &[u8]| {
+                let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                packer.write_all(contents).expect("packed");
+                packer.finish().expect("packed")
+            };
+            let published = scene.directory.path().join("download");
+            for (contents, why) in [(&b"\x7fELF another"[..], "is not what app.gz, which was signed, holds"), (b"\x7fELF a program", "")] {
+                let packed = pack(contents);
+                write(&published, &packed);
+                scene.keep(&release, "app.gz", Some((sign(&packed, "app.gz"), &published)));
+                // As the download is removed when it is proved.
+                fs::remove_file(&published).expect("removed");
+                if why.is_empty() { drop(scene.prove().expect("it is proved")) } else { scene.is_bad(why) }
+            }
+            fs::remove_file(published_path(scene.directory.path(), &release.id)).expect("removed");
+            scene.is_bad("was published as app.gz, and ");
+        }
+    }
+}

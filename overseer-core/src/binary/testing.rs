@@ -138,6 +138,23 @@ pub(crate) fn try_mount(arguments: &[&str]) -> bool {
     Command::new("mount").args(arguments).status().expect("mount is there").success()
 }
 
+/// Mounts an overlay with these directories, of which the last is the one to write to. Says so where that is impossible.
+pub(crate) fn try_mount_overlay(directory: &Path, names: &[&str; 4]) -> bool {
+    // An upper layer cannot lie on an overlay.
+    let layers = directory.join("layers");
+    fs::create_dir(&layers).expect("a directory");
+    mount(&["-t", "tmpfs", "none", layers.to_str().expect("text")]);
+    let [lower, upper, work] = [0, 1, 2].map(|place| layers.join(names[place]));
+    let merged = directory.join(names[3]);
+    [&lower, &upper, &work, &merged].into_iter().for_each(|path| fs::create_dir(path).expect("a directory"));
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let is_mounted = try_mount(&["-t", "overlay", "none", "-o", &options, merged.to_str().expect("text")]);
+    if !is_mounted {
+        not_shown("for want of overlayfs: a place on it");
+    }
+    is_mounted
+}
+
 /// Fills the file system that holds the directory.
 pub(crate) fn fill(directory: &Path) {
     let mut file = File::create(directory.join("filler")).expect("created");

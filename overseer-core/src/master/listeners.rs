@@ -66,8 +66,12 @@ impl Refusal {
 
     /// Whether somebody else's use of the address is the reason, which is not the release's fault.
     pub(crate) fn is_in_use(&self) -> bool {
-        self.error.raw_os_error() == Some(libc::EADDRINUSE)
+        is_in_use(&self.error)
     }
+}
+
+fn is_in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRINUSE)
 }
 
 /// A listener in the hands of no process: what goes on through an exec.
@@ -200,8 +204,8 @@ impl Listeners {
         let is_claimed = claimed.is_some();
         let Claim { socket, keeper, file } = match claimed {
             Some(claim) => claim,
-            None => Self::bind(&address, &wanted.resolved).map_err(|error| {
-                let overlaps = error.raw_os_error() == Some(libc::EADDRINUSE) && self.overlaps(&address);
+            None => self.bind(&address, &wanted.resolved).map_err(|error| {
+                let overlaps = is_in_use(&error) && self.held.values().any(|held| held.is_in_the_way_of(&address));
                 refused(error, overlaps)
             })?,
         };
@@ -211,8 +215,11 @@ impl Listeners {
         Ok(!is_claimed)
     }
 
-    fn bind(address: &Address, resolved: &[SocketAddr]) -> io::Result<Claim> {
-        let socket = sockets::listen(address, resolved)?;
+    fn bind(&mut self, address: &Address, resolved: &[SocketAddr]) -> io::Result<Claim> {
+        let socket = sockets::listen(address, resolved).or_else(|error| {
+            // A listener that nobody has any more gives way.
+            if is_in_use(&error) && self.close_unused_like(address) { sockets::listen(address, resolved) } else { Err(error) }
+        })?;
         let file = match &address.kind {
             Kind::Unix { path, .. } => sockets::file_of(path).map(|file| (path.clone(), file)),
             Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Systemd { .. } => None,
@@ -220,15 +227,23 @@ impl Listeners {
         Ok(Claim { socket, keeper: Keeper::Nobody, file })
     }
 
-    /// Whether a socket that is held may be in the way: one with the same port, or with the same file and another mode.
-    fn overlaps(&self, address: &Address) -> bool {
-        self.held.values().any(|held| match &address.kind {
-            Kind::Tcp { port, .. } | Kind::TcpAny { port } => {
-                held.bound_to.parse::<SocketAddr>().is_ok_and(|bound_to| bound_to.port() == *port)
+    /// Closes listeners that may be in the way of the address and that no generation has. Answers whether there were any.
+    fn close_unused_like(&mut self, address: &Address) -> bool {
+        let before = self.held.len();
+        let dropped = &mut self.dropped;
+        self.held.retain(|_, held| {
+            let gives_way = held.users.is_empty() && held.is_in_the_way_of(address);
+            if gives_way {
+                held.remove_file();
+                // The service manager may have it a moment longer.
+                let _ = sockets::shut_down(held.socket.as_fd());
+                if let Keeper::Store(name) = &held.keeper {
+                    dropped.push(name.clone());
+                }
             }
-            Kind::Unix { path, .. } => held.bound_to == format!("unix:{}", path.display()),
-            Kind::Systemd { .. } => false,
-        })
+            !gives_way
+        });
+        self.held.len() < before
     }
 
     /// The generation does not use any. What it had stays open: another one may be about to ask for it.
@@ -353,6 +368,19 @@ impl Key {
 }
 
 impl Held {
+    /// Whether it may be in the way of the address, and would not be if it were closed: it has the same port, or the same file with another mode.
+    fn is_in_the_way_of(&self, address: &Address) -> bool {
+        let is_like = match &address.kind {
+            Kind::Tcp { port, .. } | Kind::TcpAny { port } => {
+                self.bound_to.parse::<SocketAddr>().is_ok_and(|bound_to| bound_to.port() == *port)
+            }
+            Kind::Unix { path, .. } => self.bound_to == format!("unix:{}", path.display()),
+            Kind::Systemd { .. } => false,
+        };
+        // What a socket unit has given is the service manager's too.
+        is_like && !matches!(self.keeper, Keeper::SocketUnit(_))
+    }
+
     fn provided(&self) -> Provided<'_> {
         Provided { socket: self.socket.as_fd(), bound_to: &self.bound_to, is_kept: self.keeper.outlives_master() }
     }
@@ -541,6 +569,28 @@ mod tests {
         listeners.provide(Generation(3), &with_mode("0600")).expect("bound");
         let refusal = listeners.provide(Generation(4), &with_mode("0660")).expect_err("the file is there");
         assert!(refusal.is_in_use() && refusal.why().contains("needs overlap(false)"), "{}", refusal.why());
+    }
+
+    #[test]
+    fn a_listener_that_nobody_has_gives_way_to_one_that_overlaps_it_and_back() {
+        let mut listeners = Listeners::default();
+        let port = listeners.provide(Generation(1), &wanted(&["127.0.0.1:0"])).expect("bound")[0]
+            .bound_to
+            .rsplit_once(':')
+            .expect("a port")
+            .1
+            .to_owned();
+        listeners.release(Generation(1));
+        listeners.close_unused();
+        let (all, one) = (wanted(&[&format!(":{port}")]), wanted(&[&format!("127.0.0.1:{port}")]));
+        for (before, after) in [(&all, &one), (&one, &all)] {
+            listeners.provide(Generation(1), before).expect("bound");
+            assert!(listeners.provide(Generation(2), after).expect_err("it overlaps").overlaps);
+            listeners.release(Generation(1));
+            listeners.provide(Generation(2), after).expect("bound when the other is gone");
+            assert_eq!(listeners.held.len(), 1);
+            listeners.release(Generation(2));
+        }
     }
 
     #[test]

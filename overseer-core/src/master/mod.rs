@@ -21,7 +21,7 @@ pub(crate) use start::{Setup, run};
 use crate::FetchError;
 use crate::binary::{self, Identity, Lock, Packaged, Place, Record, StateDir};
 use crate::message::Message;
-use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Welcome};
+use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, NewPackage, Program, Settings, Started, Supervisor, Time};
@@ -32,13 +32,14 @@ use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
 use crate::sys::signals::{Arrived, Original, Signals, stop_self};
 use crate::sys::spawn::Spawn;
-use listeners::Listeners;
+use listeners::{Listeners, Refusal};
 use log::Log;
 use nix::unistd::Pid;
 use notify::Notify;
 use pid_file::PidFile;
 use poller::Poller;
 use rehearsal::Rehearsal;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -59,8 +60,18 @@ struct Child {
     program: File,
     /// What is known of its end beyond the exit.
     why: Option<String>,
+    /// What it has asked for and not been answered.
+    asks: Option<Asks>,
     /// It has got the listeners that it asked for.
     has_listeners: bool,
+}
+
+/// What a hello asks for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Asks {
+    protocol: u32,
+    addresses: Vec<Wanted>,
 }
 
 /// Where releases are remembered; only with the lock.
@@ -91,6 +102,8 @@ struct Master {
     own: File,
     listeners: Listeners,
     children: BTreeMap<Generation, Child>,
+    /// The file of the generation that has made room for the next one, until that serves.
+    last: Option<File>,
     poller: Option<Poller>,
     /// The last one counts; those before it are being ended.
     rehearsals: Vec<Rehearsal>,
@@ -173,7 +186,12 @@ impl Master {
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Spawn { generation, program } => return Some(self.spawn(generation, program)),
-            Action::Accept { generation } => self.tell(generation, &ToChild::Accept, &[]),
+            Action::Welcome { generation } => return self.welcome(generation),
+            Action::Accept { generation } => {
+                self.tell(generation, &ToChild::Accept, &[]);
+                self.last = None;
+                self.close_unused_listeners();
+            }
             Action::Drain { generation, within } => {
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
                 self.tell(generation, &ToChild::Drain(Drain { within_ms }), &[]);
@@ -255,7 +273,7 @@ impl Master {
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {
         let failed = |why: String, blame| Event::SpawnFailed { generation, why, blame };
-        let (file, package) = match self.open_program(program) {
+        let (file, package) = match self.open_program(program, self.supervisor.active() != Some(generation)) {
             Ok(opened) => opened,
             Err(error) => return failed(format!("its file cannot be opened: {error}"), Blame::Nobody),
         };
@@ -274,8 +292,10 @@ impl Master {
         };
         match spawn.start() {
             Ok((pid, link)) => {
-                self.children
-                    .insert(generation, Child { pid, link: Some(link), unheard: None, program: file, why: None, has_listeners: false });
+                self.children.insert(
+                    generation,
+                    Child { pid, link: Some(link), unheard: None, program: file, why: None, asks: None, has_listeners: false },
+                );
                 Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
@@ -283,12 +303,16 @@ impl Master {
     }
 
     /// Opens the file to be executed, without reading it: `O_PATH` needs no right to read. With it comes what it is, if it is the packaged one and somebody has
-    /// changed that.
-    fn open_program(&self, program: Program) -> io::Result<(File, Option<NewPackage>)> {
+    /// changed that: only a candidate runs that, since nobody knows whether it can serve.
+    fn open_program(&self, program: Program, is_candidate: bool) -> io::Result<(File, Option<NewPackage>)> {
         let file = match program {
             Program::Own => self.own.try_clone(),
+            Program::Last => {
+                let last = self.supervisor.last().and_then(|last| self.children.get(&last)).map(|child| &child.program);
+                last.or(self.last.as_ref()).ok_or_else(|| io::Error::other("nobody served before"))?.try_clone()
+            }
             Program::AtPath => {
-                let changed = self.changed_package();
+                let changed = self.changed_package().filter(|_| is_candidate);
                 let path = changed.clone().map_or_else(|| self.place.resolve(), Ok)?;
                 let file = files::open_to_execute(&path)?;
                 let metadata = file.metadata()?;
@@ -369,9 +393,12 @@ impl Master {
             while self.read_child(generation) {}
             let Some(child) = self.children.get(&generation) else { continue };
             let Some((_, exit)) = process::reap(Some(child.pid)) else { continue };
-            let child = self.children.remove(&generation);
+            let Some(child) = self.children.remove(&generation) else { continue };
             self.listeners.release(generation);
-            self.handle(Event::Exited { generation, exit, why: child.and_then(|child| child.why) });
+            if self.supervisor.last() == Some(generation) {
+                self.last = Some(child.program);
+            }
+            self.handle(Event::Exited { generation, exit, why: child.why });
             self.close_unused_listeners();
         }
         if let Some(ended) = self.poller.as_mut().and_then(Poller::take_end) {
@@ -486,7 +513,7 @@ impl Master {
         }
     }
 
-    /// Answers a hello with the listeners, or with the reason why there are none.
+    /// Takes in a hello. It is answered when the rules say so.
     fn hello(&mut self, generation: Generation, hello: Hello) {
         if !self.supervisor.is_starting(generation) {
             let why = "it is to leave, or has said hello before".to_owned();
@@ -498,13 +525,33 @@ impl Master {
                 "speaks the protocol versions {} to {}, and this master {} to {}",
                 hello.protocol.min, hello.protocol.max, VERSIONS.min, VERSIONS.max
             );
-            return self.refuse(generation, None, why, Blame::Release);
+            let refused = self.refuse(generation, None, why, Blame::Release);
+            return self.handle(refused);
         };
-        let held = self.listeners.hold_all(generation, &hello.addresses);
+        let settings = self.with_possible_source(hello.settings);
+        let asks = Asks { protocol, addresses: hello.addresses };
+        // What cannot be had is told at once; but if somebody is in the way that leaves first, it is tried then.
+        if let Err(refusal) = self.listeners.hold_all(generation, &asks.addresses)
+            && !(refusal.overlaps && self.supervisor.has_to_wait(generation, &settings))
+        {
+            let refused = self.refuse_address(generation, refusal);
+            return self.handle(refused);
+        }
+        if let Some(child) = self.children.get_mut(&generation) {
+            child.asks = Some(asks);
+        }
+        self.handle(Event::Hello { generation, settings: Box::new(settings) });
+        self.close_unused_listeners();
+    }
+
+    /// Answers a hello with the listeners, or with the reason why there are none.
+    fn welcome(&mut self, generation: Generation) -> Option<Event> {
+        let Asks { protocol, addresses: wanted } = self.children.get_mut(&generation)?.asks.take()?;
+        let held = self.listeners.hold_all(generation, &wanted);
         // Before the child is told who keeps them.
         self.keep_listeners();
         let provided = held.map(|()| {
-            let provided = self.listeners.held_for(&hello.addresses);
+            let provided = self.listeners.held_for(&wanted);
             let copies: io::Result<Vec<OwnedFd>> = provided.iter().map(|listener| listener.socket.try_clone_to_owned()).collect();
             let addresses: Vec<String> = provided.iter().map(|listener| listener.bound_to.to_owned()).collect();
             let kept: Vec<usize> = provided.iter().enumerate().filter(|(_, listener)| listener.is_kept).map(|(place, _)| place).collect();
@@ -518,23 +565,24 @@ impl Master {
                 let pings = self.supervisor.watchdog().is_some();
                 let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept, pings };
                 self.tell(generation, &ToChild::Welcome(welcome), &sockets);
-                let settings = self.with_possible_source(hello.settings);
                 if let Some(child) = self.children.get_mut(&generation) {
                     child.has_listeners = true;
                 }
-                self.handle(Event::Welcomed { generation, settings: Box::new(settings) });
-                self.close_unused_listeners();
+                Some(Event::Welcomed { generation })
             }
             Ok((Err(error), ..)) => {
-                self.refuse(generation, None, format!("no descriptor is left for its listeners: {error}"), Blame::Nobody)
+                let why = format!("no descriptor is left for its listeners: {error}");
+                Some(self.refuse(generation, None, why, Blame::Nobody))
             }
-            Err(refusal) => {
-                let why = refusal.why();
-                self.log.write(&Message::AddressRefused { generation, address: refusal.address.clone(), why: why.clone() });
-                let blame = if refusal.is_in_use() { Blame::Nobody } else { Blame::Release };
-                self.refuse(generation, Some(refusal.address), why, blame);
-            }
+            Err(refusal) => Some(self.refuse_address(generation, refusal)),
         }
+    }
+
+    fn refuse_address(&mut self, generation: Generation, refusal: Refusal) -> Event {
+        let why = refusal.why();
+        self.log.write(&Message::AddressRefused { generation, address: refusal.address.clone(), why: why.clone() });
+        let blame = if refusal.is_in_use() { Blame::Nobody } else { Blame::Release };
+        self.refuse(generation, Some(refusal.address), why, blame)
     }
 
     /// The settings of a generation, without a source of releases where upgrades are impossible. The first generation that brings a fetcher finds that out.
@@ -552,10 +600,11 @@ impl Master {
         Settings { source: settings.source.filter(|_| self.memory.is_some()), ..settings }
     }
 
-    fn refuse(&mut self, generation: Generation, address: Option<String>, why: String, blame: Blame) {
+    /// Tells it that it cannot have what it asks for; then the rules are to be told.
+    fn refuse(&mut self, generation: Generation, address: Option<String>, why: String, blame: Blame) -> Event {
         let shown = address.as_ref().map_or_else(|| why.clone(), |address| format!("cannot have {address}: {why}"));
         self.tell(generation, &ToChild::Refused(Refused { address, why }), &[]);
-        self.handle(Event::Refused { generation, why: shown, blame });
+        Event::Refused { generation, why: shown, blame }
     }
 
     fn commit(&mut self) -> Result<(), String> {

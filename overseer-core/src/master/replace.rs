@@ -127,6 +127,7 @@ impl Master {
                 unheard: state(&child.unheard)?,
                 program: Passed::of(&child.program)?,
                 why: child.why.clone(),
+                asks: child.asks.clone(),
                 has_listeners: child.has_listeners,
             })
         });
@@ -181,6 +182,7 @@ impl Master {
                 unheard: link(child.unheard)?,
                 program: File::from(child.program.take()?),
                 why: child.why,
+                asks: child.asks,
                 has_listeners: child.has_listeners,
             };
             Ok((child.generation, resumed))
@@ -210,6 +212,8 @@ impl Master {
             own,
             listeners: Listeners::resume(snapshot.listeners)?,
             children: children.collect::<io::Result<BTreeMap<_, _>>>()?,
+            // In a gap the master is not replaced.
+            last: None,
             poller: None,
             rehearsals: Vec::new(),
             staged: snapshot.staged.map(|(staged, file)| Ok::<_, io::Error>((staged, file.take()?))).transpose()?,

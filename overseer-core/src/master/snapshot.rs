@@ -3,6 +3,7 @@
 //! An unknown field is ignored. What is added needs a default; what cannot have one needs another [`FORMAT`], and a master that does not read that is
 //! not replaced by it. [`Header`] is for ever: whoever cannot read the rest finds the way back in it.
 
+use super::Asks;
 use super::listeners::HeldState;
 use super::notify::NotifyState;
 use crate::binary::{Identity, Place};
@@ -72,6 +73,9 @@ pub(crate) struct ChildState {
     pub(crate) unheard: Option<LinkState>,
     pub(crate) program: Passed,
     pub(crate) why: Option<String>,
+    /// What it has asked for and not been answered.
+    #[serde(default)]
+    pub(super) asks: Option<Asks>,
     pub(crate) has_listeners: bool,
 }
 

@@ -134,6 +134,7 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
         own,
         listeners,
         children: BTreeMap::new(),
+        last: None,
         poller: None,
         rehearsals: Vec::new(),
         staged: None,

@@ -77,6 +77,7 @@ fn hello() -> Box<Hello> {
             interval: Duration::from_secs(30),
             source: Some("https://releases.example/app".to_owned()),
             installation: Installation::AtNextRestart,
+            overlap: true,
             max_draining: 4,
             upgrades: None,
             upgrade_master: true,

@@ -4,7 +4,7 @@ use super::{
     Action, Asker, Blame, Child, Generation, Installation, Leaving, Origin, Program, Settings, Stage, Started, Supervisor, describe,
 };
 use crate::binary::{Identity, Probation};
-use crate::message::{Connections, Message, Seconds};
+use crate::message::{Connections, Message, Seconds, Serving};
 use crate::protocol::ReleaseName;
 use crate::signal::Signal;
 use crate::sys::process::Exit;
@@ -40,6 +40,7 @@ impl Supervisor {
             drains_since: None,
             counted_by_age: None,
             drains: false,
+            runs: false,
             deadline: Some(self.now + self.settings.check_timeout),
             kept: Vec::new(),
             sent: Vec::new(),
@@ -87,15 +88,16 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn welcomed(&mut self, generation: Generation, settings: Settings) {
+    pub(super) fn welcomed(&mut self, generation: Generation) {
         let (now, is_leaving) = (self.now, self.is_leaving());
         let Some(child) = self.child(generation) else { return };
-        if child.stage == Stage::Starting {
+        if child.stage == Stage::Waiting {
             child.stage = Stage::Welcomed;
+            child.runs = true;
+            let settings = child.settings.clone();
             if !is_leaving {
                 child.deadline = Some(now + settings.ready_timeout.unwrap_or(settings.warm_up));
             }
-            child.settings = settings.clone();
             if self.active == Some(generation) && settings.installation == Installation::WithoutRestart {
                 self.go_by(settings);
                 self.comes_up();
@@ -129,7 +131,7 @@ impl Supervisor {
                 }
             }
             // A generation that has nothing to serve with, or is on its way out, cannot be ready.
-            Stage::Starting | Stage::Draining | Stage::Killed => {}
+            Stage::Starting | Stage::Waiting | Stage::Draining | Stage::Killed => {}
         }
     }
 
@@ -152,8 +154,11 @@ impl Supervisor {
         if !is_leaving {
             child.deadline = None;
         }
-        let kept = std::mem::take(&mut child.kept);
+        let (kept, accepts) = (std::mem::take(&mut child.kept), child.settings.accept_in_warm_up);
         self.say(Message::GenerationReady { generation, after });
+        if accepts {
+            self.accepts_again(generation);
+        }
         self.act(Action::CheckListeners);
         for signal in kept {
             self.send_signal(generation, signal);
@@ -168,6 +173,8 @@ impl Supervisor {
         self.go_by(settings);
         self.act(Action::Accept { generation });
         self.act(Action::Trust { generation });
+        self.accepts_again(generation);
+        self.gap = None;
         self.comes_up();
         if let Some(package) = package {
             self.record.package_wins(package.file);
@@ -288,12 +295,16 @@ impl Supervisor {
 
     /// Asks the generation to finish what is open, within its own time-out.
     pub(super) fn drain(&mut self, generation: Generation) {
+        self.drain_within(generation, Duration::MAX);
+    }
+
+    fn drain_within(&mut self, generation: Generation, limit: Duration) {
         let now = self.now;
         let Some(child) = self.child(generation) else { return };
-        let within = child.settings.terminate_timeout;
+        let within = child.settings.terminate_timeout.min(limit);
         match child.stage {
             Stage::Draining | Stage::Killed => return,
-            Stage::Starting => return self.kill(generation),
+            Stage::Starting | Stage::Waiting => return self.kill(generation),
             Stage::Welcomed | Stage::WarmingUp | Stage::Active => {}
         }
         child.stage = Stage::Draining;
@@ -378,7 +389,7 @@ impl Supervisor {
         let Some(child) = self.child(generation) else { return };
         child.deadline = None;
         match child.stage {
-            Stage::Starting | Stage::Welcomed if is_leaving => self.kill_overdue(generation),
+            Stage::Starting | Stage::Waiting | Stage::Welcomed if is_leaving => self.kill_overdue(generation),
             Stage::Starting => {
                 self.failed(generation, format!("said nothing for {after}"), Blame::Release);
             }
@@ -402,7 +413,7 @@ impl Supervisor {
             Stage::WarmingUp if is_candidate => self.commit(generation),
             // It was to leave and did not.
             Stage::WarmingUp | Stage::Active | Stage::Draining => self.kill_overdue(generation),
-            Stage::Killed => {}
+            Stage::Waiting | Stage::Killed => {}
         }
     }
 
@@ -418,7 +429,9 @@ impl Supervisor {
     pub(super) fn failed(&mut self, generation: Generation, why: String, blame: Blame) {
         if self.candidate == Some(generation) {
             self.candidate_failed(&why, blame);
-            self.drain(generation);
+            // Somebody waits for its end, and the clients with it.
+            let limit = if self.gap.is_some() { LAST_MOMENT } else { Duration::MAX };
+            self.drain_within(generation, limit);
         } else if self.active == Some(generation) {
             self.say(Message::ProgramFailed { generation, why });
             let end = self.now + self.settings.check_timeout;
@@ -437,20 +450,21 @@ impl Supervisor {
     /// The candidate will not take over: what is to be said and remembered of that. Its process, if there is one, is the caller's to stop.
     fn candidate_failed(&mut self, why: &str, blame: Blame) {
         let Some(candidate) = self.candidate.take() else { return };
-        let Some(child) = self.children.get(&candidate) else { return };
-        let origin = child.origin.clone();
-        let active = self.active.unwrap_or(candidate);
+        let Some(child) = self.children.get_mut(&candidate) else { return };
+        let (origin, package, kept) = (child.origin.clone(), child.package.clone(), std::mem::take(&mut child.kept));
+        self.start_again(kept);
+        let serving = self.who_serves().unwrap_or(Serving::KeepsServing(candidate));
         match origin {
             Origin::Release(release) => {
                 self.act(Action::Discard);
                 self.release_failed(release, why.to_owned(), blame);
             }
             Origin::OperatorsFile => {
-                let path = child.package.as_ref().map_or_else(|| self.path.clone(), |package| package.path.clone());
+                let path = package.map_or_else(|| self.path.clone(), |package| package.path);
                 let previous = self.previous.clone();
-                self.note(Message::OwnFileFailed { candidate, active, why: why.to_owned(), path, previous });
+                self.note(Message::OwnFileFailed { candidate, serving, why: why.to_owned(), path, previous });
             }
-            Origin::Restart | Origin::Start => self.note(Message::RestartFailed { candidate, active, why: why.to_owned() }),
+            Origin::Restart | Origin::Start => self.note(Message::RestartFailed { candidate, serving, why: why.to_owned() }),
         }
     }
 
@@ -466,14 +480,17 @@ impl Supervisor {
         } else if self.active == Some(generation) {
             self.active_exited(generation, exit, was_asked_to);
         } else {
-            let drained_since =
-                self.children.remove(&generation).filter(|child| child.stage == Stage::Draining).and_then(|child| child.drains_since);
-            self.say(match drained_since {
-                Some(since) => Message::Drained { generation, exit, after: Seconds(self.now.saturating_sub(since)) },
-                None => Message::GenerationGone { generation, exit },
-            });
+            self.old_one_is_gone(generation, exit);
         }
         self.act(Action::CheckListeners);
+    }
+
+    fn old_one_is_gone(&mut self, generation: Generation, exit: Exit) {
+        let drained = self.children.remove(&generation).filter(|child| child.stage == Stage::Draining);
+        self.say(match drained.and_then(|child| child.drains_since) {
+            Some(since) => Message::Drained { generation, exit, after: Seconds(self.now.saturating_sub(since)) },
+            None => Message::GenerationGone { generation, exit },
+        });
     }
 
     /// The serving generation is gone. Somebody else takes over, or the master ends as it did.
@@ -481,6 +498,11 @@ impl Supervisor {
         // A program that is not restarted ends by itself, and its exit code is an answer to whoever called it.
         let is_answer = self.settings.installation == Installation::WithoutRestart && matches!(exit, Exit::Code(_));
         let end = if exit.is_success() || was_asked_to || is_answer { End::Orderly } else { End::Abnormal };
+        if let Some(gap) = self.gap.as_mut().filter(|gap| gap.last == generation) {
+            // It has made room, and is no more than an old generation.
+            gap.exit = Some(exit);
+            return self.old_one_is_gone(generation, exit);
+        }
         let ran = self.children.remove(&generation).map(|child| child.identity);
         if self.is_leaving() || end == End::Orderly {
             self.comes_up();
@@ -517,6 +539,7 @@ impl Supervisor {
     /// The end of the program is the end of the master, once all others are gone.
     pub(super) fn active_ended(&mut self, exit: Exit, end: End) {
         self.active = None;
+        self.gap = None;
         self.probation_until = None;
         let asked_at = self.leaving.as_ref().and_then(|leaving| leaving.asked_at);
         self.leaving = Some(Leaving { asked_at, exit: Some(exit) });
@@ -611,7 +634,11 @@ impl Supervisor {
                 if let Some(release) = release {
                     let why = format!("ended with {exit} in its probation");
                     self.record.installed = None;
-                    self.note(Message::Rejected { release: describe(&release), why: why.clone(), active: candidate });
+                    self.note(Message::Rejected {
+                        release: describe(&release),
+                        why: why.clone(),
+                        serving: Serving::KeepsServing(candidate),
+                    });
                     self.reject(release, why);
                 }
                 self.commit(candidate);

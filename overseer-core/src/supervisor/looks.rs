@@ -5,7 +5,7 @@ use super::{Action, Blame, Installation, Stage, Supervisor, describe};
 use crate::binary::{Identity, Named};
 use crate::config::Upgrades;
 use crate::fetcher::{FetchError, FetchErrorKind, Known};
-use crate::message::{Message, Seconds};
+use crate::message::{Message, Seconds, Serving};
 use crate::protocol::{Naming, Outcome, ReleaseName, Report, Staged, Verdict};
 use std::time::Duration;
 
@@ -354,35 +354,35 @@ impl Supervisor {
 
     /// The release did not come up. It is tried again later, and rejected at the third failure.
     pub(super) fn release_failed(&mut self, release: ReleaseName, why: String, blame: Blame) {
-        let Some(active) = self.active else { return };
+        let Some(serving) = self.who_serves() else { return };
         let name = describe(&release);
         if blame == Blame::Nobody {
             self.set_back();
-            return self.note(Message::TriedAgain { release: name, why, active });
+            return self.note(Message::TriedAgain { release: name, why, serving });
         }
         let Some(pause) = self.record.hold_back_of(&release) else { return self.release_rejected(release, why) };
-        self.hold_back(release, why, active, pause);
+        self.hold_back(release, why, serving, pause);
     }
 
     /// The signature of the release was not accepted. Another one may be published for the same release, or other settings, so it is tried again until it is.
     fn release_waits_to_be_mended(&mut self, release: ReleaseName, why: String) {
-        let Some(active) = self.active else { return };
+        let Some(serving) = self.who_serves() else { return };
         let pause = self.record.hold_back_until_mended(&release);
-        self.hold_back(release, why, active, pause);
+        self.hold_back(release, why, serving, pause);
     }
 
-    fn hold_back(&mut self, release: ReleaseName, why: String, active: super::Generation, pause: Duration) {
+    fn hold_back(&mut self, release: ReleaseName, why: String, serving: Serving, pause: Duration) {
         let name = describe(&release);
         let until = self.unix_s() + pause.as_secs();
         self.judge(release, Some(until), why.clone());
-        self.note(Message::HeldBack { release: name, why, active, again: Seconds(pause) });
+        self.note(Message::HeldBack { release: name, why, serving, again: Seconds(pause) });
     }
 
     fn release_rejected(&mut self, release: ReleaseName, why: String) {
         let name = describe(&release);
         self.reject(release, why.clone());
-        if let Some(active) = self.active {
-            self.note(Message::Rejected { release: name, why, active });
+        if let Some(serving) = self.who_serves() {
+            self.note(Message::Rejected { release: name, why, serving });
         }
     }
 

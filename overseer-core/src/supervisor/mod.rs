@@ -5,18 +5,21 @@
 //!
 //! What always holds (and is checked after every step of the simulation in `simulation.rs`):
 //! - from the first ready until the master leaves, some generation serves, or one is being started;
+//! - no two run at once of which one has said that they must not;
 //! - at most one candidate; a rejected release is not started unless an operator asks for it by hand;
 //! - every draining generation is gone by its deadline, and no more of them drain than may; nobody is left when the master leaves;
 //! - no signal is lost, and none is delivered twice to a generation;
 //! - after TERM, INT or QUIT nothing is promoted or committed.
 //!
 //! The parts: `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
-//! release), `notify` (what the process manager is told), `remembered` (what follows from what is known of each, also without a master), `replacement` (when the master becomes
+//! release), `notify` (what the process manager is told), `overlap` (who must not run beside whom), `remembered` (what follows from what is
+//! known of each, also without a master), `replacement` (when the master becomes
 //! another file), `signals` (who gets which, and how the master leaves).
 
 mod generations;
 mod looks;
 mod notify;
+mod overlap;
 pub(crate) mod remembered;
 mod replacement;
 mod settings;
@@ -37,6 +40,7 @@ use crate::protocol::{ReleaseName, Report};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
 use notify::Told;
+use overlap::Gap;
 use replacement::Replacement;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -69,6 +73,8 @@ pub(crate) enum Program {
     Staged,
     /// The predecessor of a release that has crashed, where another master decides what is at the path.
     Previous,
+    /// The file of the generation that served before the gap, whatever is at the path.
+    Last,
 }
 
 /// Which file was found when a generation was started.
@@ -120,12 +126,16 @@ pub(crate) enum Event {
         why: String,
         blame: Blame,
     },
-    /// It said hello and got its listeners.
-    Welcomed {
+    /// It said hello and waits for its listeners.
+    Hello {
         generation: Generation,
         settings: Box<Settings>,
     },
-    /// It said hello and could not get what it asked for.
+    /// The answer to [`Action::Welcome`], at once: it has got its listeners.
+    Welcomed {
+        generation: Generation,
+    },
+    /// The other answer, or what comes in place of a hello: it cannot get what it asks for.
     Refused {
         generation: Generation,
         why: String,
@@ -216,6 +226,10 @@ pub(crate) enum Action {
         generation: Generation,
         program: Program,
     },
+    /// Answer its hello with the listeners, or with the reason why there are none; then its program runs. Whether it does is told at once.
+    Welcome {
+        generation: Generation,
+    },
     /// Tell the generation that it may accept.
     Accept {
         generation: Generation,
@@ -282,7 +296,7 @@ pub(crate) enum Action {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Origin {
-    /// The first of this master, or the one that replaces a release that was taken back.
+    /// The first of this master, the one that replaces a release that was taken back, or the one that served before a gap.
     Start,
     Restart,
     /// A restart that found another file than the running one at the path.
@@ -296,6 +310,8 @@ enum Origin {
 enum Stage {
     /// Nothing was heard of it.
     Starting,
+    /// It has said hello, and others are to be gone before it gets its listeners.
+    Waiting,
     /// It has its listeners and is not ready.
     Welcomed,
     /// It is ready and serves beside the old generation.
@@ -325,6 +341,9 @@ struct Child {
     /// It became ready by age, not by saying so.
     counted_by_age: Option<Duration>,
     drains: bool,
+    /// Its hello was answered, so its program runs.
+    #[serde(default)]
+    runs: bool,
     /// When the stage must be over.
     deadline: Option<Time>,
     /// Signals that wait until it is ready.
@@ -390,9 +409,12 @@ pub(crate) struct Supervisor {
     previous: PathBuf,
     children: BTreeMap<Generation, Child>,
     newest: Generation,
-    /// The generation that serves, or is being started with no other to serve instead.
+    /// The generation that serves, or is being started with no other to serve instead. In a gap, the one that served last, until another one is started in its place.
     active: Option<Generation>,
     candidate: Option<Generation>,
+    /// Over whenever the rules are handed over.
+    #[serde(skip)]
+    gap: Option<Gap>,
     /// A restart was asked for and has to wait.
     restart_wanted: Option<Asker>,
     /// A proved release that waits for the next restart.
@@ -449,6 +471,7 @@ impl Supervisor {
             newest: Generation(0),
             active: None,
             candidate: None,
+            gap: None,
             restart_wanted: None,
             waiting: None,
             leaving: None,
@@ -477,7 +500,8 @@ impl Supervisor {
         match event {
             Event::Spawned { generation, started } => self.spawned(generation, started),
             Event::SpawnFailed { generation, why, blame } => self.spawn_failed(generation, why, blame),
-            Event::Welcomed { generation, settings } => self.welcomed(generation, *settings),
+            Event::Hello { generation, settings } => self.said_hello(generation, *settings),
+            Event::Welcomed { generation } => self.welcomed(generation),
             Event::Refused { generation, why, blame } => self.failed(generation, why, blame),
             Event::Drains { generation } => self.drains(generation),
             Event::Ready { generation } => self.ready(generation),
@@ -594,6 +618,7 @@ impl Supervisor {
             }
             return;
         }
+        self.let_in();
         self.limit_draining();
         self.restart_if_possible();
         self.look_if_due();

@@ -219,6 +219,10 @@ impl Supervisor {
             Phase::Starting => parts.filter_map(|child| child.deadline).max(),
             // A service that hangs is not to be kept by a restart.
             Phase::Reloading { .. } if matches!(self.told.watch, Watch::Silent { .. }) => None,
+            // All others are waited for, before it may begin.
+            Phase::Reloading { .. } if parts.clone().any(|child| child.stage == Stage::Waiting) => {
+                self.children.values().filter_map(|child| child.deadline).max()
+            }
             Phase::Reloading { .. } => parts.filter_map(|child| child.deadline).max(),
             Phase::Stopping => self.children.values().filter_map(|child| child.deadline).max(),
             Phase::Serving => None,
@@ -315,9 +319,13 @@ impl Supervisor {
         }
     }
 
+    /// Who serves, or is being started with nobody else to serve.
     fn serving(&self) -> Option<(Generation, &Child)> {
-        let active = self.active?;
-        self.children.get(&active).map(|child| (active, child))
+        let candidate_alone = self.candidate.filter(|_| self.gap.is_some());
+        self.active
+            .into_iter()
+            .chain(candidate_alone)
+            .find_map(|generation| self.children.get(&generation).map(|child| (generation, child)))
     }
 
     /// How the service does, in one line. Times in it are those of what has happened, so that it changes only if something happens.
@@ -338,6 +346,7 @@ impl Supervisor {
             let label = self.label(&child.identity).map(|label| format!(" {label}")).unwrap_or_default();
             parts.push(match child.ready_at.filter(|_| child.stage == Stage::Active) {
                 Some(since) => format!("{name}{label}, generation {generation}, serving since {}", self.minute(since)),
+                None if child.stage == Stage::Draining => format!("{name}{label}, generation {generation} makes room for the next one"),
                 None => format!("{name}{label}, generation {generation} is starting"),
             });
         }

@@ -89,6 +89,7 @@ impl Supervisor {
     pub(crate) fn due_replacement(&self) -> Option<Generation> {
         let Replacement::Due { generation } = self.replacement else { return None };
         let serves = self.active == Some(generation) && self.children.get(&generation).is_some_and(|child| child.stage == Stage::Active);
+        debug_assert!(!serves || self.gap.is_none(), "somebody serves in a gap");
         (serves && !self.is_leaving() && self.looking.running_until.is_none() && self.actions.is_empty()).then_some(generation)
     }
 

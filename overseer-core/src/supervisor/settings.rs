@@ -48,6 +48,9 @@ pub(crate) struct Settings {
     /// The source of releases; `None` without a fetcher.
     pub(crate) source: Option<String>,
     pub(crate) installation: Installation,
+    /// Whether it may run beside another generation.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) overlap: bool,
     /// How many old generations may drain at once.
     #[serde(skip_serializing_if = "is_usual")]
     pub(crate) max_draining: usize,
@@ -78,6 +81,7 @@ impl Default for Settings {
             interval: crate::fetcher::DEFAULT_INTERVAL,
             source: None,
             installation: Installation::Proved,
+            overlap: true,
             max_draining: MAX_DRAINING,
             upgrades: None,
             upgrade_master: true,
@@ -99,8 +103,8 @@ impl Settings {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_default(upgrade_master: &bool) -> bool {
-    *upgrade_master
+fn is_default(is_so: &bool) -> bool {
+    *is_so
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -38,9 +38,11 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&generation) else { return };
         let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
         match child.stage {
-            Stage::Starting | Stage::Welcomed if !is_job_control => child.kept.push(signal),
+            Stage::Starting | Stage::Waiting | Stage::Welcomed if !is_job_control => child.kept.push(signal),
             Stage::Killed => {}
-            Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Active | Stage::Draining => self.send_signal(generation, signal),
+            Stage::Starting | Stage::Waiting | Stage::Welcomed | Stage::WarmingUp | Stage::Active | Stage::Draining => {
+                self.send_signal(generation, signal);
+            }
         }
     }
 
@@ -87,7 +89,7 @@ impl Supervisor {
 
     /// Once all drain, whoever connects is refused at once, and does not wait in a backlog that nobody empties.
     fn close_listeners_if_nobody_accepts(&mut self) {
-        if self.children.values().all(|child| child.drains && matches!(child.stage, Stage::Draining | Stage::Killed)) {
+        if self.children.values().all(|child| child.stage == Stage::Killed || (child.drains && child.stage == Stage::Draining)) {
             self.close_listeners();
         }
     }
@@ -110,7 +112,7 @@ impl Supervisor {
             // It knows already: a program that follows a drain takes no second word for it, and nobody gets a signal twice.
             Stage::Draining if follows_drain || child.sent.contains(&signal) => {}
             // Nothing is open yet, so there is nothing to drain; the deadline stays what it is.
-            Stage::Starting | Stage::Welcomed => {
+            Stage::Starting | Stage::Waiting | Stage::Welcomed => {
                 child.deadline = Some(self.now + child.settings.terminate_timeout);
                 if !to_the_group {
                     self.send_signal(generation, signal);
@@ -132,7 +134,7 @@ impl Supervisor {
         for (generation, stage) in all {
             match stage {
                 // A kill would be no graceful end for the process manager to see.
-                Stage::Starting => self.ask_to_leave(generation, Signal::TERM, true, false),
+                Stage::Starting | Stage::Waiting => self.ask_to_leave(generation, Signal::TERM, true, false),
                 Stage::Welcomed | Stage::WarmingUp | Stage::Active | Stage::Draining | Stage::Killed => self.drain(generation),
             }
         }
@@ -141,7 +143,10 @@ impl Supervisor {
 
     fn begin_to_leave(&mut self) {
         if self.leaving.is_none() {
-            self.leaving = Some(Leaving { asked_at: None, exit: None });
+            // In a gap, the program is the one that has made room; where that is gone already, it has ended as it did.
+            let exit =
+                self.gap.take().and_then(|gap| gap.exit).filter(|_| !self.active.is_some_and(|active| self.children.contains_key(&active)));
+            self.leaving = Some(Leaving { asked_at: None, exit });
             self.stop_updates();
         }
     }

@@ -11,7 +11,7 @@ use crate::fetcher::FetchError;
 use crate::protocol::{Outcome, ReleaseName, Report, Verdict};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const STEPS: usize = 150_000;
@@ -63,6 +63,8 @@ struct World {
     coming: BTreeMap<(Time, u64), Happening>,
     number: u64,
     characters: BTreeMap<u64, Character>,
+    /// Generations that the master started from its own file.
+    originals: BTreeSet<Generation>,
     /// What the source offers.
     published: u64,
     newest_file: u64,
@@ -81,6 +83,7 @@ impl World {
             coming: BTreeMap::new(),
             number: 0,
             characters: BTreeMap::from([(1, Character::Good)]),
+            originals: BTreeSet::new(),
             published: 1,
             newest_file: 100,
             said: BTreeMap::new(),
@@ -124,6 +127,7 @@ impl World {
         let mut settings = settings();
         settings.terminate_timeout = Duration::from_secs(if self.one_in(3) { 5 } else { 30 });
         settings.ready_timeout = if self.one_in(2) { Some(Duration::from_secs(60)) } else { None };
+        settings.overlap = !self.one_in(3);
         settings.max_draining = self.random.usize(1..4);
         if self.one_in(6) {
             settings.probation = Duration::ZERO;
@@ -221,14 +225,15 @@ impl World {
             }
             27..29 => {
                 let operators = if self.one_in(3) { 1 } else { self.new_file() };
-                self.master.operator_puts(operators);
+                if self.one_in(3) { self.master.package_changes(operators) } else { self.master.operator_puts(operators) }
             }
             29..31 => self.is_stopped(),
             31..33 => self.some_child_is_killed(),
             33 => self.master.commit_fails = true,
             34 => self.master.take_back_fails = true,
             35 => self.master.spawn_fails = Some(if self.one_in(2) { Blame::Nobody } else { Blame::Release }),
-            36 => (0..self.random.u32(1..5)).for_each(|_| self.reboots()),
+            36 => self.master.welcome_fails = Some(if self.one_in(2) { Blame::Nobody } else { Blame::Release }),
+            37 => (0..self.random.u32(1..5)).for_each(|_| self.reboots()),
             _ => {}
         }
     }
@@ -281,6 +286,7 @@ impl World {
         // Its time begins anew, and with it the count.
         self.deadlines = (Time::ZERO, 0);
         self.coming.clear();
+        self.originals.clear();
         self.after(30.0, Happening::Outside);
         self.react();
     }
@@ -291,6 +297,9 @@ impl World {
             *self.said.entry(code).or_default() += 1;
         }
         for action in self.master.done() {
+            if let Action::Spawn { program: Program::Last, .. } = action {
+                *self.said.entry("started-again").or_default() += 1;
+            }
             match action {
                 Action::Spawn { generation, program } if self.master.alive.contains_key(&generation) => self.starts(generation, program),
                 Action::Drain { generation, within } => self.is_drained(generation, within),
@@ -310,6 +319,9 @@ impl World {
                 _ => {}
             }
         }
+        for generation in self.master.begun() {
+            self.begins(generation);
+        }
         if let Some(generation) =
             self.master.rehearsing.filter(|_| !self.coming.values().any(|coming| matches!(coming, Happening::Rehearses(_))))
         {
@@ -327,20 +339,28 @@ impl World {
     fn starts(&mut self, generation: Generation, program: Program) {
         let character = self.character(generation);
         let hello = 0.01 + self.pause(0.5);
-        let ready = hello + self.pause(1.5);
         match character {
-            Character::Mute => return,
-            Character::ExitsAtStart => return self.after(hello, Happening::Exits(generation, Exit::Code(1))),
+            Character::Mute => {}
+            Character::ExitsAtStart => self.after(hello, Happening::Exits(generation, Exit::Code(1))),
             Character::Refused | Character::AddressInUse => {
                 // The first generation of a master had these addresses before.
                 let blame = if character == Character::Refused { Blame::Release } else { Blame::Nobody };
                 self.after(hello, Happening::Refused(generation, blame));
-                return self.after(hello + 0.1, Happening::Exits(generation, Exit::Code(1)));
+                self.after(hello + 0.1, Happening::Exits(generation, Exit::Code(1)));
             }
             _ => self.after(hello, Happening::Hello(generation)),
         }
+        if program == Program::Own {
+            self.originals.insert(generation);
+        }
+    }
+
+    /// Its program runs from now on.
+    fn begins(&mut self, generation: Generation) {
+        let character = self.character(generation);
+        let ready = self.pause(1.5);
         if character != Character::Plain {
-            self.after(hello + 0.01, Happening::Drains(generation));
+            self.after(0.01, Happening::Drains(generation));
         }
         match character {
             Character::NeverReady => {}
@@ -349,7 +369,9 @@ impl World {
         }
         let later = self.pause(290.0);
         match character {
-            Character::CrashesInWarmUp if program != Program::Own => self.after(ready + 0.5, Happening::Exits(generation, Exit::Code(101))),
+            Character::CrashesInWarmUp if !self.originals.contains(&generation) => {
+                self.after(ready + 0.5, Happening::Exits(generation, Exit::Code(101)))
+            }
             Character::CrashesInProbation => self.after(ready + 1.0 + later, Happening::Exits(generation, Exit::Signal(Signal::SEGV))),
             Character::TalksNonsense => self.after(ready + later, Happening::Nonsense(generation)),
             _ => {}
@@ -481,13 +503,16 @@ const REACHED: &[&str] = &[
     "release-waits",
     "restart-failed",
     "restart-waits",
+    "serves-again",
     "shutting-down",
     "silent",
     "start-taken-back",
+    "started-again",
     "take-back-failed",
     "taken-back",
     "tried-again",
     "trusted",
+    "waits-alone",
 ];
 
 #[test]

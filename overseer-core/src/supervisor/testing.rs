@@ -2,8 +2,8 @@
 //! every event it checks what must always hold, so each test of the rules is a test of that too.
 
 use super::generations::LAST_MOMENT;
-use super::{Action, Asker, Blame, Event, Generation, Notice, Program, Settings, Stage, Start, Started, Supervisor, Time};
-use crate::binary::{Identity, Record};
+use super::{Action, Asker, Blame, Event, Generation, NewPackage, Notice, Program, Settings, Stage, Start, Started, Supervisor, Time};
+use crate::binary::{Identity, Packaged, Record};
 use crate::fetcher::FetchError;
 use crate::message::Message;
 use crate::protocol::{Outcome, ReleaseName, Report, Staged, Verdict};
@@ -108,7 +108,8 @@ impl ProcessManager {
                 }
                 Notice::Watchdog => {
                     assert!(self.is_ready && !self.is_stopping, "nobody watches");
-                    assert!(self.pinged.is_none() || self.pinged != rules.active, "a sign of life of one that is silent");
+                    let makes_room = rules.last().is_some();
+                    assert!(makes_room || self.pinged.is_none() || self.pinged != rules.active, "a sign of life of one that is silent");
                 }
             }
         }
@@ -141,15 +142,24 @@ pub(super) struct Master {
     pub(super) now: Time,
     pub(super) path: Identity,
     pub(super) previous: Option<Identity>,
+    /// Releases lie in a binary store, and this is the packaged file, which somebody has changed since.
+    pub(super) package: Option<Identity>,
     /// The staged release and the file that was at the path when it was fetched.
     pub(super) staged: Option<(ReleaseName, Identity, Identity)>,
     pub(super) alive: BTreeMap<Generation, Identity>,
+    /// Those whose programs run, and whether they may do so beside others.
+    running: BTreeMap<Generation, bool>,
+    /// Those whose programs have begun since somebody asked.
+    begun: Vec<Generation>,
+    /// The files of all generations that there were.
+    files: BTreeMap<Generation, Identity>,
     pub(super) is_polling: bool,
     pub(super) left: Option<Exit>,
     pub(super) are_listeners_closed: bool,
     pub(super) saved: Record,
     /// What the next spawn, commit or taking back is answered with instead of success.
     pub(super) spawn_fails: Option<Blame>,
+    pub(super) welcome_fails: Option<Blame>,
     pub(super) commit_fails: bool,
     pub(super) take_back_fails: bool,
     /// Seconds since 1970 when this master started.
@@ -198,13 +208,18 @@ impl Master {
             now: Time::ZERO,
             path,
             previous,
+            package: None,
             staged: None,
             alive: BTreeMap::new(),
+            running: BTreeMap::new(),
+            begun: Vec::new(),
+            files: BTreeMap::new(),
             is_polling: false,
             left: None,
             are_listeners_closed: false,
             saved: record,
             spawn_fails: None,
+            welcome_fails: None,
             commit_fails: false,
             take_back_fails: false,
             unix_start,
@@ -331,7 +346,7 @@ impl Master {
     }
 
     pub(super) fn welcome_with(&mut self, number: u64, settings: Settings) {
-        self.handle(Event::Welcomed { generation: generation(number), settings: Box::new(settings) });
+        self.handle(Event::Hello { generation: generation(number), settings: Box::new(settings) });
     }
 
     pub(super) fn refuse(&mut self, number: u64, blame: Blame) {
@@ -361,6 +376,7 @@ impl Master {
 
     pub(super) fn exits(&mut self, number: u64, exit: Exit) {
         self.alive.remove(&generation(number));
+        self.running.remove(&generation(number));
         self.handle(Event::Exited { generation: generation(number), exit, why: None });
     }
 
@@ -453,6 +469,11 @@ impl Master {
         self.good.insert(number);
     }
 
+    /// An operator changes the packaged file, in whose place releases are committed to a binary store.
+    pub(super) fn package_changes(&mut self, number: u64) {
+        self.package = Some(file(number));
+    }
+
     pub(super) fn stage_of(&self, generation: Generation) -> Option<Stage> {
         self.rules.children.get(&generation).map(|child| child.stage)
     }
@@ -508,7 +529,8 @@ impl Master {
     /// How the master must end if this is the program's own end outside a probation, and nobody can take over.
     fn end_that_must_follow(&self, event: &Event) -> Option<Exit> {
         let Event::Exited { generation, exit, .. } = event else { return None };
-        let child = self.rules.children.get(generation).filter(|_| self.rules.active == Some(*generation))?;
+        let makes_room = self.rules.last() == Some(*generation);
+        let child = self.rules.children.get(generation).filter(|_| self.rules.active == Some(*generation) && !makes_room)?;
         let is_on_probation = self.rules.record.probation.as_ref().is_some_and(|probation| probation.identity == child.identity);
         let takes_over = self.rules.candidate.and_then(|candidate| self.stage_of(candidate)) == Some(Stage::WarmingUp);
         let is_tame = exit.is_success() || self.rules.is_leaving();
@@ -525,7 +547,12 @@ impl Master {
             }
             match action {
                 Action::Say(message) => self.said.push(message),
-                Action::Save | Action::CheckListeners | Action::Rehearse { .. } | Action::EndRehearsal | Action::Notify(_) => {}
+                Action::Save
+                | Action::CheckListeners
+                | Action::Rehearse { .. }
+                | Action::EndRehearsal
+                | Action::Welcome { .. }
+                | Action::Notify(_) => {}
                 other => self.done.push(other),
             }
         }
@@ -538,6 +565,7 @@ impl Master {
         assert!(self.left.is_none(), "{action:?} after the master has left");
         match action {
             Action::Spawn { generation, program } => return Some(self.spawn(*generation, *program)),
+            Action::Welcome { generation } => return Some(self.let_in(*generation)),
             Action::Drain { generation, within } => {
                 let by = self.now + *within;
                 let told = self.told(generation.0);
@@ -573,6 +601,15 @@ impl Master {
             Action::EndRehearsal => {}
             Action::CloseListeners => self.are_listeners_closed = true,
             Action::Save => self.saved = self.rules.record().clone(),
+            Action::SetStoredAside => {
+                let active = self.rules.active.and_then(|active| self.alive.get(&active)).copied();
+                assert!(active.is_some_and(|active| self.rules.record.packaged.as_ref().is_some_and(|file| file.identity == active)));
+                let record = &self.rules.record;
+                assert!(record.installed.is_none() && record.previous.is_none() && record.probation.is_none(), "{record:?}");
+                // It may have changed again meanwhile.
+                self.path = self.package.take().or(active).expect("somebody serves");
+                self.good.insert(self.path.inode);
+            }
             Action::Leave(exit) => {
                 assert!(self.alive.is_empty(), "the master leaves {:?} behind", self.alive);
                 assert!(!self.is_polling, "the master leaves its poll behind");
@@ -586,16 +623,24 @@ impl Master {
                 assert!(self.manager.pinged != Some(*generation), "generation {generation} is asked again before it has answered");
                 self.manager.pinged = Some(*generation);
             }
-            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::SetStoredAside | Action::Say(_) => {}
+            Action::Accept { .. } | Action::Trust { .. } | Action::CheckListeners | Action::Say(_) => {}
         }
         None
     }
 
     fn spawn(&mut self, generation: Generation, program: Program) -> Event {
+        let is_candidate = self.rules.active != Some(generation);
+        let package = self.package.filter(|_| is_candidate && program == Program::AtPath);
         let identity = match program {
             Program::Own => Some(self.own),
-            Program::AtPath => Some(self.path),
+            Program::AtPath => Some(package.unwrap_or(self.path)),
             Program::Previous => self.previous,
+            Program::Last => {
+                for signal in &self.rules.children[&generation].kept {
+                    *self.told.entry(generation).or_default().due.entry(*signal).or_default() += 1;
+                }
+                self.rules.last().map(|last| self.files[&last])
+            }
             Program::Staged => self.staged.as_ref().map(|(release, identity, _)| {
                 let verdict = self.rules.record.verdicts.iter().find(|judged| judged.release.is_same(release));
                 let is_rejected = verdict.is_some_and(|judged| judged.until_unix_s.is_none()) || self.rejected.contains(&release.id);
@@ -606,9 +651,17 @@ impl Master {
         match (identity, self.spawn_fails.take()) {
             (Some(identity), None) => {
                 self.alive.insert(generation, identity);
+                self.files.insert(generation, identity);
                 Event::Spawned {
                     generation,
-                    started: Started { pid: 100 + i32::try_from(generation.0).unwrap_or_default(), identity, package: None },
+                    started: Started {
+                        pid: 100 + i32::try_from(generation.0).unwrap_or_default(),
+                        identity,
+                        package: package.map(|identity| NewPackage {
+                            path: PathBuf::from("/opt/app"),
+                            file: Packaged { identity, ..Packaged::default() },
+                        }),
+                    },
                 }
             }
             (_, blame) => {
@@ -618,9 +671,28 @@ impl Master {
         }
     }
 
+    fn let_in(&mut self, generation: Generation) -> Event {
+        if let Some(blame) = self.welcome_fails.take() {
+            self.told(generation.0).is_faulty = true;
+            return Event::Refused { generation, why: "cannot have :80: in use".to_owned(), blame };
+        }
+        let overlaps = self.rules.children[&generation].settings.overlap;
+        let others = &self.running;
+        assert!(others.is_empty() || (overlaps && others.values().all(|overlaps| *overlaps)), "{generation} begins beside {others:?}");
+        self.running.insert(generation, overlaps);
+        self.begun.push(generation);
+        Event::Welcomed { generation }
+    }
+
+    /// The programs that have begun since the last call.
+    pub(super) fn begun(&mut self) -> Vec<Generation> {
+        std::mem::take(&mut self.begun)
+    }
+
     fn commit(&mut self, generation: Generation) -> Event {
         let child = &self.rules.children[&generation];
-        let is_alone = self.rules.active.is_none_or(|active| !self.alive.contains_key(&active));
+        // Where nobody runs beside it, it has time to prove itself all the same.
+        let is_alone = self.rules.active.is_none_or(|active| !self.alive.contains_key(&active)) && self.rules.gap.is_none();
         let served_since = if child.counted_by_age.is_some() { Some(child.spawned_at) } else { child.ready_at };
         assert!(served_since.is_some(), "generation {generation} was never ready and is committed");
         let has_warmed_up = served_since.is_some_and(|since| since + child.settings.warm_up <= self.now);
@@ -642,7 +714,7 @@ impl Master {
             return Err("the disk is full".to_owned());
         }
         let (_, identity, started_from) = self.staged.as_ref().ok_or("no release is staged")?;
-        if *started_from != self.path {
+        if *started_from != self.path || self.package.is_some() {
             return Err("/srv/app was replaced while the upgrade ran".to_owned());
         }
         self.previous = Some(self.path);
@@ -674,7 +746,9 @@ impl Master {
         assert!(self.good.contains(&self.path.inode), "a file that has not proved itself is at the path: {:?}", self.path);
         assert_eq!(rules.looking.running_until.is_some(), self.is_polling, "the rules are wrong about the poll");
         assert_eq!(rules.settings.restart_signal, self.restart_signal, "the shell has handlers for another restart signal");
-        let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
+        let up = |stage: Stage| matches!(stage, Stage::Starting | Stage::Waiting | Stage::Welcomed | Stage::WarmingUp | Stage::Active);
+        let running: BTreeSet<Generation> = rules.children.iter().filter(|(_, child)| child.runs).map(|(id, _)| *id).collect();
+        assert!(self.left.is_some() || self.running.keys().eq(&running), "the rules are wrong about who runs: {running:?}");
         for (id, child) in &rules.children {
             let has_a_part = rules.active == Some(*id) || rules.candidate == Some(*id);
             assert!(
@@ -703,11 +777,14 @@ impl Master {
             let told = self.told.get(&active);
             let was_ended = matches!(child.stage, Stage::Draining | Stage::Killed);
             assert!(
-                rules.is_leaving() || !was_ended || told.is_some_and(|told| told.is_faulty),
+                rules.is_leaving() || !was_ended || rules.last() == Some(active) || told.is_some_and(|told| told.is_faulty),
                 "the active generation {active} was ended without a reason"
             );
         }
-        assert!(rules.is_leaving() || active.is_some(), "nobody serves and nobody is being started");
+        let comes_up = rules.gap.is_some() && rules.candidate.and_then(|candidate| self.stage_of(candidate)).is_some_and(up);
+        assert!(rules.is_leaving() || active.is_some() || comes_up, "nobody serves and nobody is being started");
+        let serves = active.is_some_and(|(_, child)| child.stage == Stage::Active);
+        assert!(rules.gap.is_none() || !serves, "a gap in which somebody serves");
         let rejected = rules.record.verdicts.iter().filter(|judged| judged.until_unix_s.is_none());
         let installed = rules.record.installed.as_ref().map(|installed| &installed.release);
         for judged in rejected {
@@ -753,10 +830,14 @@ impl Master {
     /// The next master of the same file, after a reboot: nothing but the files and the record is left.
     pub(super) fn after_reboot(&self) -> Self {
         let unix = self.unix_start + self.now.as_secs();
+        let mut record = self.saved.clone();
+        if let Some(identity) = self.package {
+            record.package_wins(Packaged { identity, ..Packaged::default() });
+        }
         Self {
-            good: self.good.clone(),
+            good: self.good.iter().copied().chain(self.package.map(|file| file.inode)).collect(),
             rejected: self.rejected.clone(),
-            ..Self::again(self.settings.clone(), self.saved.clone(), self.path, self.previous, unix)
+            ..Self::again(self.settings.clone(), record, self.package.unwrap_or(self.path), self.previous, unix)
         }
     }
 }

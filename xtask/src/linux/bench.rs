@@ -49,6 +49,8 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     if plan.restarts > 0 {
         part("restarts under load");
         restarts(&scene, plan, &mut report)?;
+        part("restarts without overlap under load");
+        restarts_alone(&scene, plan, &mut report)?;
     }
     if plan.upgrades > 0 {
         part("upgrades under load");
@@ -126,6 +128,42 @@ fn restarts(scene: &Scene, plan: &Plan, report: &mut Report) -> Result<(), Strin
     report.tell("restart_pause_ms", "  longest pause (ms)", milliseconds(during.longest_pause()), "between two answers");
     report.tell("restart_first_ms", "signal to first answer of the new generation (ms)", median_ms(&changes.first), spread(&changes.first));
     Ok(())
+}
+
+/// Restarts of a program of which two must not run at once: clients wait until the next generation accepts.
+fn restarts_alone(scene: &Scene, plan: &Plan, report: &mut Report) -> Result<(), String> {
+    let mut running = scene.start(&["--overlap", "false"])?;
+    let load = Load::start(running.address, plan.rate)?;
+    let mut seen = load.done();
+    let mut pauses = Vec::new();
+    for _ in 0..plan.restarts {
+        let before = running.get("/")?.generation;
+        running.process.signal(nix::sys::signal::Signal::SIGUSR2);
+        pauses.push(running.master_says("that a generation serves", PATIENCE, pause_told)?);
+        running.master_says("that it took over", PATIENCE, |line| line.contains(" took over after ").then_some(()))?;
+        load.wait_for(&mut seen, "answer of a new generation", PATIENCE, |sample: &Sample| {
+            sample.outcome.is_ok_and(|by| by.generation > before).then_some(())
+        })?;
+    }
+    let tally = load.stop()?;
+    running.stop()?;
+
+    report.at_most(
+        "overlap_false_failed",
+        format!("failed requests in {} restarts without overlap", plan.restarts),
+        tally.failed() as f64,
+        0.0,
+        format!("of {}: {}", tally.samples.len(), tally.failures_in_words()),
+    );
+    report.tell("overlap_false_pause_ms", "  time without a serving generation (ms)", median_ms(&pauses), spread(&pauses));
+    latencies(report, ["overlap_false_p50_ms", "overlap_false_p99_ms", "overlap_false_max_ms"], "restarts without overlap", &tally);
+    Ok(())
+}
+
+/// For how long nobody served, if the line tells of that.
+fn pause_told(line: &str) -> Option<Duration> {
+    let (_, time) = line.strip_suffix("s without a serving generation")?.rsplit_once(" serves, after ")?;
+    Duration::try_from_secs_f64(time.parse().ok()?).ok()
 }
 
 fn upgrades(scene: &Scene, plan: &Plan, two: &Build, report: &mut Report) -> Result<(), String> {

@@ -22,7 +22,7 @@ mod http;
 mod settings;
 mod source;
 
-use overseer_core::{Config, Listener, State, run};
+use overseer_core::{Config, Listener, State, Upgrades, run};
 use settings::Settings;
 use std::io;
 use std::process::ExitCode;
@@ -54,8 +54,11 @@ fn config(settings: Settings) -> Config<io::Result<()>> {
         // This program says that it is ready, by accepting; one that does not manage to within this time is not a good release.
         .ready_timeout(settings.ready_timeout.unwrap_or(Duration::from_secs(60)))
         .warm_up(warm_up)
+        // Unsaid, releases would only be told of on the writable layer of a container, where it is likely to be tried out.
+        .upgrades(Upgrades::Install)
         .trusted_keys(settings.trusted_keys)
         .allow_downgrade(settings.allow_downgrade)
+        .overlap(settings.overlap.unwrap_or(true))
         .upgrade_master(!settings.keep_master)
         .debug(settings.debug);
     if let Some(time) = settings.terminate_timeout {

@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) probation: Option<Duration>,
     pub(crate) ready_timeout: Option<Duration>,
     pub(crate) terminate_timeout: Option<Duration>,
+    /// `--overlap false`: the next generation begins when this one is gone.
+    pub(crate) overlap: Option<bool>,
     pub(crate) pid_file: Option<String>,
     pub(crate) state_dir: Option<String>,
     /// `--trusted-key RW...`: a minisign key that may sign releases; may be given several times.
@@ -57,6 +59,7 @@ impl Settings {
                 "--probation" => settings.probation = time()?,
                 "--ready-timeout" => settings.ready_timeout = time()?,
                 "--terminate-timeout" => settings.terminate_timeout = time()?,
+                "--overlap" => settings.overlap = Some(yes_or_no()?),
                 "--pid-file" => settings.pid_file = Some(value),
                 "--state-dir" => settings.state_dir = Some(value),
                 "--trusted-key" => settings.trusted_keys.push(value),

@@ -170,7 +170,7 @@ fn a_signal_that_means_leaving_reaches_draining_generations() {
 fn a_candidate_goes_at_once_when_the_master_is_asked_to_leave() {
     let mut silent = Master::upgrading(settings());
     silent.signal(Signal::TERM);
-    assert_eq!(silent.done(), [Action::Discard, kill(2), drain(1)]);
+    assert_eq!(silent.done(), [Action::Discard, kill(2), drain(1), Action::CloseListeners]);
     let mut welcomed = Master::upgrading(settings());
     welcomed.welcome(2);
     welcomed.drains(2);

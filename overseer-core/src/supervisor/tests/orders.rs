@@ -36,6 +36,7 @@ enum Step {
     Stopped,
     OperatorPuts(u64),
     SpawnWillFail,
+    WelcomeWillFail,
     CommitWillFail,
     TakeBackWillFail,
     Rehearses(bool),
@@ -72,8 +73,8 @@ fn steps(master: &Master) -> Vec<Step> {
     if master.path != file(7) {
         steps.push(Step::OperatorPuts(7));
     }
-    if master.spawn_fails.is_none() && !master.commit_fails && !master.take_back_fails {
-        steps.extend([Step::SpawnWillFail, Step::CommitWillFail, Step::TakeBackWillFail]);
+    if master.spawn_fails.is_none() && master.welcome_fails.is_none() && !master.commit_fails && !master.take_back_fails {
+        steps.extend([Step::SpawnWillFail, Step::WelcomeWillFail, Step::CommitWillFail, Step::TakeBackWillFail]);
     }
     steps
 }
@@ -103,6 +104,7 @@ fn take(master: &mut Master, step: Step) {
         Step::Stopped => master.continues_after(1.5),
         Step::OperatorPuts(number) => master.operator_puts(number),
         Step::SpawnWillFail => master.spawn_fails = Some(Blame::Nobody),
+        Step::WelcomeWillFail => master.welcome_fails = Some(Blame::Release),
         Step::CommitWillFail => master.commit_fails = true,
         Step::TakeBackWillFail => master.take_back_fails = true,
         Step::Rehearses(can) => master.rehearses(can),
@@ -137,7 +139,8 @@ fn name(master: &Master) -> u64 {
     let rules = &master.rules;
     let rest = |time: Option<std::time::Duration>| time.map(|time| (time >= master.now, time.abs_diff(master.now).as_millis()));
     for (generation, child) in &rules.children {
-        let times = (rest(child.deadline), rest(child.counted_by_age), child.drains, child.is_blameless);
+        let times =
+            (rest(child.deadline), rest(child.counted_by_age), child.drains, child.runs, child.settings.overlap, child.is_blameless);
         let parts = (generation, child.stage, &child.origin, child.identity.inode, times, &child.kept, &child.sent);
         let _ = write!(name, "{parts:?}");
     }
@@ -145,9 +148,18 @@ fn name(master: &Master) -> u64 {
     let looks = (rest(looking.next), rest(looking.running_until), looking.is_overdue, looking.is_cut_short, looking.again);
     let leaving = rules.leaving.as_ref().map(|leaving| (rest(leaving.asked_at), leaving.exit));
     let parts = (rules.active, rules.candidate, rules.restart_wanted, &rules.waiting, leaving, looks, rest(rules.probation_until));
+    let gap = rules.gap.as_ref().map(|gap| (gap.last, gap.exit, gap.since.is_some()));
     let record = (&rules.record.installed, &rules.record.probation, &rules.record.verdicts);
-    let outside = (master.path, master.previous, &master.staged, master.spawn_fails, master.commit_fails, master.take_back_fails);
-    let _ = write!(name, "{parts:?}{record:?}{outside:?}");
+    let outside = (
+        master.path,
+        master.previous,
+        &master.staged,
+        master.spawn_fails,
+        master.welcome_fails,
+        master.commit_fails,
+        master.take_back_fails,
+    );
+    let _ = write!(name, "{parts:?}{gap:?}{record:?}{outside:?}");
     name.0.finish()
 }
 
@@ -206,6 +218,17 @@ fn whatever_happens_during_an_upgrade_the_master_keeps_its_promises() {
     warming_up.comes_up(2);
     warming_up.forget();
     assert!(explore("warming up", warming_up) > 1000);
+}
+
+#[test]
+fn whatever_happens_while_one_generation_makes_room_for_the_next_the_master_keeps_its_promises() {
+    let mut making_room = Master::upgrading(Settings { overlap: false, ..settings() });
+    making_room.welcome(2);
+    making_room.forget();
+    assert!(explore("making room", making_room.clone()) > 1000);
+    making_room.exits(1, Exit::Code(0));
+    making_room.comes_up(2);
+    assert!(explore("warming up alone", making_room) > 1000);
 }
 
 #[test]
