@@ -2,8 +2,8 @@
 # Makes namespaces ready, and becomes their first process: boot.sh DIRECTORY TREE [COMMAND...]; without a command, systemd.
 #
 # TREE is a file system with the manager in it, `/` for that of the machine. Nothing of it is written to: what changes lies in memory and goes with the
-# namespaces. DIRECTORY is what the test has made: app (seen as /opt/app), source (/srv/releases), units (/etc/systemd/system), and `up`, the socket by
-# which systemd tells that it is up; what is written to `lines` comes to the standard output. The network is the machine's own.
+# namespaces. DIRECTORY is what the test has made: app (seen as /opt/app), source (/srv/releases), state (/var/lib), units (/etc/systemd/system), and `up`,
+# the socket by which systemd tells that it is up; what is written to `lines` comes to the standard output. The network is the machine's own.
 set -eu
 directory=$1 tree=$2
 shift 2
@@ -20,6 +20,7 @@ printf 'app:x:61001:\n' >>etc/group
 mkdir -p opt/app srv/releases run proc sys dev old
 mount --bind "$directory/app" opt/app
 mount --bind "$directory/source" srv/releases
+mount --bind "$directory/state" var/lib
 mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p run/rig
 mount --bind "$directory" run/rig

@@ -32,6 +32,7 @@ impl Namespaces {
         for own in [scene.program(), directory.join("app")] {
             chown(&own, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER))).expect("given away");
         }
+        fs::create_dir(directory.join("state")).expect("made");
         let cgroup = Cgroup::new(directory);
         // They end with the session of the test, the first process with `unshare`, and everything in there with the first process.
         let script = "echo $$ >\"$1\"/cgroup.procs; shift; \

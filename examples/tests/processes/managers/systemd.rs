@@ -181,19 +181,28 @@ fn a_program_that_hangs_is_started_again_by_the_watchdog() {
 }
 
 #[test]
-fn a_service_that_may_write_nowhere_restarts_all_the_same() {
+fn a_service_that_may_write_to_its_state_alone_restarts_and_upgrades_all_the_same() {
     if !can_show_systemd("DynamicUser=, ProtectSystem= and their like") {
         return;
     }
-    let mut service = Service::boot("hardened", "", "");
+    let mut service = Service::boot("hardened", "", "binary_store=/var/lib/app");
     let (pid, load) = (service.main_pid(), Load::steady(&service.address, 100));
     for generation in 2..=4 {
         service.order(Order::Restart);
         service.namespaces.app.line_after(&format!("generation {} is gone (exit code 0)", generation - 1));
     }
+    service.upgrade();
+    service.scene.publish("version=3 behave=exit-at-start");
+    service.namespaces.app.line_after_start("keeps serving; tried again in");
+    load.wait_for("2", 20);
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{tally}; all lines:\n{}", service.namespaces.app.all_lines());
     assert_eq!((service.main_pid(), service.starts()), (pid, 1));
+    assert_eq!(service.scene.version_at_path(), "1", "the packaged file is nobody's to replace");
+    // The release is there for the next start too.
+    service.namespaces.run("systemctl restart app");
+    service.wait_for_answer("version 2 serves", |answer| answer.version == "2");
+    service.a_stop_cuts_nothing();
 }
 
 #[test]
