@@ -7,7 +7,7 @@ mod signature;
 
 pub(crate) use demands::{Demands, Refusal};
 pub(crate) use identity::{Identity, hex, id_of};
-pub(crate) use record::{Installed, Judged, Looks, Memo, Named, Probation, Record};
+pub(crate) use record::{Hold, Installed, Judged, Looks, Memo, Named, Probation, Record};
 
 /// Nobody looks for the marker here.
 pub(crate) fn keep_marker() {}
