@@ -46,7 +46,8 @@
 //! - **A program that follows a drain** returns from its accept loop by itself. One that uses neither [`Listener::incoming`] nor [`State::draining`]
 //!   gets SIGTERM when it is to leave.
 //! - **The environment variable `OVERSEER=off`** makes [`run`](run()) bind the addresses and call the program in this very process: for debuggers,
-//!   profilers and `cargo run`. [`State::enabled`] is then false.
+//!   profilers and `cargo run`. [`State::enabled`] is then false. Other values are commands for operators: `status`, `restart`, `rollback` and more. The process that runs
+//!   with one of them gives it to the master, says what came of it, and ends.
 //! - Lines of the master begin with `[overseer]`, on standard error. What core has to say in the program's own process goes to the `log` crate, with the target
 //!   `overseer::child`, or `overseer::poll` in a look for a release.
 //!
@@ -71,6 +72,8 @@ mod address;
 #[cfg_attr(not(unix), path = "binary/alone.rs")]
 mod binary;
 mod child;
+#[cfg(unix)]
+mod command;
 mod config;
 #[cfg(all(unix, feature = "conformance"))]
 pub mod conformance;
@@ -91,6 +94,7 @@ mod supervisor;
 mod sys;
 #[cfg(unix)]
 mod upgrade;
+mod wish;
 
 #[cfg(not(unix))]
 use sys::activation;

@@ -194,6 +194,26 @@ messages! {
     Info "second-master" SecondMaster { path: PathBuf }
         "another master looks for releases of {path:?}; this one takes up what it installs"
 
+    // What operators ask for.
+    Info "command" Commanded { by: String, command: String }
+        "{by} asks for {command}"
+    Warning "command-ignored" CommandIgnored { path: PathBuf, why: String }
+        "the command in {path:?} is ignored: {why}"
+    Debug "no-commands" NoCommands { why: String }
+        "commands do not reach this master: {why}"
+    Info "forgotten" Forgotten { count: usize }
+        "{count} verdicts are forgotten: what was held back or rejected is tried again"
+    Warning "held" Held { by: String, reason: String }
+        "upgrades are held by {by} ({reason}) until OVERSEER=unhold; restarts work"
+    Info "unheld" Unheld {}
+        "upgrades are not held any more"
+    Info "rolling-back" RollingBack { generation: Generation, by: String }
+        "rolling back to the previous binary as generation {generation}: {by} asked for it"
+    Warning "rolled-back" RolledBack { from: String, path: PathBuf }
+        "the previous binary is at {path:?} again; {from} is rejected until OVERSEER=retry"
+    Error "rollback-failed" RollbackFailed { why: String }
+        "nothing was rolled back: {why}"
+
     // Signals and the end.
     Info "leaving" Leaving { signal: Signal }
         "got {signal}: finishing what is open"

@@ -6,10 +6,12 @@ use crate::binary;
 use crate::child::Shared;
 use crate::state::State;
 use crate::sys::activation;
+use crate::wish::{self, Wish};
 use crate::{Config, Error};
 #[cfg(unix)]
 use crate::{
     child::{self, Beginning},
+    command,
     fetcher::poll::{self, Poll},
     listener::Listener,
     master::{self, Handed, Setup},
@@ -22,9 +24,6 @@ use crate::{
 use std::process::{ExitCode, Termination};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// The environment variable that makes a program run alone, with the value `off`: for debuggers, profilers and `cargo run`.
-const SWITCH: &str = "OVERSEER";
-
 /// The running program of this process, for [`restart`].
 static RUNNING: OnceLock<Weak<Shared>> = OnceLock::new();
 
@@ -34,6 +33,9 @@ static RUNNING: OnceLock<Weak<Shared>> = OnceLock::new();
 /// and never returns from this call; it ends as the program ends. The same executable, started by the master, returns from here when the
 /// program has returned. Code before this call runs in every process, with the environment and the arguments that the process manager gave, and in the master again after
 /// each upgrade, with all signals held: what ends or hangs there ends or stops the service, and what it starts there inherits the listeners.
+///
+/// With the environment variable `OVERSEER` set to a command, the process does that and ends, with the exit status that docs/OPERATING.md names; it is not the
+/// master then.
 ///
 /// What prevents the start is written to standard error and answered with exit code 1; see [`try_run`] for the errors.
 #[doc(alias = "Run")]
@@ -69,6 +71,11 @@ fn play<T>(mut config: Config<T>) -> Result<T, Error> {
 fn play<T>(mut config: Config<T>) -> Result<T, Error> {
     let threads = process::other_threads();
     let role = role::detect(threads.is_empty())?;
+    let wish = if matches!(role, Role::Master) { wish()? } else { None };
+    if let Some(wish) = wish.filter(|wish| *wish != Wish::Off) {
+        // Whatever is wrong with the settings: an operator wants to know, or to mend it.
+        std::process::exit(command::run(wish, config.binary_store.as_deref(), config.state_dir.as_deref()));
+    }
     let valid = config.validate().and_then(|addresses| match threads.len() {
         // Not in a release build: what works for its users must not stop working by an upgrade.
         count if count > 0 && cfg!(debug_assertions) => Err(Error::Threads { count, names: threads.join(", ") }),
@@ -162,12 +169,29 @@ pub(crate) fn has_master() -> bool {
     RUNNING.get().and_then(Weak::upgrade).is_some_and(|shared| shared.has_master())
 }
 
+/// What the environment asks for.
+fn wish() -> Result<Option<Wish>, Error> {
+    let value = std::env::var_os(wish::VARIABLE).unwrap_or_default().to_string_lossy().into_owned();
+    match Wish::read(&value) {
+        None if !value.is_empty() => {
+            Err(Error::setting(wish::VARIABLE, value, format!("the values of this environment variable are {}", wish::VALUES)))
+        }
+        wish => Ok(wish),
+    }
+}
+
 /// Whether the environment asks for a program that is left alone.
+///
+/// # Errors
+/// It asks for something else.
 pub(crate) fn is_switched_off() -> Result<bool, Error> {
-    match std::env::var(SWITCH) {
-        Ok(value) if value == "off" => Ok(true),
-        Ok(value) if !value.is_empty() => Err(Error::setting(SWITCH, value, "the only value of this environment variable is off")),
-        Ok(_) | Err(_) => Ok(false),
+    match wish()? {
+        Some(Wish::Off) => Ok(true),
+        Some(Wish::Status { .. } | Wish::Command(_)) => {
+            let value = std::env::var(wish::VARIABLE).unwrap_or_default();
+            Err(Error::setting(wish::VARIABLE, value, "there is no master to ask here"))
+        }
+        None => Ok(false),
     }
 }
 

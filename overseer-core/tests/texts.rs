@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const TEXTS: [&str; 13] = [
+const TEXTS: [&str; 14] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
@@ -16,6 +16,7 @@ const TEXTS: [&str; 13] = [
     "docs/FETCHERS.md",
     "docs/FROM_GO.md",
     "docs/MESSAGES.md",
+    "docs/OPERATING.md",
     "docs/RELEASING.md",
     "overseer-core/README.md",
     "overseer-fetcher-http/README.md",

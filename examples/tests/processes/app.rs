@@ -178,6 +178,16 @@ impl Scene {
         command
     }
 
+    /// The program with this in the variable for operators, started by `wrapper` if there is one.
+    pub(crate) fn operator(&self, wrapper: &[&str], wish: &str, arguments: &[&str]) -> Command {
+        let program = self.program();
+        let words = wrapper.iter().map(OsStr::new).chain([program.as_os_str()]).chain(arguments.iter().map(OsStr::new));
+        let words: Vec<&OsStr> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env("ACTOR", &self.words).env("OVERSEER", wish).env_remove("MAINPID");
+        command
+    }
+
     /// Starts the program and waits until its first generation is ready.
     pub(crate) fn start(&self) -> App {
         let mut app = App::start(self.command());

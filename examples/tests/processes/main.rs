@@ -4,6 +4,7 @@
 mod alone;
 mod app;
 mod broken;
+mod commands;
 mod files;
 mod killed;
 mod load;

@@ -112,6 +112,36 @@ pub(crate) fn take_back(path: &Path, state_dir: &Path, failed: &Identity) -> Res
     replaced.map(|()| back)
 }
 
+/// Why [`roll_back`] could not work, if that is plain beforehand: there is nothing to go back to, or the path does not hold what `running` is.
+pub(crate) fn why_no_roll_back(place: &super::Place, state_dir: &Path, running: Option<&Identity>) -> Option<String> {
+    let previous = match previous::open(state_dir) {
+        Ok((_, identity)) => identity,
+        Err(error) => {
+            return Some(format!("there is no previous binary {} to go back to: {error}", previous::path_in(state_dir).display()));
+        }
+    };
+    let there = match place.resolve().and_then(|path| identity_at(&path)) {
+        Ok(there) => there,
+        Err(error) => return Some(format!("{} cannot be looked at: {error}", place.invoked().display())),
+    };
+    if previous.same_inode(&there) {
+        return Some(format!("{} is the previous binary already", place.invoked().display()));
+    }
+    let is_other = running.is_some_and(|running| !running.same_inode(&there));
+    is_other.then(|| format!("{} holds another file than the one that runs; restart first", place.invoked().display()))
+}
+
+/// The same, since somebody asked for it: afterwards there is no `previous`, as nothing is left to go back to.
+///
+/// # Errors
+/// See [`take_back`]; `previous` is as it was.
+pub(crate) fn roll_back(path: &Path, state_dir: &Path, from: &Identity) -> Result<Identity, CommitError> {
+    let there = take_back(path, state_dir, from)?;
+    // If it stays, it is the file at the path, and nobody goes back to that.
+    let _ = fs::remove_file(previous::path_in(state_dir));
+    Ok(there)
+}
+
 /// Puts `new`, whose file is `expected_new`, at `path`, if that holds `expected_old`. Then the old file's last name here is removed.
 fn replace(path: &Path, new: &Path, expected_old: &Identity, expected_new: &Identity) -> Result<(), CommitError> {
     let unable = |source| CommitError::Replace { path: path.to_owned(), source };

@@ -18,13 +18,13 @@ pub(crate) mod store;
 pub(crate) mod testing;
 mod unpack;
 
-pub(crate) use commit::{commit, commit_to, discard, take_back};
+pub(crate) use commit::{commit, commit_to, discard, roll_back, take_back, why_no_roll_back};
 pub(crate) use demands::{Demands, Refusal};
 pub(crate) use identity::{Identity, hex, id_of};
 pub(crate) use marker::keep as keep_marker;
 pub(crate) use place::Place;
 pub(crate) use proof::{Hashes, prove_contents};
-pub(crate) use record::{Installed, Judged, Looks, Memo, Named, Packaged, Probation, Record};
+pub(crate) use record::{Hold, Installed, Judged, KnownId, Looks, Memo, Named, Packaged, Probation, Record};
 pub(crate) use signature::Signed;
-pub(crate) use state_dir::{Lock, StateDir};
+pub(crate) use state_dir::{Lock, StateDir, StateDirError};
 pub(crate) use unpack::{Packing, UnpackError, Wanted, unpack};

@@ -49,6 +49,19 @@ impl Place {
         Self::at(&invoked, state_dir)
     }
 
+    /// The place of the program that this process was called as, whatever file is there by now: an upgrade may have replaced it since the start.
+    ///
+    /// # Errors
+    /// See [`Place::find`].
+    pub(crate) fn called(state_dir: Option<&Path>) -> io::Result<Self> {
+        let called = std::env::args_os().next().unwrap_or_default();
+        let search_path = std::env::var_os("PATH").unwrap_or_default();
+        match called_path(&called, &search_path, Path::is_file) {
+            Some(path) => Self::at(&path, state_dir),
+            None => Self::find(state_dir),
+        }
+    }
+
     /// The file that this process runs.
     ///
     /// # Errors

@@ -34,6 +34,8 @@ pub(crate) struct Record {
     pub(crate) unready_starts: u32,
     /// A release that is there and was not fetched, since upgrades are not to be installed.
     pub(crate) named: Option<Named>,
+    /// Nothing is installed while it lasts.
+    pub(crate) held: Option<Hold>,
     pub(crate) verdicts: Vec<Judged>,
     /// What the fetcher wanted to remember, and of which source.
     pub(crate) memo: Option<Memo>,
@@ -71,6 +73,15 @@ pub(crate) struct Probation {
     pub(crate) identity: Identity,
     /// How often a master has started it since it was committed, that commit not counted.
     pub(crate) starts: u32,
+}
+
+/// An operator wants nothing installed until further notice.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Hold {
+    pub(crate) by: String,
+    pub(crate) reason: String,
+    pub(crate) at_unix_s: u64,
 }
 
 /// A release that is there and is not to be installed.

@@ -4,11 +4,12 @@
 //! Every file in it is whole at every instant: written under another name, then renamed.
 
 use super::{Place, Record, staging};
+use crate::command::{CommandFile, Live, Presence};
 use crate::sys::files;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A longer `state.json` is no record of ours: a hundred verdicts with long reasons take a tenth of it.
@@ -18,6 +19,14 @@ const RECORD: &str = "state.json";
 const RECORD_NEW: &str = "state.json.new";
 const RECORD_DAMAGED: &str = "state.json.damaged";
 const LOCK: &str = "lock";
+const LIVE: &str = "master.json";
+const LIVE_NEW: &str = "master.json.new";
+/// What an operator asks for lies in a file `command-TOKEN.json`.
+const COMMAND: &str = "command-";
+/// Nobody has so many words for a reason.
+const COMMAND_BYTES_MAX: u64 = 16 << 10;
+/// So many commands are taken at once.
+const COMMANDS_MAX: usize = 16;
 
 /// Why nothing can be remembered. The program can be served all the same, but not upgraded.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +94,29 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed("make")(error)),
         }
-        let metadata = fs::symlink_metadata(&path).map_err(failed("look at"))?;
+        Self::trusted(path, &around)
+    }
+
+    /// The directory, if it is there and can be trusted. Nothing is changed.
+    ///
+    /// # Errors
+    /// See [`StateDirError`].
+    pub(crate) fn find(place: &Place) -> Result<Option<Self>, StateDirError> {
+        let path = place.state_dir().to_owned();
+        let failed = |source| StateDirError::Io { what: "look at the directory around", path: path.clone(), source };
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(_) | Err(_) => {}
+        }
+        let around = fs::metadata(place.directory()).map_err(failed)?;
+        Self::trusted(path, &around).map(Some)
+    }
+
+    fn trusted(path: PathBuf, around: &fs::Metadata) -> Result<Self, StateDirError> {
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(source) => return Err(StateDirError::Io { what: "look at", path, source }),
+        };
         if !metadata.is_dir() {
             return Err(StateDirError::NotADirectory { path });
         }
@@ -126,11 +157,30 @@ impl StateDir {
             Ok(file) => file,
             Err(source) => return Err(StateDirError::Io { what: "open", path, source }),
         };
+        self.give(&file);
         match file.try_lock() {
             Ok(()) => Ok(Some(Lock(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(StateDirError::Io { what: "lock", path, source }),
         }
+    }
+
+    /// The same, where a command may have it for a moment, as it has if no master is shown: then this waits for up to a second.
+    ///
+    /// # Errors
+    /// See [`StateDir::lock`].
+    pub(crate) fn lock_from_command(&self) -> Result<Option<Lock>, StateDirError> {
+        const PAUSES: u32 = 50;
+        for _ in 0..PAUSES {
+            let lock = self.lock()?;
+            let has_master = || self.shown().is_ok_and(|live| live.is_some_and(|live| live.process.presence() != Presence::Gone));
+            if lock.is_some() || has_master() {
+                return Ok(lock);
+            }
+            // Nobody tells when it is free.
+            let _ = crate::sys::poll::wait(&[], Some(std::time::Duration::from_millis(20)));
+        }
+        Ok(None)
     }
 
     /// The file whose flock is the lock.
@@ -183,6 +233,7 @@ impl StateDir {
         let new = self.path.join(RECORD_NEW);
         // What is there and is no file of ours is in the way of the next attempt too.
         let mut file = create(&new).inspect_err(|_| drop(fs::remove_file(&new)))?;
+        self.give(&file);
         let written = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
         if written.is_err() {
             // On a full disk the beginning of it would only be in the way.
@@ -192,15 +243,98 @@ impl StateDir {
         files::sync_directory(&self.path)
     }
 
+    /// Gives a new file to the owner of the directory, if root has made it: a command given by root must not shut out the service's user.
+    fn give(&self, file: &File) {
+        let own = nix::unistd::geteuid().as_raw();
+        if own == 0
+            && let Ok(directory) = fs::metadata(&self.path)
+            && file.metadata().is_ok_and(|file| file.uid() == own && directory.uid() != own)
+        {
+            let _ = std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()));
+        }
+    }
+
+    /// What was remembered, for somebody who only looks: a damaged `state.json` stays.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub(crate) fn peek(&self) -> Result<Record, String> {
+        let path = self.path.join(RECORD);
+        match read_bounded(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| format!("{} is damaged: {error}", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
+            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        }
+    }
+
+    /// Shows what the master is up to, to whoever may read it. Not through a loss of power, which no master outlives.
+    ///
+    /// # Errors
+    /// What was shown before is still there.
+    pub(crate) fn show(&self, live: &Live) -> io::Result<()> {
+        let new = self.path.join(LIVE_NEW);
+        let mut file = create(&new).inspect_err(|_| drop(fs::remove_file(&new)))?;
+        self.give(&file);
+        let written = serde_json::to_vec(live).map_err(io::Error::from).and_then(|bytes| file.write_all(&bytes));
+        let shown = written.and_then(|()| fs::rename(&new, self.path.join(LIVE)));
+        if shown.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        shown
+    }
+
+    /// What a master has shown last; `None` if there is nothing.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub(crate) fn shown(&self) -> io::Result<Option<Live>> {
+        match read_bounded(&self.path.join(LIVE)) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Leaves a command for the master, and answers the file's path.
+    ///
+    /// # Errors
+    /// Nothing was left.
+    pub(crate) fn leave(&self, order: &CommandFile) -> io::Result<PathBuf> {
+        let path = self.path.join(format!("{COMMAND}{}.json", order.token));
+        let mut file = tempfile::Builder::new().prefix(".command-").tempfile_in(&self.path)?;
+        file.write_all(&serde_json::to_vec(order)?)?;
+        // The master may be another user, and the directory keeps out all others.
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.persist(&path).map_err(|error| error.error)?;
+        Ok(path)
+    }
+
+    /// Takes what operators have left, in the order in which they did. A file that is no command, or not from root or the owner of the directory, comes with the reason.
+    pub(crate) fn take_commands(&self) -> Vec<(PathBuf, Result<CommandFile, String>)> {
+        let (Ok(entries), Ok(directory)) = (fs::read_dir(&self.path), fs::metadata(&self.path)) else { return Vec::new() };
+        let is_one = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(COMMAND.as_bytes()));
+        let paths = entries.flatten().map(|entry| entry.path()).filter(is_one).take(COMMANDS_MAX);
+        let left_at = |path: &PathBuf| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let mut paths: Vec<(PathBuf, _)> = paths.map(|path| (path.clone(), left_at(&path))).collect();
+        paths.sort_by_key(|(_, left_at)| *left_at);
+        let take = |(path, _): (PathBuf, _)| {
+            let read = read_command(&path, directory.uid());
+            let _ = fs::remove_file(&path);
+            (path, read)
+        };
+        paths.into_iter().map(take).collect()
+    }
+
     /// Removes what killed processes left behind: here, and beside the binary the staged files that nobody holds. To be called by the holder
     /// of the lock while no poll process runs. Answers what was removed. The beginning of a download stays: it is of use.
     pub(crate) fn clean(&self, _lock: &Lock, place: &Place) -> Vec<PathBuf> {
         let mut removed = staging::remove_stale(place.directory(), place.name());
         removed.extend(super::previous::remove_prepared(&self.path));
-        let new = self.path.join(RECORD_NEW);
-        if fs::remove_file(&new).is_ok() {
-            removed.push(new);
-        }
+        // Whoever waits for an answer to a command sees that its master is gone.
+        let commands = self.take_commands().into_iter().map(|(path, _)| path);
+        removed.extend(commands);
+        let left = [RECORD_NEW, LIVE_NEW].map(|name| self.path.join(name));
+        removed.extend(left.into_iter().filter(|path| fs::remove_file(path).is_ok()));
         removed
     }
 }
@@ -223,6 +357,22 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path)
 }
 
+fn read_command(path: &Path, owner: u32) -> Result<CommandFile, String> {
+    let unable = |error: io::Error| format!("it cannot be read: {error}");
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unable)?;
+    let metadata = file.metadata().map_err(unable)?;
+    if !metadata.is_file() || metadata.len() > COMMAND_BYTES_MAX {
+        return Err(format!("it is no file of at most {COMMAND_BYTES_MAX} bytes"));
+    }
+    if ![0, owner].contains(&metadata.uid()) {
+        return Err(format!("it belongs to user {}, who is neither root nor the owner of the state directory", metadata.uid()));
+    }
+    let mut bytes = Vec::new();
+    file.take(COMMAND_BYTES_MAX).read_to_end(&mut bytes).map_err(unable)?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("it is no command: {error}"))
+}
+
 /// Up to one byte more than a record may have.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)?;
@@ -235,7 +385,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::super::testing;
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     fn place(directory: &Path) -> Place {
         let path = directory.join("app");

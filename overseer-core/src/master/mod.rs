@@ -2,6 +2,7 @@
 //!
 //! One thread, one loop, and no wake-up while nothing happens. Nothing in here blocks on a pipe or a socket, opens a connection, or reads a release.
 
+mod commands;
 mod home;
 mod listeners;
 mod log;
@@ -13,6 +14,7 @@ mod replace;
 pub(crate) mod snapshot;
 mod start;
 
+pub(crate) use commands::SIGNAL as COMMAND_SIGNAL;
 pub(crate) use home::Handed;
 pub(crate) use notify::tell_without_master;
 pub(crate) use replace::resume;
@@ -20,6 +22,7 @@ pub(crate) use start::{Setup, run};
 
 use crate::FetchError;
 use crate::binary::{self, Identity, Lock, Packaged, Place, Record, StateDir};
+use crate::command::Live;
 use crate::message::Message;
 use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
 use crate::role::RoleName;
@@ -85,6 +88,8 @@ struct Memory {
     /// The file at the path that another master has installed and that has crashed here.
     shunned: Option<Identity>,
     has_said_unsaved: bool,
+    /// Why upgrades are impossible here, if that is so.
+    why_off: Option<String>,
 }
 
 #[derive(Debug)]
@@ -108,8 +113,10 @@ struct Master {
     /// The last one counts; those before it are being ended.
     rehearsals: Vec<Rehearsal>,
     staged: Option<(Staged, OwnedFd)>,
-    /// `None`: upgrades are off.
+    /// `None`: there is nowhere to remember anything, so upgrades are off and nobody can give commands.
     memory: Option<Memory>,
+    /// What was last shown of this master.
+    shown: Option<Live>,
     /// Whether a generation with a fetcher has been there, so that it is known whether upgrades are possible.
     has_sought_memory: bool,
     has_unsaved: bool,
@@ -180,6 +187,7 @@ impl Master {
             }
         }
         self.save();
+        self.show();
     }
 
     /// Does one thing; some have an answer.
@@ -219,6 +227,12 @@ impl Master {
                 return Some(match self.take_back(&failed) {
                     Ok(at_path) => Event::TakenBack { at_path },
                     Err(why) => Event::TakeBackFailed { why },
+                });
+            }
+            Action::PutBack { generation, from } => {
+                return Some(match self.put_back(&from) {
+                    Ok(there) => Event::PutBackDone { generation, there },
+                    Err(why) => Event::PutBackFailed { generation, why },
                 });
             }
             Action::SetStoredAside => self.set_stored_aside(),
@@ -379,6 +393,8 @@ impl Master {
                     let stopped = self.now().saturating_sub(before);
                     self.handle(Event::Continued { stopped });
                 }
+                // It says that there is a command, or is one like all others.
+                commands::SIGNAL if self.take_commands() => {}
                 signal => self.handle(Event::Signal { signal, to_the_group: arrived.to_the_group }),
             }
         }
@@ -588,16 +604,25 @@ impl Master {
     /// The settings of a generation, without a source of releases where upgrades are impossible. The first generation that brings a fetcher finds that out.
     fn with_possible_source(&mut self, said: Settings) -> Settings {
         let settings = start::in_place(&said, &self.place);
-        if settings.looks() && !std::mem::replace(&mut self.has_sought_memory, true) && self.memory.is_none() {
+        if settings.looks() && !std::mem::replace(&mut self.has_sought_memory, true) {
             if settings.upgrades() != said.upgrades() {
                 self.log.write(&Message::Ephemeral { directory: self.place.directory().to_owned() });
             }
-            let (memory, record) = start::remember(&self.place, &settings, &mut self.log);
-            self.memory = memory;
-            let packaged = record.packaged.clone().or_else(|| self.place.packaged().and_then(|path| Packaged::at(&path).ok()));
-            self.supervisor.adopt(Record { packaged, ..record });
+            if let Some(memory) = &mut self.memory {
+                // Until now it was for commands alone.
+                memory.why_off = start::obstacle(&self.place, &settings);
+                if let Some(why) = memory.why_off.clone() {
+                    self.log.write(&Message::UpgradesOff { why });
+                }
+            } else {
+                let (memory, record) = start::remember(&self.place, &settings, &mut self.log);
+                self.memory = memory;
+                let packaged = record.packaged.clone().or_else(|| self.place.packaged().and_then(|path| Packaged::at(&path).ok()));
+                self.supervisor.adopt(Record { packaged, ..record });
+            }
         }
-        Settings { source: settings.source.filter(|_| self.memory.is_some()), ..settings }
+        let may_upgrade = self.memory.as_ref().is_some_and(|memory| memory.why_off.is_none());
+        Settings { source: settings.source.filter(|_| may_upgrade), ..settings }
     }
 
     /// Tells it that it cannot have what it asks for; then the rules are to be told.

@@ -138,6 +138,7 @@ impl Master {
                 has_said_second: memory.has_said_second,
                 shunned: memory.shunned,
                 has_said_unsaved: memory.has_said_unsaved,
+                why_off: memory.why_off.clone(),
             })
         });
         Ok(Snapshot {
@@ -195,6 +196,7 @@ impl Master {
                 has_said_second: memory.has_said_second,
                 shunned: memory.shunned,
                 has_said_unsaved: memory.has_said_unsaved,
+                why_off: memory.why_off,
             })
         });
         // It was for the way back.
@@ -218,6 +220,7 @@ impl Master {
             rehearsals: Vec::new(),
             staged: snapshot.staged.map(|(staged, file)| Ok::<_, io::Error>((staged, file.take()?))).transpose()?,
             memory: memory.transpose()?,
+            shown: None,
             has_sought_memory: snapshot.has_sought_memory,
             has_unsaved: true,
             pid_file: snapshot.pid_file.map(|(path, file)| Ok::<_, io::Error>(PidFile::resume(path, file.take()?))).transpose()?,
@@ -281,6 +284,8 @@ pub(crate) fn resume(setup: Result<Setup, Error>, file: &File) -> Error {
     let why = header.why.map(|why| format!("its file could not go on: {why}"));
     master.handle(Event::Replaced { own, took, why });
     master.move_files(pid_file, state_dir);
+    // A command may have come whose signal came to the one before.
+    master.take_commands();
     // What has ended before the snapshot was made, and what ended since.
     master.reap();
     master.close_unused_listeners();

@@ -91,6 +91,8 @@ pub(crate) struct MemoryState {
     pub(crate) shunned: Option<Identity>,
     #[serde(default)]
     pub(crate) has_said_unsaved: bool,
+    #[serde(default)]
+    pub(crate) why_off: Option<String>,
 }
 
 impl Snapshot {

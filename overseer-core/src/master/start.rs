@@ -114,7 +114,7 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
     if has_sought_memory && settings.upgrades() != setup.settings.upgrades() {
         log.write(&Message::Ephemeral { directory: place.directory().to_owned() });
     }
-    if memory.is_none() {
+    if memory.as_ref().is_none_or(|memory| memory.why_off.is_some()) {
         settings.source = None;
     }
     let previous = binary::previous::path_in(place.state_dir());
@@ -139,6 +139,7 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
         rehearsals: Vec::new(),
         staged: None,
         memory,
+        shown: None,
         has_sought_memory,
         has_unsaved: false,
         pid_file,
@@ -155,42 +156,50 @@ pub(super) fn in_place(settings: &Settings, place: &Place) -> Settings {
     Settings { upgrades, ..settings.clone() }
 }
 
-/// What earlier masters have remembered; `None` where upgrades are off.
-pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
-    let nothing = (None, Record::default());
-    if !settings.looks() && !place.state_dir().exists() {
-        return nothing;
-    }
+/// Why upgrades are impossible here, if that is plain beforehand.
+pub(super) fn obstacle(place: &Place, settings: &Settings) -> Option<String> {
     // Who only names what is new replaces nothing; but what lies in a store is executed.
-    let obstacle = place.obstacle().filter(|_| settings.upgrades() == Upgrades::Install || place.has_store());
-    let opened = match obstacle {
-        Some(why) => Err(why),
-        None => StateDir::open(place).map_err(|error| FetchError::chain(&error)),
+    place.obstacle().filter(|_| settings.upgrades() == Upgrades::Install || place.has_store())
+}
+
+/// What earlier masters have remembered; `None` where there is nowhere to. Without a fetcher it is for commands alone, which a service can be without.
+pub(super) fn remember(place: &Place, settings: &Settings, log: &mut Log) -> (Option<Memory>, Record) {
+    let obstacle = obstacle(place, settings);
+    let is_store_out_of_use = place.has_store() && (obstacle.is_some() || (!settings.looks() && !place.state_dir().exists()));
+    let opened = match &obstacle {
+        Some(why) if is_store_out_of_use => Err(why.clone()),
+        None if is_store_out_of_use => Err("nothing is in the binary store, and nobody looks for releases".to_owned()),
+        Some(_) | None => open_memory(place, log),
     };
-    let locked = opened.and_then(|directory| {
-        let lock = directory.lock().map_err(|error| FetchError::chain(&error))?;
-        Ok((directory, lock))
-    });
-    match locked {
-        Ok((directory, lock)) => {
-            let (record, warning) = directory.load();
-            // What another master remembers is its own to change.
-            let record = if lock.is_some() { record } else { record.for_second_master() };
-            if let Some(why) = warning {
-                log.write(&Message::StateDamaged { why });
-            }
-            if let Some(lock) = &lock {
-                directory.clean(lock, place);
-            }
-            (Some(Memory { directory, lock, saved: None, has_said_second: false, shunned: None, has_said_unsaved: false }), record)
-        }
-        Err(why) => {
-            if settings.looks() {
+    match opened {
+        Ok((memory, record)) => {
+            let why_off = obstacle.filter(|_| settings.looks());
+            if let Some(why) = why_off.clone() {
                 log.write(&Message::UpgradesOff { why });
             }
-            nothing
+            (Some(Memory { why_off, ..memory }), record)
+        }
+        Err(why) => {
+            log.write(&if settings.looks() { Message::UpgradesOff { why: obstacle.unwrap_or(why) } } else { Message::NoCommands { why } });
+            (None, Record::default())
         }
     }
+}
+
+fn open_memory(place: &Place, log: &mut Log) -> Result<(Memory, Record), String> {
+    let directory = StateDir::open(place).map_err(|error| FetchError::chain(&error))?;
+    let lock = directory.lock_from_command().map_err(|error| FetchError::chain(&error))?;
+    let (record, warning) = directory.load();
+    // What another master remembers is its own to change.
+    let record = if lock.is_some() { record } else { record.for_second_master() };
+    if let Some(why) = warning {
+        log.write(&Message::StateDamaged { why });
+    }
+    if let Some(lock) = &lock {
+        directory.clean(lock, place);
+    }
+    let (saved, shunned, why_off) = (None, None, None);
+    Ok((Memory { directory, lock, saved, has_said_second: false, shunned, has_said_unsaved: false, why_off }, record))
 }
 
 /// Counts the starts of a release that has not lived through its probation: neither a reboot nor a killed master lets it off. At

@@ -209,7 +209,7 @@ impl Supervisor {
     }
 
     /// The candidate takes over; what it replaces drains.
-    fn promote(&mut self, generation: Generation) {
+    pub(super) fn promote(&mut self, generation: Generation) {
         self.candidate = None;
         if let Some(child) = self.child(generation) {
             child.deadline = None;
@@ -218,6 +218,7 @@ impl Supervisor {
         let after = self.age(generation);
         self.serves(generation);
         self.note(Message::GenerationActive { generation, after });
+        self.candidate_is_in(generation);
         if let Some(old) = old
             && self.children.contains_key(&old)
         {
@@ -228,11 +229,23 @@ impl Supervisor {
     /// The warm-up is over, or the old generation has ended: the candidate is committed.
     fn commit(&mut self, generation: Generation) {
         let Some(child) = self.children.get(&generation) else { return };
-        if let Origin::Release(release) = child.origin.clone() {
+        if let Origin::Release(release) = &child.origin
+            && !self.may_install()
+        {
+            // When that was asked for it was the only one left to serve: one that is not installed is better than none.
+            let (release, why) = (describe(release), self.why_not_installed());
+            self.note(Message::CommitFailed { release, active: generation, why });
+            self.act(Action::Discard);
+            self.promote(generation);
+        } else if let Origin::Release(release) = child.origin.clone() {
             // Its own settings, which hold from now on, and not those of the release that it replaces.
             let (identity, time) = (child.identity, child.settings.probation);
             self.begin_probation(release, identity, time);
             self.act(Action::Commit { generation });
+        } else if child.origin == Origin::Rollback {
+            if let Err(why) = self.put_back(Some(generation)) {
+                self.put_back_failed(Some(generation), why);
+            }
         } else {
             self.promote(generation);
         }
@@ -448,8 +461,9 @@ impl Supervisor {
     }
 
     /// The candidate will not take over: what is to be said and remembered of that. Its process, if there is one, is the caller's to stop.
-    fn candidate_failed(&mut self, why: &str, blame: Blame) {
+    pub(super) fn candidate_failed(&mut self, why: &str, blame: Blame) {
         let Some(candidate) = self.candidate.take() else { return };
+        self.candidate_is_out(candidate, why);
         let Some(child) = self.children.get_mut(&candidate) else { return };
         let (origin, package, kept) = (child.origin.clone(), child.package.clone(), std::mem::take(&mut child.kept));
         self.start_again(kept);
@@ -463,6 +477,10 @@ impl Supervisor {
                 let path = package.map_or_else(|| self.path.clone(), |package| package.path);
                 let previous = self.previous.clone();
                 self.note(Message::OwnFileFailed { candidate, serving, why: why.to_owned(), path, previous });
+            }
+            Origin::Rollback => {
+                self.rollback = None;
+                self.note(Message::RollbackFailed { why: format!("generation {candidate} {why}; {serving}") });
             }
             Origin::Restart | Origin::Start => self.note(Message::RestartFailed { candidate, serving, why: why.to_owned() }),
         }
@@ -560,6 +578,7 @@ impl Supervisor {
     /// No release is tried any more: the look and the candidate end.
     pub(super) fn stop_updates(&mut self) {
         self.restart_wanted = None;
+        self.commands_are_out("the service ends");
         self.forget_replacement();
         if self.looking.running_until.is_some() {
             self.act(Action::KillPoll);
@@ -604,6 +623,7 @@ impl Supervisor {
         let Some(release) = self.record.probation.as_ref().map(|probation| probation.release.clone()) else { return };
         self.probation_until = None;
         self.restart_wanted = None;
+        self.restarts_are_out("the program has crashed in its probation, and the previous binary is started");
         if let Some(candidate) = self.candidate {
             self.candidate_failed("has to give way to the previous binary", Blame::Nobody);
             self.drain(candidate);
@@ -692,13 +712,15 @@ impl Supervisor {
         if let Some(release) = self.waiting.take_if(|_| may_install) {
             self.try_release(release);
             self.told.restarts_as = self.candidate;
-            return;
+            return self.candidate.into_iter().for_each(|candidate| self.restart_is_under_way(candidate));
         }
         let generation = self.spawn(Program::AtPath, Origin::Restart);
         self.candidate = Some(generation);
         self.told.restarts_as = self.candidate;
+        self.restart_is_under_way(generation);
         let why = match asker {
             Asker::Signal => format!("got {}", self.settings.restart_signal),
+            Asker::Operator => "an operator asked for it".to_owned(),
             Asker::Program => "the program asked for it".to_owned(),
             Asker::PathChanged => "the file at the program's path has changed".to_owned(),
         };

@@ -2,7 +2,7 @@
 
 use super::remembered::{self, RETRY_AFTER_MAX};
 use super::{Action, Blame, Installation, Stage, Supervisor, describe};
-use crate::binary::{Identity, Named};
+use crate::binary::{Hold, Identity, Named};
 use crate::config::Upgrades;
 use crate::fetcher::{FetchError, FetchErrorKind, Known};
 use crate::message::{Message, Seconds, Serving};
@@ -112,6 +112,7 @@ impl Supervisor {
         self.looking.has_moved = false;
         self.looking.running_until = Some(self.now + self.settings.fetch_timeout);
         self.say(Message::Look { source: self.source() });
+        self.look_has_begun();
         self.act(Action::Poll);
     }
 
@@ -240,12 +241,23 @@ impl Supervisor {
                 self.staged(staged);
             }
         }
+        if !self.looking.again || !is_cut_short {
+            self.look_is_over();
+        }
         self.act(Action::Save);
     }
 
     /// Whether a release may take the program's place.
     pub(crate) fn may_install(&self) -> bool {
-        self.settings.upgrades() == Upgrades::Install
+        self.settings.upgrades() == Upgrades::Install && self.record.held.is_none()
+    }
+
+    /// Why no release may.
+    pub(super) fn why_not_installed(&self) -> String {
+        match &self.record.held {
+            Some(Hold { by, reason, .. }) => format!("upgrades are held by {by}: {reason}"),
+            None => format!("upgrades are set to {}", self.settings.upgrades()),
+        }
     }
 
     /// What a look needs to know that is only to name what is new; `None` if what it finds may be installed.
@@ -261,8 +273,12 @@ impl Supervisor {
 
     /// There is a release, and nobody may install it. That is said once of each.
     fn named(&mut self, release: ReleaseName) {
+        self.looked(format!("found {}, which is not to be installed", describe(&release)));
+        self.tell_of(release);
+    }
+
+    pub(super) fn tell_of(&mut self, release: ReleaseName) {
         let name = describe(&release);
-        self.looked(format!("found {name}, which is not to be installed"));
         let (running, at_unix_s) = (self.running(), self.unix_s());
         if self.record.is_unwanted(&release, at_unix_s) {
             return;
@@ -276,8 +292,8 @@ impl Supervisor {
             None => Named { release, running, at_unix_s },
         });
         if is_news {
-            let (source, level) = (self.source(), self.settings.upgrades());
-            self.note(Message::NotInstalled { release: name, source, why: format!("upgrades are set to {level}") });
+            let (source, why) = (self.source(), self.why_not_installed());
+            self.note(Message::NotInstalled { release: name, source, why });
         }
     }
 

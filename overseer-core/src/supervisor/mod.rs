@@ -11,11 +11,12 @@
 //! - no signal is lost, and none is delivered twice to a generation;
 //! - after TERM, INT or QUIT nothing is promoted or committed.
 //!
-//! The parts: `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
+//! The parts: `commands` (what operators ask for), `generations` (how a process becomes a candidate, the active generation, and ends), `looks` (when to look for a
 //! release), `notify` (what the process manager is told), `overlap` (who must not run beside whom), `remembered` (what follows from what is
 //! known of each, also without a master), `replacement` (when the master becomes
 //! another file), `signals` (who gets which, and how the master leaves).
 
+mod commands;
 mod generations;
 mod looks;
 mod notify;
@@ -31,6 +32,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use commands::{Asked, Command};
 pub(crate) use notify::{Notice, one_line};
 pub(crate) use settings::{Installation, Settings};
 
@@ -110,6 +112,8 @@ pub(crate) enum Asker {
     Program,
     /// Another master has installed something at the path.
     PathChanged,
+    /// By a command.
+    Operator,
 }
 
 /// Something that happened.
@@ -167,6 +171,13 @@ pub(crate) enum Event {
         asker: Asker,
     },
     PollAsked,
+    /// An operator asks for something. `obstacle`: why the system lets nobody do it.
+    Commanded {
+        token: String,
+        command: Command,
+        by: String,
+        obstacle: Option<String>,
+    },
     /// The poll process has moved.
     PollProgress,
     /// The poll process is gone.
@@ -191,6 +202,15 @@ pub(crate) enum Event {
         at_path: bool,
     },
     TakeBackFailed {
+        why: String,
+    },
+    /// The answer to [`Action::PutBack`], at once: which file is at the path now.
+    PutBackDone {
+        generation: Option<Generation>,
+        there: Identity,
+    },
+    PutBackFailed {
+        generation: Option<Generation>,
         why: String,
     },
     /// What came of [`Action::Rehearse`]; an error says why the master is not replaced.
@@ -260,6 +280,12 @@ pub(crate) enum Action {
     TakeBack {
         failed: Identity,
     },
+    /// Put `previous` at the program's path if it holds `from`, since an operator asked for it and, where there is a generation, that runs it; the answer comes
+    /// at once. Then there is no `previous` any more.
+    PutBack {
+        generation: Option<Generation>,
+        from: Identity,
+    },
     /// The packaged file serves: nothing that was committed in its place may be at the path.
     SetStoredAside,
     /// Forget the staged release and remove its file.
@@ -301,6 +327,8 @@ enum Origin {
     Restart,
     /// A restart that found another file than the running one at the path.
     OperatorsFile,
+    /// The previous binary, since an operator asked for it.
+    Rollback,
     Release(ReleaseName),
 }
 
@@ -431,6 +459,14 @@ pub(crate) struct Supervisor {
     /// The file that is being installed without a generation that runs it.
     staged_identity: Identity,
     record: Record,
+    /// What operators asked for.
+    #[serde(default)]
+    commands: VecDeque<Asked>,
+    #[serde(default)]
+    rollback: Option<commands::Rollback>,
+    /// What holds on if the rollback that is under way fails; only between an action and its answer.
+    #[serde(skip)]
+    before_rollback: Option<Box<Record>>,
     /// The file that the master itself runs.
     own: Identity,
     replacement: Replacement,
@@ -482,6 +518,9 @@ impl Supervisor {
             failed_exit: None,
             staged_identity: Identity::default(),
             record: start.record,
+            commands: VecDeque::new(),
+            rollback: None,
+            before_rollback: None,
             own: start.own,
             replacement: Replacement::None,
             told: Told::default(),
@@ -510,6 +549,7 @@ impl Supervisor {
             Event::Exited { generation, exit, why } => self.exited(generation, exit, why),
             Event::RestartAsked { asker } => self.restart_asked(asker),
             Event::PollAsked => self.poll_asked(),
+            Event::Commanded { token, command, by, obstacle } => self.commanded(token, command, by, obstacle),
             Event::PollProgress => self.poll_progress(),
             Event::PollEnded { report } => self.poll_ended(*report),
             Event::CommitDone { generation } => self.commit_done(generation),
@@ -518,6 +558,8 @@ impl Supervisor {
             Event::InstallFailed { why } => self.install_failed(why),
             Event::TakenBack { at_path } => self.taken_back(at_path),
             Event::TakeBackFailed { why } => self.take_back_failed(why),
+            Event::PutBackDone { generation, there } => self.put_back_done(generation, there),
+            Event::PutBackFailed { generation, why } => self.put_back_failed(generation, why),
             Event::Rehearsed { generation, result } => self.rehearsed(generation, result),
             Event::NotReplaced { why } => self.not_replaced(why),
             Event::Replaced { own, took, why } => self.replaced(own, took, why),
@@ -558,6 +600,11 @@ impl Supervisor {
     /// What is to be remembered across restarts of the master.
     pub(crate) fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// Remembers the ID of a file, for which the master has no time.
+    pub(crate) fn learn(&mut self, file: Identity, id: &str) {
+        self.record.remember_id(file, id);
     }
 
     /// Goes on with what another master has remembered, which has ended. A probation of the running file begins anew.
@@ -620,6 +667,7 @@ impl Supervisor {
         }
         self.let_in();
         self.limit_draining();
+        self.roll_back_if_possible();
         self.restart_if_possible();
         self.look_if_due();
         self.tell_process_manager();

@@ -5,7 +5,7 @@
 //! `OVERSEER_SIM_STEPS` makes a run longer.
 
 use super::testing::{Master, file, generation, release, report, seconds, settings};
-use super::{Action, Asker, Blame, Event, Generation, Installation, Program, Settings, Time};
+use super::{Action, Asker, Blame, Command, Event, Generation, Installation, Program, Settings, Time};
 use crate::config::Upgrades;
 use crate::fetcher::FetchError;
 use crate::protocol::{Outcome, ReleaseName, Report, Verdict};
@@ -202,7 +202,7 @@ impl World {
 
     /// What operators, the source and the machine do.
     fn outside(&mut self) {
-        match self.random.u32(..40) {
+        match self.random.u32(..39) {
             0..8 => self.master.restart(),
             8..10 => self.master.handle(Event::RestartAsked { asker: Asker::Program }),
             10..13 => self.master.handle(Event::PollAsked),
@@ -232,6 +232,21 @@ impl World {
             33 => self.master.commit_fails = true,
             34 => self.master.take_back_fails = true,
             35 => self.master.spawn_fails = Some(if self.one_in(2) { Blame::Nobody } else { Blame::Release }),
+            38 => {
+                let hold = Command::Hold { reason: "the fair".to_owned() };
+                let all = [
+                    Command::Poll,
+                    Command::Retry,
+                    Command::Rollback,
+                    Command::Rollback,
+                    hold,
+                    Command::Unhold,
+                    Command::Unhold,
+                    Command::Restart,
+                ];
+                let command = all[self.random.usize(..all.len())].clone();
+                self.master.command(command);
+            }
             36 => self.master.welcome_fails = Some(if self.one_in(2) { Blame::Nobody } else { Blame::Release }),
             37 => (0..self.random.u32(1..5)).for_each(|_| self.reboots()),
             _ => {}
@@ -477,11 +492,14 @@ fn a_master_keeps_its_promises_through_years_of_faults() {
 /// A simulation that does not come by these lines tests less than it seems to.
 const REACHED: &[&str] = &[
     "answers-again",
+    "command",
     "committed",
     "commit-failed",
     "drain-overdue",
     "drained",
+    "forgotten",
     "gives-way",
+    "held",
     "held-back",
     "installed",
     "killing",
@@ -502,6 +520,9 @@ const REACHED: &[&str] = &[
     "rejected",
     "release-waits",
     "restart-failed",
+    "rollback-failed",
+    "rolled-back",
+    "rolling-back",
     "restart-waits",
     "serves-again",
     "shutting-down",
@@ -512,6 +533,7 @@ const REACHED: &[&str] = &[
     "taken-back",
     "tried-again",
     "trusted",
+    "unheld",
     "waits-alone",
 ];
 

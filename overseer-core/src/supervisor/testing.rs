@@ -2,7 +2,9 @@
 //! every event it checks what must always hold, so each test of the rules is a test of that too.
 
 use super::generations::LAST_MOMENT;
-use super::{Action, Asker, Blame, Event, Generation, NewPackage, Notice, Program, Settings, Stage, Start, Started, Supervisor, Time};
+use super::{
+    Action, Asker, Blame, Command, Event, Generation, NewPackage, Notice, Program, Settings, Stage, Start, Started, Supervisor, Time,
+};
 use crate::binary::{Identity, Packaged, Record};
 use crate::fetcher::FetchError;
 use crate::message::Message;
@@ -162,6 +164,8 @@ pub(super) struct Master {
     pub(super) welcome_fails: Option<Blame>,
     pub(super) commit_fails: bool,
     pub(super) take_back_fails: bool,
+    /// How many commands were given, each by its token.
+    pub(super) commands: usize,
     /// Seconds since 1970 when this master started.
     unix_start: u64,
     pub(super) own: Identity,
@@ -222,6 +226,7 @@ impl Master {
             welcome_fails: None,
             commit_fails: false,
             take_back_fails: false,
+            commands: 0,
             unix_start,
             own: path,
             rehearsing: None,
@@ -382,6 +387,25 @@ impl Master {
 
     pub(super) fn restart(&mut self) {
         self.handle(Event::RestartAsked { asker: Asker::Signal });
+    }
+
+    /// An operator gives a command. Answers its token.
+    pub(super) fn command(&mut self, command: Command) -> String {
+        self.commands += 1;
+        let token = format!("token-{}", self.commands);
+        if command == Command::Retry && !self.rules.is_leaving() {
+            self.rejected.clear();
+        }
+        let is_none = self.previous.is_none_or(|previous| previous == self.rules.running()) || self.path != self.rules.running();
+        let obstacle = (command == Command::Rollback && is_none).then(|| "there is no previous binary".to_owned());
+        self.handle(Event::Commanded { token: token.clone(), command, by: "alice".to_owned(), obstacle });
+        token
+    }
+
+    /// What came of a command, if it is over.
+    pub(super) fn answer(&self, token: &str) -> Option<(bool, String)> {
+        let asked = self.rules.commands().find(|asked| asked.token == token).expect("it is remembered");
+        asked.answer.as_ref().map(|answer| (answer.is_success, answer.text.clone()))
     }
 
     pub(super) fn signal(&mut self, signal: Signal) {
@@ -559,8 +583,15 @@ impl Master {
     }
 
     fn carry_out(&mut self, action: &Action) -> Option<Event> {
-        let changes_something =
-            matches!(action, Action::Spawn { .. } | Action::Commit { .. } | Action::Install | Action::TakeBack { .. } | Action::Poll);
+        let changes_something = matches!(
+            action,
+            Action::Spawn { .. }
+                | Action::Commit { .. }
+                | Action::Install
+                | Action::TakeBack { .. }
+                | Action::PutBack { .. }
+                | Action::Poll
+        );
         assert!(!(changes_something && self.was_asked_to_leave), "{action:?} after the master was asked to leave");
         assert!(self.left.is_none(), "{action:?} after the master has left");
         match action {
@@ -591,6 +622,7 @@ impl Master {
                 return Some(installed.map_or_else(|why| Event::InstallFailed { why }, |()| Event::InstallDone));
             }
             Action::TakeBack { failed } => return Some(self.take_back(failed)),
+            Action::PutBack { generation, from } => return Some(self.put_back(*generation, from)),
             Action::Discard => self.staged = None,
             Action::Poll => {
                 assert!(!self.is_polling, "two polls at once");
@@ -737,6 +769,31 @@ impl Master {
         }
     }
 
+    fn put_back(&mut self, generation: Option<Generation>, from: &Identity) -> Event {
+        if let Some(generation) = generation {
+            let child = &self.rules.children[&generation];
+            let is_alone = self.rules.active.is_none_or(|active| !self.alive.contains_key(&active));
+            let served_since = if child.counted_by_age.is_some() { Some(child.spawned_at) } else { child.ready_at };
+            let has_warmed_up = served_since.is_some_and(|since| since + child.settings.warm_up <= self.now);
+            assert!(has_warmed_up || is_alone, "generation {generation} is rolled back to in its warm-up");
+        }
+        let previous = self.previous.filter(|_| self.path == *from && !self.take_back_fails);
+        self.take_back_fails = false;
+        match previous {
+            Some(previous) => {
+                assert!(self.is_saved(), "what is rolled back from would be fetched again");
+                self.previous = None;
+                self.path = previous;
+                // The same file may have come from an operator too, and has no ID then.
+                if self.rules.record.id_of(from).is_some() {
+                    self.rejected.insert(release(from.inode).id);
+                }
+                Event::PutBackDone { generation, there: previous }
+            }
+            None => Event::PutBackFailed { generation, why: "there is no previous binary".to_owned() },
+        }
+    }
+
     /// What must always hold, whatever happened.
     fn check(&mut self) {
         let rules = &self.rules;
@@ -789,6 +846,10 @@ impl Master {
         let installed = rules.record.installed.as_ref().map(|installed| &installed.release);
         for judged in rejected {
             assert!(installed.is_none_or(|installed| !judged.release.is_same(installed)), "a rejected release counts as installed");
+        }
+        for asked in rules.commands() {
+            let is_over = asked.answer.is_some() || !(rules.is_leaving() && rules.active.is_none());
+            assert!(is_over, "nobody will ever answer {asked:?}");
         }
         if let Some(next) = rules.next_look() {
             assert!(next > self.now, "a look is due and nobody looks");

@@ -1,5 +1,6 @@
 //! What FreeBSD and macOS do in the same way, and what neither does.
 
+use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
@@ -66,6 +67,11 @@ pub(super) fn is_noexec(path: &Path) -> io::Result<bool> {
         status
     };
     Ok(i64::from(status.f_flags as u32) & libc::MNT_NOEXEC as i64 != 0)
+}
+
+/// Between the look at the process and this, its PID may have become another one's.
+pub(super) fn signal_by_descriptor(_process: BorrowedFd<'_>, pid: Pid, signal: Signal) -> io::Result<()> {
+    super::process::kill(pid, signal)
 }
 
 /// A queue of events that tells the end of the process (kqueue(2), `EVFILT_PROC`).

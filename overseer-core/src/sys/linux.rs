@@ -131,6 +131,14 @@ pub(super) fn is_noexec(path: &Path) -> io::Result<bool> {
     Ok(statvfs(path)?.flags().contains(FsFlags::ST_NOEXEC))
 }
 
+/// pidfd_send_signal(2); Linux 5.1.
+pub(super) fn signal_by_descriptor(process: BorrowedFd<'_>, _pid: Pid, signal: Signal) -> io::Result<()> {
+    let no_details = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: without details, the call takes numbers alone.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal.as_raw(), no_details, 0) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
 /// pidfd_open(2); Linux 5.3.
 pub(super) fn process_descriptor(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two numbers.

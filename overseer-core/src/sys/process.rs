@@ -8,6 +8,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 
 pub(crate) use super::exit::Exit;
@@ -137,6 +138,35 @@ pub(crate) fn given_environment() -> Vec<OsString> {
 fn variables_in(block: &[u8]) -> Option<Vec<OsString>> {
     let variables = block.strip_suffix(b"\0")?.split(|byte| *byte == 0);
     variables.map(|variable| variable.contains(&b'=').then(|| OsString::from_vec(variable.to_vec()))).collect()
+}
+
+/// When the process started, in ticks since the machine did; `None` if there is none (proc_pid_stat(5), field 22).
+pub(crate) fn start_of(pid: Pid) -> Option<u64> {
+    if !cfg!(target_os = "linux") {
+        return nix::sys::signal::kill(pid, None).ok().map(|()| 0);
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let is_dead = matches!(fields.first(), Some(&"Z" | &"X"));
+    fields.get(19)?.parse().ok().filter(|_| !is_dead)
+}
+
+/// Names this start of the machine.
+pub(crate) fn boot() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
+}
+
+/// Names the namespace in which this process sees others by their PIDs.
+pub(crate) fn namespace() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/ns/pid").ok().map(|metadata| metadata.ino())
+}
+
+/// Sends a signal to the process that the descriptor stands for, and, where the system can, to no other one that has its PID by now.
+pub(crate) fn signal_by_descriptor(process: BorrowedFd<'_>, pid: Pid, signal: Signal) -> io::Result<()> {
+    system::signal_by_descriptor(process, pid, signal)
 }
 
 /// Takes a variable out of the environment. Only while no other thread runs.

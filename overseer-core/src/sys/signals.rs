@@ -219,7 +219,7 @@ impl Signals {
     }
 
     /// Installs handlers for all signals that the master takes, and lets them through. A signal that was ignored stays so (nohup),
-    /// unless it is `always`.
+    /// unless it is `always`, or SIGURG, which commands come with.
     pub(crate) fn install(original: &Original, always: Signal) -> io::Result<Self> {
         let this = Self::open()?;
         handle(original, always)?;
@@ -270,7 +270,7 @@ fn handle(original: &Original, always: Signal) -> io::Result<()> {
     for signal in all() {
         let ours = matches!(signal, Signal::CHLD | Signal::CONT | Signal::TSTP);
         let was_ignored = original.ignored.contains(&signal);
-        if signal == always || signal == Signal::CHLD || ((ours || signal.can_be_caught()) && !was_ignored) {
+        if [always, Signal::CHLD, Signal::URG].contains(&signal) || ((ours || signal.can_be_caught()) && !was_ignored) {
             take(signal)?;
         } else if was_ignored {
             set(signal, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))?;

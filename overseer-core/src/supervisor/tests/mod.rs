@@ -1,5 +1,6 @@
 //! The rules, line by line: each test is named by the sentence that it proves.
 
+mod commands;
 mod leaving;
 mod looks;
 mod notify;

@@ -2,7 +2,7 @@
 //! looked at once. After each event [`Master`] checks what must always hold; from each state the master must be able to leave.
 
 use super::super::testing::{Master, file, release, seconds, settings};
-use super::super::{Blame, Event, Installation, Settings};
+use super::super::{Blame, Command, Event, Installation, Settings};
 use crate::protocol::{Outcome, Verdict};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
@@ -40,6 +40,9 @@ enum Step {
     CommitWillFail,
     TakeBackWillFail,
     Rehearses(bool),
+    Rollback,
+    Hold,
+    Unhold,
 }
 
 /// What can happen to this master next.
@@ -70,6 +73,10 @@ fn steps(master: &Master) -> Vec<Step> {
     if master.rehearsing.is_some() {
         steps.extend([true, false].map(Step::Rehearses));
     }
+    if master.previous.is_some() {
+        steps.push(Step::Rollback);
+    }
+    steps.push(if master.rules.record().held.is_some() { Step::Unhold } else { Step::Hold });
     if master.path != file(7) {
         steps.push(Step::OperatorPuts(7));
     }
@@ -108,6 +115,9 @@ fn take(master: &mut Master, step: Step) {
         Step::CommitWillFail => master.commit_fails = true,
         Step::TakeBackWillFail => master.take_back_fails = true,
         Step::Rehearses(can) => master.rehearses(can),
+        Step::Rollback => drop(master.command(Command::Rollback)),
+        Step::Hold => drop(master.command(Command::Hold { reason: "the fair".to_owned() })),
+        Step::Unhold => drop(master.command(Command::Unhold)),
     }
     master.replaces_itself_if_due();
 }
@@ -150,6 +160,8 @@ fn name(master: &Master) -> u64 {
     let parts = (rules.active, rules.candidate, rules.restart_wanted, &rules.waiting, leaving, looks, rest(rules.probation_until));
     let gap = rules.gap.as_ref().map(|gap| (gap.last, gap.exit, gap.since.is_some()));
     let record = (&rules.record.installed, &rules.record.probation, &rules.record.verdicts);
+    let waiting: Vec<_> = rules.commands().filter(|asked| asked.answer.is_none()).map(|asked| (&asked.command, &asked.waits_for)).collect();
+    let _ = write!(name, "{waiting:?}{:?}{:?}", rules.rollback.is_some(), rules.record.held.is_some());
     let outside = (
         master.path,
         master.previous,

@@ -1,0 +1,118 @@
+//! What a running master shows of itself: the file `master.json` in the state directory.
+//!
+//! It is for whoever reads it while the master lives, so it is replaced in one step and never synced; `state.json` has what is to last. It stays when
+//! the master has ended, with its last answers, and whoever reads it then sees by [`Process`] that nobody is there.
+
+use crate::config::Upgrades;
+use crate::protocol::ReleaseName;
+use crate::supervisor::{Asked, Generation};
+use crate::sys::process;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A process, told from every other one that ever had its number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    /// When it started, in ticks since the machine did.
+    pub(crate) start: u64,
+    /// Which start of the machine that was.
+    pub(crate) boot: String,
+    /// The namespace in which it has this number.
+    pub(crate) namespace: u64,
+}
+
+/// Whether a process is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Here,
+    Gone,
+    /// It has its number in another namespace of processes: in a container, or outside of this one.
+    Elsewhere,
+}
+
+impl Process {
+    /// This process.
+    pub(crate) fn own() -> Self {
+        let pid = Pid::this();
+        let (start, boot) = (process::start_of(pid).unwrap_or_default(), process::boot().unwrap_or_default());
+        Self { pid: pid.as_raw(), start, boot, namespace: process::namespace().unwrap_or_default() }
+    }
+
+    pub(crate) fn presence(&self) -> Presence {
+        if self.pid <= 0 || process::boot().is_some_and(|boot| boot != self.boot) {
+            return Presence::Gone;
+        }
+        if process::namespace().is_some_and(|namespace| namespace != self.namespace) {
+            return Presence::Elsewhere;
+        }
+        let is_it = process::start_of(Pid::from_raw(self.pid)).is_some_and(|start| start == self.start);
+        if is_it { Presence::Here } else { Presence::Gone }
+    }
+}
+
+/// What a master shows of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Live {
+    pub(crate) process: Process,
+    pub(crate) since_unix_s: u64,
+    /// The version of overseer in it.
+    pub(crate) overseer: String,
+    /// The program's path.
+    #[serde(with = "crate::protocol::path")]
+    pub(crate) path: PathBuf,
+    /// What it runs itself.
+    pub(crate) release: ReleaseName,
+    pub(crate) generations: Vec<LiveGeneration>,
+    pub(crate) is_leaving: bool,
+    /// A restart was asked for and has to wait.
+    pub(crate) is_restart_wanted: bool,
+    /// `None` without a fetcher, or where upgrades are impossible.
+    pub(crate) source: Option<String>,
+    pub(crate) upgrades: Upgrades,
+    /// Why upgrades are impossible here.
+    pub(crate) why_off: Option<String>,
+    pub(crate) probation_until_unix_s: Option<u64>,
+    /// A look goes on.
+    pub(crate) is_looking: bool,
+    pub(crate) next_look_unix_s: Option<u64>,
+    /// A proved release that waits for the next restart.
+    pub(crate) waiting: Option<ReleaseName>,
+    pub(crate) commands: Vec<Asked>,
+}
+
+/// A generation that lives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LiveGeneration {
+    pub(crate) generation: Generation,
+    #[serde(default)]
+    pub(crate) pid: i32,
+    pub(crate) state: LiveState,
+    #[serde(default)]
+    pub(crate) release: ReleaseName,
+    pub(crate) started_unix_s: u64,
+    #[serde(default)]
+    pub(crate) ready_unix_s: Option<u64>,
+    /// When this state ends at the latest.
+    #[serde(default)]
+    pub(crate) until_unix_s: Option<u64>,
+}
+
+/// What a generation is up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LiveState {
+    Starting,
+    /// A candidate that serves beside the old generation.
+    WarmingUp,
+    Serving,
+    Draining,
+    /// It has been killed and is not gone yet.
+    Killed,
+    /// From a newer build.
+    #[serde(other)]
+    Unknown,
+}
