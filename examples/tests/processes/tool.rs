@@ -98,7 +98,7 @@ impl Tool {
             .expect("a directory")
             .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
             .collect();
-        names.retain(|name| !["lock", "previous", "state.json"].contains(&name.as_str()));
+        names.retain(|name| !["lock", "master.json", "previous", "state.json"].contains(&name.as_str()));
         assert_eq!(names, [""; 0]);
     }
 }
