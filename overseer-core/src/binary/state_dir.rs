@@ -173,7 +173,7 @@ impl StateDir {
         const PAUSES: u32 = 50;
         for _ in 0..PAUSES {
             let lock = self.lock()?;
-            let has_master = || self.shown().is_ok_and(|live| live.is_some_and(|live| live.process.presence() != Presence::Gone));
+            let has_master = || self.shown().is_ok_and(|live| live.is_some_and(|live| self.presence(&live) != Presence::Gone));
             if lock.is_some() || has_master() {
                 return Ok(lock);
             }
@@ -181,6 +181,17 @@ impl StateDir {
             let _ = crate::sys::poll::wait(&[], Some(std::time::Duration::from_millis(20)));
         }
         Ok(None)
+    }
+
+    /// Whether the master that shows itself here is there.
+    pub(crate) fn presence(&self, live: &Live) -> Presence {
+        live.process.presence(|| self.is_locked())
+    }
+
+    /// Whether a process has the lock. If none has, this one keeps it from being taken for a moment, as a command does.
+    fn is_locked(&self) -> bool {
+        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(self.lock_path());
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     /// The file whose flock is the lock.
@@ -443,7 +454,9 @@ mod tests {
         let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
         let lock = state_dir.lock().expect("no error").expect("the lock");
         assert!(state_dir.lock().expect("no error").is_none());
+        assert!(state_dir.is_locked());
         drop(lock);
+        testing::until("nobody has it", || !state_dir.is_locked());
         // A process that another test forks at this moment has a copy of it until its exec.
         testing::until("it is free", || state_dir.lock().expect("no error").is_some());
     }

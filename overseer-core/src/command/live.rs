@@ -16,11 +16,11 @@ use std::path::PathBuf;
 #[serde(default)]
 pub(crate) struct Process {
     pub(crate) pid: i32,
-    /// When it started, in ticks since the machine did.
+    /// When it started, in ticks since the machine did; 0 where the system did not tell.
     pub(crate) start: u64,
-    /// Which start of the machine that was.
+    /// Which start of the machine that was; empty where the system did not tell.
     pub(crate) boot: String,
-    /// The namespace in which it has this number.
+    /// The namespace in which it has this number; 0 where the system did not tell.
     pub(crate) namespace: u64,
 }
 
@@ -41,14 +41,20 @@ impl Process {
         Self { pid: pid.as_raw(), start, boot, namespace: process::namespace().unwrap_or_default() }
     }
 
-    pub(crate) fn presence(&self) -> Presence {
-        if self.pid <= 0 || process::boot().is_some_and(|boot| boot != self.boot) {
+    /// Whether it is there, as far as the system lets this process see. Where it tells one of the two nothing of when it started, `has_lock` decides: whether
+    /// somebody has the lock that this process had.
+    pub(crate) fn presence(&self, has_lock: impl FnOnce() -> bool) -> Presence {
+        if self.pid <= 0 || process::boot().is_some_and(|boot| !self.boot.is_empty() && boot != self.boot) {
             return Presence::Gone;
         }
-        if process::namespace().is_some_and(|namespace| namespace != self.namespace) {
+        if process::namespace().is_some_and(|namespace| self.namespace != 0 && namespace != self.namespace) {
             return Presence::Elsewhere;
         }
-        let is_it = process::start_of(Pid::from_raw(self.pid)).is_some_and(|start| start == self.start);
+        let is_it = match process::start_of(Pid::from_raw(self.pid)) {
+            None => false,
+            Some(start) if start == 0 || self.start == 0 => has_lock(),
+            Some(start) => start == self.start,
+        };
         if is_it { Presence::Here } else { Presence::Gone }
     }
 }

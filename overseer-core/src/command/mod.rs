@@ -118,8 +118,8 @@ impl Scene {
             })?,
             None => None,
         };
-        let master = shown.map(|live| {
-            let presence = live.process.presence();
+        let master = directory.as_ref().zip(shown).map(|(directory, live)| {
+            let presence = directory.presence(&live);
             (live, presence)
         });
         Ok(Self { place, directory, master })
@@ -159,7 +159,7 @@ impl Scene {
         let unable = |what: String| move |error: io::Error| Refused::of(what, &error);
         let master = process_descriptor(Pid::from_raw(pid)).map_err(unable(format!("cannot watch the master (pid {pid})")))?;
         // Now that it is held, its PID cannot be another one's.
-        if live.process.presence() != Presence::Here {
+        if directory.presence(live) != Presence::Here {
             return Err(Refused::failed(format!("the master of {} (pid {pid}) has just ended", self.program())));
         }
         let ids = if command == Command::Rollback { known_ids(&self.place) } else { Vec::new() };
@@ -244,13 +244,27 @@ fn unix_now() -> u64 {
 mod tests {
     use super::*;
 
+    /// Of whom the system tells everything.
+    fn seen(process: &Process) -> Presence {
+        process.presence(|| unreachable!("its start is known"))
+    }
+
     #[test]
     fn a_process_is_told_from_another_one_that_has_its_number() {
         let own = Process::own();
-        assert_eq!(own.presence(), Presence::Here);
-        assert_eq!(Process { start: own.start + 1, ..own.clone() }.presence(), Presence::Gone);
-        assert_eq!(Process { boot: "another".to_owned(), ..own.clone() }.presence(), Presence::Gone);
-        assert_eq!(Process { namespace: 1, ..own }.presence(), Presence::Elsewhere);
-        assert_eq!(Process::default().presence(), Presence::Gone);
+        assert_eq!(seen(&own), Presence::Here);
+        assert_eq!(seen(&Process { start: own.start + 1, ..own.clone() }), Presence::Gone);
+        assert_eq!(seen(&Process { boot: "another".to_owned(), ..own.clone() }), Presence::Gone);
+        assert_eq!(seen(&Process { namespace: 1, ..own }), Presence::Elsewhere);
+        assert_eq!(seen(&Process::default()), Presence::Gone);
+    }
+
+    #[test]
+    fn what_the_system_hides_from_a_master_or_a_command_does_not_make_it_gone() {
+        let own = Process::own();
+        assert_eq!(seen(&Process { boot: String::new(), namespace: 0, ..own.clone() }), Presence::Here);
+        let without_start = Process { start: 0, ..own };
+        assert_eq!(without_start.presence(|| true), Presence::Here);
+        assert_eq!(without_start.presence(|| false), Presence::Gone, "its number is another one's by now");
     }
 }

@@ -140,12 +140,13 @@ fn variables_in(block: &[u8]) -> Option<Vec<OsString>> {
     variables.map(|variable| variable.contains(&b'=').then(|| OsString::from_vec(variable.to_vec()))).collect()
 }
 
-/// When the process started, in ticks since the machine did; `None` if there is none (proc_pid_stat(5), field 22).
+/// When the process started, in ticks since the machine did (proc_pid_stat(5), field 22); `None` if there is none, 0 if the system does not tell. With
+/// `hidepid=` (proc(5)) even processes of the same user are hidden if they are in another user namespace, but not from kill(2).
 pub(crate) fn start_of(pid: Pid) -> Option<u64> {
-    if !cfg!(target_os = "linux") {
-        return nix::sys::signal::kill(pid, None).ok().map(|()| 0);
-    }
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        let is_there = matches!(nix::sys::signal::kill(pid, None), Ok(()) | Err(Errno::EPERM));
+        return is_there.then_some(0);
+    };
     // The name before it may hold anything.
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -153,7 +154,7 @@ pub(crate) fn start_of(pid: Pid) -> Option<u64> {
     fields.get(19)?.parse().ok().filter(|_| !is_dead)
 }
 
-/// Names this start of the machine.
+/// Names this start of the machine, if the system does: `subset=pid` (proc(5)) hides it.
 pub(crate) fn boot() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }
