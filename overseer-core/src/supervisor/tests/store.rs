@@ -1,8 +1,9 @@
 //! A binary store: the packaged file, in whose place releases are committed, changes.
 
 use super::super::testing::{Master, file, release, settings};
-use super::super::{Action, Event, Program};
+use super::super::{Action, Command, Event, Program};
 use super::spawn;
+use crate::protocol::Outcome;
 use crate::sys::process::Exit;
 
 #[test]
@@ -23,6 +24,24 @@ fn a_changed_package_is_the_candidate_of_a_restart_and_what_was_committed_is_set
     assert!(master.rules.known().0.is_settled(&release(2).tag), "an older release is not installed over it");
     assert!(master.rules.known().1.contains(&release(2).id), "under no other tag either");
     assert!(master.is_saved());
+}
+
+#[test]
+fn what_was_set_aside_for_a_changed_package_is_tried_again_after_a_retry() {
+    let mut master = Master::upgraded(settings());
+    master.package_changes(7);
+    master.restart();
+    master.comes_up(3);
+    master.until(4.0);
+    assert!(master.saved.set_aside.is_some());
+    if master.is_polling {
+        master.looked(Outcome::Unchanged);
+    }
+    let token = master.command(Command::Retry);
+    assert_eq!((&master.saved.set_aside, master.answer(&token)), (&None, None));
+    master.finds(2);
+    assert!(master.answer(&token).is_some_and(|(is_success, _)| is_success));
+    assert_eq!(master.candidate(), Some(4));
 }
 
 #[test]
