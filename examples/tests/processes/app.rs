@@ -62,7 +62,12 @@ fn without_debug_information(program: &str) -> Vec<u8> {
     let strip = || {
         let directory = tempfile::tempdir().ok()?;
         let stripped = directory.path().join("stripped");
-        let status = Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(program).status().ok()?;
+        let mut strip = Command::new("strip");
+        strip.arg("--strip-debug").arg("-o").arg(&stripped).arg(program);
+        let status = {
+            let _guard = neither_writing_nor_starting();
+            strip.status().ok()?
+        };
         status.success().then(|| fs::read(&stripped).ok())?
     };
     let contents = || strip().unwrap_or_else(|| fs::read(program).expect("the test program is built"));
@@ -506,7 +511,10 @@ fn process(pid: i32) -> Option<Process> {
 
 /// Whether a tool is there; if not, the test says what it cannot show, which in CI is a failure.
 pub(crate) fn can_run(what: &str, tool: &str, arguments: &[&str]) -> bool {
-    let output = Command::new(tool).args(arguments).stdin(Stdio::null()).output();
+    let output = {
+        let _guard = neither_writing_nor_starting();
+        Command::new(tool).args(arguments).stdin(Stdio::null()).output()
+    };
     let can = output.is_ok_and(|output| output.status.success());
     if !can {
         assert!(std::env::var_os("CI").as_deref() != Some(OsStr::new("true")), "{what} needs {tool} {}", arguments.join(" "));

@@ -1,6 +1,6 @@
 //! Operators' commands: the program itself, run with `OVERSEER=..`.
 
-use crate::app::{App, Scene, can_run, is_root, release};
+use crate::app::{App, Scene, can_run, is_root, release, spawn};
 use crate::load::{PATIENCE, ask};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -25,7 +25,7 @@ fn operator(scene: &Scene, wish: &str) -> Said {
 }
 
 fn finish(mut command: Command) -> Said {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait().expect("it is ours").is_none() {
         if Instant::now() >= deadline {
@@ -280,7 +280,7 @@ fn a_master_that_was_killed_is_not_asked_nor_whoever_has_its_number() {
     assert_eq!(operator(&scene, "status").status, Some(3));
     assert!(refused(&scene, "restart").contains("no master of "));
     // As if the number had been given to another process, for which the signal would be the end.
-    let mut other = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().expect("started");
+    let mut other = spawn(Command::new("sleep").arg("60").stdin(Stdio::null()));
     let mut live: Value = serde_json::from_slice(&shown).expect("JSON");
     live["process"]["pid"] = json!(other.id());
     fs::write(scene.state_dir().join("master.json"), live.to_string()).expect("written");

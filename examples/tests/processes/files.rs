@@ -1,16 +1,18 @@
 //! What happens to the files: the program's own, the operator's, and where nothing can be written.
 
-use crate::app::{App, Scene, can_run, is_root, put, release, version_in};
+use crate::app::{App, Scene, can_run, is_root, put, release, spawn, version_in};
 use crate::load::{Load, ask, tell};
 use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = spawn(&mut command).wait_with_output().expect("its end");
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

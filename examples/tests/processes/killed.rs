@@ -1,6 +1,6 @@
 //! SIGKILL of anybody at any time, and a new start after it.
 
-use crate::app::{App, Scene, can_run, version_in};
+use crate::app::{App, Scene, can_run, spawn, version_in};
 use crate::load::{Load, Request, ask, tell};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -210,7 +210,7 @@ fn a_master_killed_at_any_call_of_a_commit_leaves_a_whole_program_at_the_path() 
             let inject = format!("inject={call}:signal=KILL:when={nth}");
             let mut strace = Command::new("strace");
             strace.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject, "-p", &pid]);
-            let mut strace = strace.spawn().expect("strace is there");
+            let mut strace = spawn(&mut strace);
             app.wait_until("the master is watched", |app| !status_of(app, "TracerPid:").ends_with("\t0"));
             fs::write(scene.program().with_file_name("be-ready"), "").expect("written");
             let mut is_killed = false;

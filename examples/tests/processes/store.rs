@@ -1,6 +1,6 @@
 //! A binary store: releases lie in a directory of their own, and the packaged file decides at each start what runs.
 
-use crate::app::{App, Scene, can_run, is_root, put, release, version_in};
+use crate::app::{App, Scene, can_run, is_root, put, release, spawn, version_in};
 use crate::files::{in_own_mounts, run};
 use crate::killed::status_of;
 use crate::load::{Load, ask, tell};
@@ -562,7 +562,7 @@ fn a_master_killed_at_any_call_of_a_commit_to_the_store_leaves_a_program_that_st
             let inject = format!("inject={call}:signal=KILL:when={nth}");
             let mut strace = Command::new("strace");
             strace.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject, "-p", &app.pid().to_string()]);
-            let mut strace = strace.spawn().expect("strace is there");
+            let mut strace = spawn(&mut strace);
             app.wait_until("the master is watched", |app| !status_of(app, "TracerPid:").ends_with("\t0"));
             // It looks beside the path that it is told, which is still that of the packaged file.
             fs::write(store.scene.program().with_file_name("be-ready"), "").expect("written");

@@ -1,7 +1,7 @@
 //! The master replaces itself wherever it runs: as PID 1, with capabilities, with signals that were blocked or ignored from the beginning, stopped and
 //! continued, without files in memory. And where it cannot be known beforehand that it fails.
 
-use crate::app::{App, Scene, can_run, is_root, put, release, version_in};
+use crate::app::{App, Scene, can_run, is_root, put, release, spawn, version_in};
 use crate::load::{Load, Request, ask, tell};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -116,7 +116,7 @@ fn with_the_rights_of_its_file_it_is_replaced_and_has_those_of_the_next() {
     }
     for (tool, argument) in [("setcap", "cap_net_bind_service=ep"), ("chmod", "4755")] {
         let give = |path: &std::path::Path| {
-            let status = Command::new(tool).arg(argument).arg(path).status().expect("it is there");
+            let status = spawn(Command::new(tool).arg(argument).arg(path)).wait().expect("its end");
             assert!(status.success(), "{tool}");
         };
         let scene = Scene::new("");
