@@ -358,6 +358,8 @@ fn a_command_that_nobody_knows_is_an_error_that_names_all() {
 fn commands_during_upgrades_and_while_the_master_is_replaced_are_all_answered() {
     let scene = Scene::with_source("warm_up=200");
     let mut app = scene.start();
+    // The line that it is ready comes before the master shows it.
+    app.wait_until("it is shown to serve", |_| operator(&scene, "status").status == Some(0));
     thread::scope(|scope| {
         let asking: Vec<_> = (0..20)
             .map(|number| {
