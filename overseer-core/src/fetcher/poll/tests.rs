@@ -636,7 +636,7 @@ fn a_state_directory_on_another_file_system_works_too() {
         let mut scene = Scene::at(testing::Directory::at(directory));
         let state_dir = directory.join("state");
         fs::create_dir(&state_dir).expect("a directory");
-        testing::mount(&["-t", "tmpfs", "-o", "size=200m", "none", state_dir.to_str().expect("text")]);
+        testing::mount(&["-t", "tmpfs", "-o", "size=1g", "none", state_dir.to_str().expect("text")]);
         scene.state_dir = state_dir;
         let (bytes, old) = (release(), fs::read(&scene.path).expect("read"));
         let (staged, file) = staged(scene.look(offer("app", bytes.clone())));
