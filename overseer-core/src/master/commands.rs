@@ -63,8 +63,9 @@ impl Master {
         if self.shown.as_ref() == Some(&live) {
             return;
         }
-        // On a full disk whoever asks sees what was; the next change tries again.
-        let _ = memory.directory.show(&live);
-        self.shown = Some(live);
+        // On a full disk whoever asks sees what was; the next turn tries again.
+        if memory.directory.show(&live).is_ok() {
+            self.shown = Some(live);
+        }
     }
 }

@@ -305,6 +305,8 @@ impl Listeners {
             if !stays {
                 held.remove_file();
                 if let Keeper::Store(name) = &held.keeper {
+                    // The service manager may have it a moment longer, and nobody would ever accept.
+                    let _ = sockets::shut_down(held.socket.as_fd());
                     self.dropped.push(name.clone());
                 }
             }

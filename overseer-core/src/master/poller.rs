@@ -105,8 +105,9 @@ impl Poller {
             return None;
         }
         kill_group(self.pid);
-        let (_, exit) = reap(Some(self.pid))?;
+        // Before the number is given back: what is read may be a reason to kill.
         self.read();
+        let (_, exit) = reap(Some(self.pid))?;
         Some(self.judge(exit))
     }
 

@@ -86,8 +86,9 @@ impl Rehearsal {
             return None;
         }
         kill_group(self.pid);
-        let (_, exit) = reap(Some(self.pid))?;
+        // Before the number is given back: what is read may be a reason to kill.
         self.read();
+        let (_, exit) = reap(Some(self.pid))?;
         Some(self.judge(exit).map_err(|why| format!("{why}{}", self.last_words)))
     }
 

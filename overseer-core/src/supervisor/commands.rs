@@ -445,6 +445,8 @@ impl crate::binary::Record {
     /// The previous binary is put at the path in place of this file, which is not to be fetched again.
     pub(crate) fn rolled_back(&mut self, from: &Identity, by: &str, now_unix_s: u64) {
         let release = self.name_of(from);
+        // They were those of the file that is rolled back from.
+        self.unready_starts = 0;
         self.probation.take_if(|probation| probation.identity == *from);
         self.installed = self.previous.take().map(|release| crate::binary::Installed { release, at_unix_s: now_unix_s });
         if let Some(installed) = &self.installed {

@@ -256,6 +256,8 @@ impl Supervisor {
                 // What tells of drains listens to the master, and answers.
                 if child.settings.answers_pings || child.drains { Witness::Generation(generation) } else { Witness::Master }
             }
+            // For those that are on their way out, each by its deadline.
+            Some((_, child)) if child.stage == Stage::Waiting => Witness::Master,
             Some((_, child)) if child.stage != Stage::Killed && child.deadline.is_some_and(|deadline| deadline > self.now) => {
                 Witness::Master
             }

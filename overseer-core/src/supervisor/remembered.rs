@@ -108,10 +108,11 @@ impl Record {
     /// The source offers what is installed, perhaps under another tag. A program without trusted keys does not look at the signature, which does
     /// not unmake what was proved before.
     pub(crate) fn runs(&mut self, mut release: ReleaseName, now_unix_s: u64) {
-        let before = self.installed.as_ref().map(|installed| &installed.release).filter(|before| before.is_same(&release));
-        release.signed_unix_s = release.signed_unix_s.or(before.and_then(|before| before.signed_unix_s));
+        let before = self.installed.as_ref().filter(|before| before.release.is_same(&release));
+        release.signed_unix_s = release.signed_unix_s.or(before.and_then(|before| before.release.signed_unix_s));
+        let at_unix_s = before.map_or(now_unix_s, |before| before.at_unix_s);
         self.named = None;
-        self.installed = Some(Installed { release, at_unix_s: now_unix_s });
+        self.installed = Some(Installed { release, at_unix_s });
     }
 
     /// The release is at the program's path, and what was there before is `previous`.
