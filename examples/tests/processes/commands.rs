@@ -99,9 +99,9 @@ fn status_shows_a_serving_program_to_people_and_to_programs() {
 #[test]
 fn a_restart_by_command_ends_when_the_new_generation_serves_and_fails_when_that_fails() {
     let scene = Scene::new("");
-    let app = scene.start();
+    let mut app = scene.start();
     assert_eq!(done(&scene, "restart"), "generation 2 has taken over");
-    assert_eq!(ask(app.address()).generation, 2);
+    app.wait_until("generation 2 answers", |app| ask(app.address()).generation == 2);
     crate::app::put(&scene.program(), &release("version=2 behave=exit-at-start"));
     let why = refused(&scene, "restart");
     assert!(why.contains("generation 3 ended with exit code 7"), "{why}");
@@ -151,7 +151,9 @@ fn a_rollback_goes_back_in_service_and_the_release_is_not_taken_again_before_a_r
     app.line_after("generation 2 took over");
     app.line_after("generation 1 is gone");
     assert_eq!(done(&scene, "rollback"), "generation 3 has taken over");
-    assert_eq!((ask(app.address()).version.as_str(), scene.version_at_path().as_str()), ("1", "1"));
+    assert_eq!(scene.version_at_path(), "1");
+    // The old generation accepts until it has heard that it is to leave.
+    app.wait_until("version 1 answers", |app| ask(app.address()).version == "1");
     app.line_after("the previous binary is at");
     app.line_after("the master runs");
     assert!(done(&scene, "poll").ends_with("nothing new"));
