@@ -4,7 +4,7 @@
 //! does not serve. One thread makes the look, so that the fetcher may block and may bring a runtime of its own wherever [`Upgrade::run`] is called; the
 //! lock of the state directory is held until that thread is done, also if nobody waits for it any more.
 
-use crate::binary::{self, Demands, Identity, Judged, Lock, Place, Probation, Record, StateDir, previous};
+use crate::binary::{self, Demands, Identity, Judged, Lock, Place, Probation, Record, StateDir, previous, unix_s};
 use crate::config::{DURATION_MIN, PreUpgrade, check_duration};
 use crate::fetcher::poll::Poll;
 use crate::fetcher::{FetchError, Fetcher, Progress};
@@ -593,11 +593,6 @@ impl Declined {
 
 fn at_unix_s(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
-}
-
-/// The time of this machine's clock, in seconds since 1970.
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

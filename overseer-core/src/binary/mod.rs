@@ -24,7 +24,7 @@ pub(crate) use identity::{Identity, hex, id_of};
 pub(crate) use marker::keep as keep_marker;
 pub(crate) use place::Place;
 pub(crate) use proof::{Hashes, prove_contents};
-pub(crate) use record::{Hold, Installed, Judged, KnownId, Looks, Memo, Named, Packaged, Probation, Record};
+pub(crate) use record::{Hold, Installed, Judged, KnownId, Looks, Memo, Named, Packaged, Probation, Record, unix_s};
 pub(crate) use signature::Signed;
 pub(crate) use state_dir::{Lock, StateDir, StateDirError};
 pub(crate) use unpack::{Packing, UnpackError, Wanted, unpack};

@@ -7,6 +7,7 @@ use super::Identity;
 use crate::protocol::ReleaseName;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most verdicts that are kept; the oldest goes first.
 pub(crate) const VERDICTS_MAX: usize = 100;
@@ -14,6 +15,11 @@ pub(crate) const VERDICTS_MAX: usize = 100;
 pub(crate) const EVENTS_MAX: usize = 50;
 /// The most bytes of settled tags that a fetcher is told of, so that they fit into one frame.
 const SETTLED_BYTES_MAX: usize = 32 * 1024;
+
+/// The time of this machine's clock, in seconds since 1970.
+pub(crate) fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
 
 /// All that is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

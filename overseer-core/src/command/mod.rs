@@ -235,11 +235,6 @@ fn known_ids(place: &Place) -> Vec<KnownId> {
     hash().into_iter().collect()
 }
 
-/// Seconds since 1970.
-fn unix_now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,8 @@
 //! What can be done while no master runs: the record and the file at the path are changed here, under the lock of a master.
 
-use super::{Refused, Scene, known_ids, unix_now, user};
+use super::{Refused, Scene, known_ids, user};
 use crate::FetchError;
-use crate::binary::{self, Hold, Identity, Record, StateDir};
+use crate::binary::{self, Hold, Identity, Record, StateDir, unix_s};
 use crate::message::Message;
 use crate::supervisor::Command;
 use std::fs;
@@ -29,7 +29,7 @@ pub(super) fn command(scene: &Scene, directory: Option<&StateDir>, command: Comm
     if let Some(why) = damage {
         eprintln!("[overseer] warning: {}", Message::StateDamaged { why });
     }
-    let (by, now) = (user(), unix_now());
+    let (by, now) = (user(), unix_s());
     let (note, text) = match command {
         Command::Retry => {
             let count = record.verdicts.len();

@@ -3,8 +3,8 @@
 //! The form of the JSON is a promise: within one `schema`, fields are added and none changes or goes. docs/OPERATING.md has each.
 
 use super::live::{Live, LiveGeneration, LiveState, Presence};
-use super::{DONE, NOT_SERVING, Refused, Scene, page, say, unix_now};
-use crate::binary::{Judged, Record};
+use super::{DONE, NOT_SERVING, Refused, Scene, page, say};
+use crate::binary::{Judged, Record, unix_s};
 use crate::config::Upgrades;
 use crate::message::Date;
 use crate::protocol::ReleaseName;
@@ -172,7 +172,7 @@ pub(super) fn show(scene: &Scene, json: bool) -> Result<i32, Refused> {
     };
     let live = scene.master.as_ref().filter(|(_, presence)| *presence != Presence::Gone).map(|(live, presence)| (live, *presence));
     let has_previous = scene.directory.as_ref().is_some_and(|directory| crate::binary::previous::open(directory.path()).is_ok());
-    let now = unix_now();
+    let now = unix_s();
     let mut status = Status::of(&record, live, now);
     status.problem = problem;
     status.program = scene.program();

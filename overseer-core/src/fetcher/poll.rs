@@ -10,7 +10,8 @@ use crate::binary::header;
 use crate::binary::staging::{self, AttributeError, Staging};
 use crate::binary::store::Proof;
 use crate::binary::{
-    Demands, Hashes, Identity, Packaged, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unpack,
+    Demands, Hashes, Identity, Packaged, Packing, Refusal, Signed, UnpackError, Wanted, check, id_of, previous, prove_contents, unix_s,
+    unpack,
 };
 use crate::config::PreUpgrade;
 use crate::message::cut;
@@ -27,7 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::exit;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// The pause between two messages that bytes came.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
@@ -494,11 +495,6 @@ fn prove_signature(signed: &Signed, whole: &Whole) -> Result<Option<u64>, Stop> 
     let unreadable = |error: io::Error| local("read", whole.path(), &error);
     let published = File::open(whole.path()).map_err(unreadable)?;
     Ok(signed.prove(published).map_err(unreadable)??)
-}
-
-/// The time of this machine's clock, in seconds since 1970.
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Of a download put together by two looks, not the release need be wrong.

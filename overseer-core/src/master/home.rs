@@ -7,7 +7,7 @@ use super::Memory;
 use super::log::Log;
 use super::start::{Setup, count_start, remember};
 use crate::binary::store::{Choice, Facts, Found, NotProved, Stored, choose, forget_all_but, prove};
-use crate::binary::{self, Packaged, Place, Record};
+use crate::binary::{self, Packaged, Place, Record, unix_s};
 use crate::message::{Message, Seconds};
 use crate::role::variable_for_stored;
 use crate::sys::handover::{Passed, bytes_of, file_of};
@@ -19,7 +19,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// What the packaged file and the release tell each other, when one executes the other.
 #[derive(Debug, Serialize, Deserialize)]
@@ -329,8 +329,4 @@ impl Start<'_> {
             let _ = self.memory.directory.save(&self.record);
         }
     }
-}
-
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -218,13 +218,13 @@ pub(super) fn count_start(memory: &mut Memory, record: &mut Record, own: &File, 
         let _ = memory.directory.save(record);
         return true;
     }
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = binary::unix_s();
     let back = place.resolve().map_err(|error| error.to_string()).and_then(|path| {
         binary::take_back(&path, memory.directory.path(), &identity).map_err(|error| FetchError::chain(&error))?;
         let file = files::open_to_execute(&path).map_err(|error| error.to_string())?;
-        record.taken_back(format!("started {starts} times without living through its probation"), unix.as_secs());
+        record.taken_back(format!("started {starts} times without living through its probation"), now);
         let message = Message::StartTakenBack { release: name.clone(), starts };
-        record.note(unix.as_secs(), message.to_string());
+        record.note(now, message.to_string());
         let _ = memory.directory.save(record);
         log.write(&message);
         let error = spawn::execute(file.as_fd(), original, None);

@@ -65,15 +65,12 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, _context:
     Errno::set_raw(errno);
 }
 
-fn set(signal: Signal, action: &SigAction) -> io::Result<Option<libc::sigaction>> {
+fn set(signal: Signal, action: &SigAction) -> io::Result<()> {
     // nix's own `sigaction` takes no real-time signals.
     let raw: libc::sigaction = (*action).into();
-    // SAFETY: an all-zero sigaction is a valid one to be written over.
-    let mut old = unsafe { std::mem::zeroed::<libc::sigaction>() };
-    // SAFETY: both point to valid structures; the handlers installed by this module are async-signal-safe.
-    let result = unsafe { libc::sigaction(signal.as_raw(), &raw const raw, &raw mut old) };
-    Errno::result(result)?;
-    Ok(Some(old))
+    // SAFETY: it points to a valid structure; the handlers installed by this module are async-signal-safe.
+    let result = unsafe { libc::sigaction(signal.as_raw(), &raw const raw, std::ptr::null_mut()) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 fn is_ignored(signal: Signal) -> bool {
@@ -289,7 +286,7 @@ impl AsFd for Signals {
 pub(crate) fn take(signal: Signal) -> io::Result<()> {
     let handler = SigHandler::SigAction(handler);
     // One at a time: a few handlers inside each other do not fit the stack that Rust's runtime has made for them.
-    set(signal, &SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::all())).map(drop)
+    set(signal, &SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::all()))
 }
 
 /// Takes those of `signals` for which nobody has installed a handler; for a child, whose program comes first, and which has its [`Signals`] already.
