@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) started_at: SystemTime,
     pub(crate) settings: Settings,
     is_ready: AtomicBool,
+    /// The drain has begun. Read for each request of a server, so it is no part of what is locked; written under the lock.
+    is_draining: AtomicBool,
     /// The listeners, to be closed when the master is gone: nobody accepts on them any more, and a new master is to get the addresses.
     pub(crate) listeners: OnceLock<Vec<Closer>>,
     /// Whether the thread that listens to the master could be started, once that was tried.
@@ -79,12 +81,19 @@ struct Inner {
     open: usize,
     /// The generation may accept.
     may_accept: bool,
-    /// Of the futures that wait for the drain, each under its ticket.
+    /// Of the futures that wait for the drain or for the right to accept, each under the number of its ticket.
     wakers: BTreeMap<u64, Waker>,
-    /// The last ticket that was given out.
+    /// The number of the last ticket that was given out.
     ticket: u64,
     /// What the master was asked for, and when.
     asked: Vec<(ToMaster, Instant)>,
+}
+
+/// Of a future that waits: the waker that is called for it.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    number: u64,
+    waker: Waker,
 }
 
 impl Inner {
@@ -123,6 +132,7 @@ impl Shared {
             started_at: SystemTime::now(),
             settings: beginning.settings,
             is_ready: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
             listeners: OnceLock::new(),
             listens: OnceLock::new(),
             attended: Once::new(),
@@ -191,12 +201,26 @@ impl Shared {
         inner.drain_writer.is_some()
     }
 
+    /// The master lets the generation accept.
+    #[cfg(unix)]
+    fn let_accept(&self) {
+        self.lock().may_accept = true;
+        self.changed.notify_all();
+        self.wake();
+    }
+
+    /// Lets every future look again what it waits for. Those that go on waiting stay known.
+    fn wake(&self) {
+        let wakers: Vec<Waker> = self.lock().wakers.values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     pub(crate) fn drain_descriptor(&self) -> BorrowedFd<'_> {
         self.drain_pipe.as_fd()
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.lock().drain_writer.is_none()
+        self.is_draining.load(Ordering::Acquire)
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -210,25 +234,50 @@ impl Shared {
 
     /// Whether the drain has begun; if not, `waker` is called when it does. `ticket` is given out by the first call and handed to the next
     /// ones, and to [`Shared::forget_waker`] when nobody waits any more.
-    pub(crate) fn is_draining_or_wake(&self, waker: &Waker, ticket: &mut Option<u64>) -> bool {
-        let mut inner = self.lock();
-        if inner.drain_writer.is_none() {
+    ///
+    /// A task asks again each time that it is woken for anything, so nothing is locked where the waker is the one that is known.
+    pub(crate) fn is_draining_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
+        if self.is_draining() {
             return true;
         }
-        let ticket = *ticket.get_or_insert_with(|| {
-            inner.ticket += 1;
-            inner.ticket
-        });
-        let old = inner.wakers.insert(ticket, waker.clone());
+        let is_known = ticket.as_ref().is_some_and(|ticket| ticket.waker.will_wake(waker));
+        !is_known && self.is_so_or_wake(waker, ticket, |inner| inner.drain_writer.is_none())
+    }
+
+    /// The same for the right to accept. A drain ends the wait too.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn may_accept_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
+        self.is_so_or_wake(waker, ticket, |inner| inner.may_accept || inner.drain_writer.is_none())
+    }
+
+    /// The same for the end of a drain's work: nothing is open any more, or the time is over.
+    pub(crate) fn is_finished_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
+        self.is_so_or_wake(waker, ticket, |inner| inner.deadline.is_some_and(|deadline| inner.open == 0 || deadline <= Instant::now()))
+    }
+
+    fn is_so_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>, is_so: impl Fn(&Inner) -> bool) -> bool {
+        let mut inner = self.lock();
+        if is_so(&inner) {
+            return true;
+        }
+        let number = ticket.as_ref().map_or_else(
+            || {
+                inner.ticket += 1;
+                inner.ticket
+            },
+            |ticket| ticket.number,
+        );
+        let old = inner.wakers.insert(number, waker.clone());
         drop(inner);
         // Outside the lock, as in `forget_waker`.
         drop(old);
+        *ticket = Some(Ticket { number, waker: waker.clone() });
         false
     }
 
     /// The future with this ticket is gone. A waker that stayed would keep its whole task in memory.
-    pub(crate) fn forget_waker(&self, ticket: u64) {
-        let waker = self.lock().wakers.remove(&ticket);
+    pub(crate) fn forget_waker(&self, ticket: Ticket) {
+        let waker = self.lock().wakers.remove(&ticket.number);
         // Outside the lock: it may drop a task, and what that has of ours.
         drop(waker);
     }
@@ -260,6 +309,7 @@ impl Shared {
         }
         inner.deadline = Some(inner.deadline.map_or(until, |deadline| deadline.min(until)));
         inner.drain_writer = None;
+        self.is_draining.store(true, Ordering::Release);
         let wakers = std::mem::take(&mut inner.wakers);
         drop(inner);
         self.changed.notify_all();
@@ -349,8 +399,14 @@ impl Clone for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.shared.lock().open -= 1;
-        self.shared.changed.notify_all();
+        let mut inner = self.shared.lock();
+        inner.open -= 1;
+        let is_last = inner.open == 0;
+        drop(inner);
+        if is_last && self.shared.is_draining() {
+            self.shared.changed.notify_all();
+            self.shared.wake();
+        }
     }
 }
 
@@ -406,9 +462,12 @@ impl Attendant {
                 }
             }
             let is_alone = self.link.is_none();
-            if self.shared.left().is_some_and(|left| left.is_zero()) && is_alone {
-                // No master is left to do it.
-                let _ = process::kill(nix::unistd::getpid(), Signal::KILL);
+            if self.shared.left().is_some_and(|left| left.is_zero()) {
+                self.shared.wake();
+                if is_alone {
+                    // No master is left to do it.
+                    let _ = process::kill(nix::unistd::getpid(), Signal::KILL);
+                }
             }
         }
     }
@@ -426,8 +485,7 @@ impl Attendant {
             match link.receive() {
                 Ok(Received::Message(ToChild::Drain(Drain { within_ms }), _)) => self.shared.begin_drain(Duration::from_millis(within_ms)),
                 Ok(Received::Message(ToChild::Accept, _)) => {
-                    self.shared.lock().may_accept = true;
-                    self.shared.changed.notify_all();
+                    self.shared.let_accept();
                 }
                 Ok(Received::Message(ToChild::Ping, _)) => {
                     self.shared.tell(&ToMaster::Pong);

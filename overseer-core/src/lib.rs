@@ -57,7 +57,9 @@
 //!
 //! - `unpack` (default): releases published as `.gz`, `.zst`, `.tar`, `.tar.gz` (`.tgz`), `.tar.zst` or `.zip` are unpacked, in a few MiB of memory whatever their
 //!   size. Without it they are rejected.
-//! - `tokio`: `AsyncFetcher`, for fetchers written with `async`; the runtime belongs to core and lives for one look.
+//! - `tokio`: [`Listener::to_tokio`], for programs that accept on tokio; and `AsyncFetcher`, for fetchers written with `async`, whose runtime belongs to core and
+//!   lives for one look.
+//! - `hyper`: [`hyper::serve`](mod@crate::hyper), an HTTP/1.1 and HTTP/2 server for any tower service, which drains without failing a request.
 //! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
 // On Windows a program runs alone, and most of what is here has nothing to do.
@@ -79,6 +81,8 @@ mod config;
 pub mod conformance;
 mod error;
 mod fetcher;
+#[cfg(feature = "hyper")]
+pub mod hyper;
 mod listener;
 #[cfg(unix)]
 mod master;
@@ -92,6 +96,8 @@ mod state;
 mod supervisor;
 #[cfg_attr(not(unix), path = "sys/windows.rs")]
 mod sys;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 #[cfg(unix)]
 mod upgrade;
 mod wish;

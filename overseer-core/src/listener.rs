@@ -11,28 +11,28 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How long `incoming` waits when the process has no descriptor left for a connection.
-const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 /// How long after a listener was closed the drain that it was closed for is heard of at the latest.
-const CLOSED_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const CLOSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket, shared by the master and all generations.
 ///
 /// It is O_NONBLOCK, and so are all its copies: the flag belongs to the socket, not to a process.
 #[derive(Clone)]
 pub struct Listener {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
-    socket: Socket,
+    pub(crate) socket: Socket,
     name: Option<String>,
     bound_to: String,
     /// Somebody keeps it for the next master.
     outlives_master: bool,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -109,7 +109,7 @@ impl Listener {
 
     /// Listens again after a `shutdown(2)` by another generation, which ends the socket that all share. The master sees to it too, but
     /// only when that generation is ready or gone.
-    fn mend(&self, error: io::Error) -> io::Result<()> {
+    pub(crate) fn mend(&self, error: io::Error) -> io::Result<()> {
         if !is_shut_down(&error) || !self.inner.shared.has_master() {
             return Err(error);
         }
@@ -139,6 +139,18 @@ impl Listener {
                 Ok(Stream::Unix(stream))
             }
         }
+    }
+
+    /// The listener of a program on tokio, which accepts with the same care as [`Listener::incoming`]. Feature `tokio`.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    ///
+    /// # Panics
+    /// Called outside a runtime, or in one without I/O.
+    #[cfg(feature = "tokio")]
+    pub fn to_tokio(&self) -> io::Result<crate::tokio::Listener> {
+        crate::tokio::Listener::new(self.clone())
     }
 
     /// A copy as the standard library's type, for a server that accepts by itself; `None` if it is a Unix socket.

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::activation::Offers;
 use crate::address::Address;
-use crate::child::{Beginning, Guard, Shared};
+use crate::child::{Beginning, Guard, Shared, Ticket};
 use crate::listener::Listener;
 use crate::protocol::ToMaster;
 use crate::supervisor::Settings;
@@ -227,8 +227,8 @@ impl fmt::Debug for State {
 #[derive(Debug)]
 pub struct Draining {
     shared: Arc<Shared>,
-    /// Under which its waker is known, once it was polled.
-    ticket: Option<u64>,
+    /// The waker that is to be called, once it was polled.
+    ticket: Option<Ticket>,
 }
 
 impl Clone for Draining {
@@ -239,13 +239,18 @@ impl Clone for Draining {
 
 impl Drop for Draining {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
+        if let Some(ticket) = self.ticket.take() {
             self.shared.forget_waker(ticket);
         }
     }
 }
 
 impl Draining {
+    #[cfg(feature = "tokio")]
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared, ticket: None }
+    }
+
     /// Waits until the drain begins. Blocks the thread.
     pub fn wait(&self) {
         self.shared.wait_for_drain(None);
@@ -259,6 +264,14 @@ impl Draining {
     /// Whether the drain has begun.
     pub fn begun(&self) -> bool {
         self.shared.is_draining()
+    }
+
+    /// Waits until the drain has begun and no [`Connection`](crate::Connection) and no [`Guard`] is open any more, or its time is over; for any runtime.
+    ///
+    /// A program with threads need not call it, since [`run`](crate::run()) waits for them after it. One with an asynchronous runtime does: its tasks end with the
+    /// runtime.
+    pub fn finished(&self) -> impl Future<Output = ()> + Send + 'static {
+        Finished { shared: Arc::clone(&self.shared), ticket: None }
     }
 
     /// When a begun drain must be over: the process is killed then. `None` before it begins. It may become earlier, never later.
@@ -280,6 +293,29 @@ impl Future for Draining {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let Self { shared, ticket } = &mut *self;
         if shared.is_draining_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// See [`Draining::finished`].
+struct Finished {
+    shared: Arc<Shared>,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.shared.forget_waker(ticket);
+        }
+    }
+}
+
+impl Future for Finished {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Self { shared, ticket } = &mut *self;
+        if shared.is_finished_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -329,7 +365,7 @@ mod tests {
             let mut draining = state.draining();
             assert!(Pin::new(&mut draining).poll(&mut context).is_pending());
             assert!(Pin::new(&mut draining).poll(&mut context).is_pending());
-            assert_eq!(Arc::strong_count(&woken), 3, "one for the waker here and one for the future");
+            assert_eq!(Arc::strong_count(&woken), 4, "one for the waker here, and the future's two");
         }
         assert_eq!(Arc::strong_count(&woken), 2, "each future has taken its waker along");
 

@@ -1,0 +1,246 @@
+//! For programs that accept on tokio. Feature `tokio`.
+//!
+//! ```no_run
+//! use overseer_core::{Config, State, run};
+//! use std::process::ExitCode;
+//! use tokio::io::AsyncWriteExt;
+//!
+//! fn main() -> ExitCode {
+//!     run(Config::new(program).address(":3000"))
+//! }
+//!
+//! # async fn program_of_the_example(state: State) -> std::io::Result<()> {
+//! let mut listener = state.listener().to_tokio()?;
+//! while let Some(mut connection) = listener.accept().await? {
+//!     tokio::spawn(async move { connection.write_all(b"hello\n").await });
+//! }
+//! // The tasks end with the runtime, so it has to live until they are done.
+//! state.draining().finished().await;
+//! # Ok(())
+//! # }
+//! # fn program(state: State) -> std::io::Result<()> {
+//! #     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(program_of_the_example(state))
+//! # }
+//! ```
+
+use crate::child::{Guard, Shared, Ticket};
+use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Socket};
+use crate::state::Draining;
+use crate::sys::AsFd;
+use crate::sys::sockets::{self, is_passing, is_shortage, is_shut_down};
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
+
+/// A listener on tokio; see [`Listener::to_tokio`](listener::Listener::to_tokio).
+#[derive(Debug)]
+pub struct Listener {
+    of: listener::Listener,
+    registered: Registered,
+    draining: Draining,
+}
+
+/// A copy of the socket that the runtime waits for.
+#[derive(Debug)]
+enum Registered {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl Registered {
+    fn new(listener: &listener::Listener) -> io::Result<Self> {
+        match &listener.inner.socket {
+            Socket::Tcp(listener) => TcpListener::from_std(listener.try_clone()?).map(Self::Tcp),
+            #[cfg(unix)]
+            Socket::Unix(listener) => UnixListener::from_std(listener.try_clone()?).map(Self::Unix),
+            #[cfg(not(unix))]
+            Socket::Unix(listener) => match *listener {},
+        }
+    }
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        match self {
+            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| Stream::Tcp { stream, peer }),
+            #[cfg(unix)]
+            Self::Unix(listener) => listener.poll_accept(context).map_ok(|(stream, _)| Stream::Unix { stream }),
+        }
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(of: listener::Listener) -> io::Result<Self> {
+        let registered = Registered::new(&of)?;
+        let draining = Draining::of(Arc::clone(&of.inner.shared));
+        Ok(Self { of, registered, draining })
+    }
+
+    /// Accepts one connection. `None`: the drain has begun; who is not accepted yet is left to the next generation.
+    ///
+    /// The first call says that the program is ready. Errors are treated as by [`Listener::incoming`](listener::Listener::incoming). A call that is dropped has
+    /// lost no connection.
+    ///
+    /// # Errors
+    /// The listener cannot be used.
+    pub async fn accept(&mut self) -> io::Result<Option<Connection>> {
+        let shared = Arc::clone(&self.of.inner.shared);
+        if !begin_to_accept(&shared).await {
+            return Ok(None);
+        }
+        loop {
+            let Some(accepted) = self.accept_one().await else { return Ok(None) };
+            match accepted {
+                Ok(stream) => {
+                    if let Stream::Tcp { stream, .. } = &stream {
+                        // A connection that cannot be probed is still one.
+                        let _ = sockets::set_keep_alive(stream.as_fd());
+                    }
+                    return Ok(Some(Connection { stream, _open: Guard::new(shared) }));
+                }
+                Err(error) if is_passing(&error) => {}
+                // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
+                Err(error) if is_shut_down(&error) && timeout(CLOSED_PAUSE, &mut self.draining).await.is_ok() => return Ok(None),
+                Err(error) if is_shortage(&error) => {
+                    log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.of.address());
+                    sleep(NO_DESCRIPTOR_PAUSE).await;
+                }
+                Err(error) => {
+                    self.of.mend(error)?;
+                    // The runtime has noted of the old copy that it is at its end, and does not forget that.
+                    self.registered = Registered::new(&self.of)?;
+                }
+            }
+        }
+    }
+
+    /// What accept(2) answers, or none when the drain begins before.
+    async fn accept_one(&mut self) -> Option<io::Result<Stream>> {
+        let Self { registered, draining, .. } = self;
+        poll_fn(|context| match Pin::new(&mut *draining).poll(context) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => registered.poll_accept(context).map(Some),
+        })
+        .await
+    }
+
+    /// What it is bound to; see [`Listener::address`](listener::Listener::address).
+    pub fn address(&self) -> &str {
+        self.of.address()
+    }
+}
+
+/// Says ready and waits until the generation may accept; `false` if it is to leave instead.
+async fn begin_to_accept(shared: &Arc<Shared>) -> bool {
+    struct Wait<'a>(&'a Shared, Option<Ticket>);
+    impl Drop for Wait<'_> {
+        fn drop(&mut self) {
+            if let Some(ticket) = self.1.take() {
+                self.0.forget_waker(ticket);
+            }
+        }
+    }
+    shared.attend();
+    shared.say_ready();
+    let mut wait = Wait(shared, None);
+    poll_fn(|context| {
+        let Wait(shared, ticket) = &mut wait;
+        if shared.may_accept_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    !shared.is_draining()
+}
+
+/// An accepted connection. It counts as open work until it is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    _open: Guard,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp {
+        stream: TcpStream,
+        peer: SocketAddr,
+    },
+    #[cfg(unix)]
+    Unix {
+        stream: UnixStream,
+    },
+}
+
+impl Connection {
+    /// The address of the other end; none for a Unix socket, whose other end has none.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Stream::Tcp { peer, .. } => Some(*peer),
+            #[cfg(unix)]
+            Stream::Unix { .. } => None,
+        }
+    }
+
+    /// tokio's type, for options; none for a Unix socket.
+    pub fn as_tcp(&self) -> Option<&TcpStream> {
+        match &self.stream {
+            Stream::Tcp { stream, .. } => Some(stream),
+            #[cfg(unix)]
+            Stream::Unix { .. } => None,
+        }
+    }
+
+    /// tokio's type; none for a TCP connection.
+    #[cfg(unix)]
+    pub fn as_unix(&self) -> Option<&UnixStream> {
+        match &self.stream {
+            Stream::Unix { stream } => Some(stream),
+            Stream::Tcp { .. } => None,
+        }
+    }
+}
+
+/// Calls a method of the stream, whichever it is.
+macro_rules! on_stream {
+    ($connection:expr, $stream:ident => $call:expr) => {
+        match &mut $connection.get_mut().stream {
+            Stream::Tcp { stream: $stream, .. } => $call,
+            #[cfg(unix)]
+            Stream::Unix { stream: $stream } => $call,
+        }
+    };
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, stream => Pin::new(stream).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        on_stream!(self, stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        on_stream!(self, stream => Pin::new(stream).poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
