@@ -389,6 +389,10 @@ impl Guard {
         shared.lock().open += 1;
         Self { shared }
     }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 impl Clone for Guard {

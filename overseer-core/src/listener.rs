@@ -8,10 +8,12 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long `incoming` waits when the process has no descriptor left for a connection.
 pub(crate) const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
+/// How often a connection that waits in a drain looks whether the deadline has become an earlier one.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long after a listener was closed the drain that it was closed for is heard of at the latest.
 pub(crate) const CLOSED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -94,7 +96,7 @@ impl Listener {
                 continue;
             }
             match self.accept_now() {
-                Ok(stream) => return Ok(Some(Connection { stream, _open: open })),
+                Ok(stream) => return Ok(Some(Connection { stream, open })),
                 Err(error) if is_passing(&error) => {}
                 // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
                 Err(error) if is_shut_down(&error) && shared.wait_for_drain(Some(CLOSED_PAUSE)) => return Ok(None),
@@ -235,7 +237,7 @@ impl Iterator for Incoming {
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
-    _open: Guard,
+    open: Guard,
 }
 
 #[derive(Debug)]
@@ -245,6 +247,37 @@ enum Stream {
 }
 
 impl Connection {
+    /// Waits for the client between two requests: `true` if it has written or hung up. `false` if the connection is to be closed: a drain has begun, and
+    /// since then the client has been silent for `idle_grace`, or the time of the drain is over.
+    ///
+    /// A server that closes idle connections at once when it leaves closes some just as their clients write to them. So it answers one more request, tells the
+    /// client that it was the last (`Connection: close` in HTTP/1.1), and closes then; who stays silent is closed after the grace.
+    ///
+    /// What a buffered reader has read already is not looked at.
+    ///
+    /// # Errors
+    /// The system's poll(2) fails.
+    pub fn wait_for_request(&self, idle_grace: Duration) -> io::Result<bool> {
+        let shared = self.open.shared();
+        let client = Interest { descriptor: self.as_fd(), write: false };
+        let drain = Interest { descriptor: shared.drain_descriptor(), write: false };
+        if wait(&[client, drain], None)?[0].read {
+            return Ok(true);
+        }
+        let end_of_grace = Instant::now().checked_add(idle_grace);
+        loop {
+            let now = Instant::now();
+            let left = |until: Instant| until.saturating_duration_since(now);
+            // The deadline may become an earlier one meanwhile.
+            let rest = end_of_grace.into_iter().chain(shared.deadline()).map(left).fold(LOOK, Duration::min);
+            let client = Interest { descriptor: self.as_fd(), write: false };
+            let is_readable = wait(&[client], Some(rest))?[0].read;
+            if is_readable || rest.is_zero() {
+                return Ok(is_readable);
+            }
+        }
+    }
+
     /// The address of the other end; `unix` for a Unix socket, whose other end has none.
     pub fn peer(&self) -> &str {
         match &self.stream {

@@ -15,6 +15,7 @@ mod packed;
 mod protocol;
 mod reexec;
 mod restart;
+mod serving;
 mod settings;
 mod signals;
 mod signed;
