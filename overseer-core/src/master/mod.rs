@@ -2,6 +2,7 @@
 //!
 //! One thread, one loop, and no wake-up while nothing happens. Nothing in here blocks on a pipe or a socket, opens a connection, or reads a release.
 
+mod aside;
 mod commands;
 mod home;
 mod listeners;
@@ -453,7 +454,7 @@ impl Master {
         }
     }
 
-    fn poll_ended(&mut self, (report, staged): poller::Ended) {
+    fn poll_ended(&mut self, (report, staged): poller::Looked) {
         if staged.is_some() {
             if let Some((old, _file)) = self.staged.take() {
                 binary::discard(&old);
