@@ -302,6 +302,24 @@ fn held_upgrades_wait_also_for_the_next_master_and_restarts_work() {
 }
 
 #[test]
+fn a_release_that_waits_for_a_restart_goes_on_waiting_while_upgrades_are_held() {
+    let (scene, mut app) = rarely_looking("at_next_restart");
+    scene.publish("version=2");
+    done(&scene, "poll");
+    app.wait_until("it waits", |_| status(&scene)["waiting"]["id"].is_string());
+    assert!(summary(&scene).ends_with(" is proved and waits for the next restart"), "{}", summary(&scene));
+    done(&scene, "hold:not today");
+    assert_eq!(done(&scene, "restart"), "generation 2 has taken over");
+    assert_eq!((ask(app.address()).version.as_str(), scene.version_at_path().as_str()), ("1", "1"));
+    let page = done(&scene, "status");
+    assert!(page.contains("\nwaiting      release ") && page.contains(": not today"), "{page}");
+    done(&scene, "unhold");
+    assert_eq!(done(&scene, "restart"), "generation 3 has taken over");
+    app.wait_until("version 2 answers", |app| ask(app.address()).version == "2");
+    assert_eq!((scene.version_at_path().as_str(), &status(&scene)["waiting"]), ("2", &Value::Null));
+}
+
+#[test]
 fn who_has_no_rights_on_the_state_directory_is_refused() {
     if !is_root("another user") || !can_run("another user", "setpriv", &["--reuid=65534", "--clear-groups", "true"]) {
         return;
