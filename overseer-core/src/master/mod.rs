@@ -268,6 +268,8 @@ impl Master {
             Action::Save => self.has_unsaved = true,
             Action::Say(message) => self.say(message),
             Action::Notify(notices) => {
+                // Whoever asks because of what the process manager is told is to see it.
+                self.show();
                 if let Some(message) = self.notify.tell(&notices) {
                     self.log.write(&message);
                 }
