@@ -154,7 +154,7 @@ impl Shared {
     pub(crate) fn tell(&self, message: &ToMaster) -> bool {
         let Some(up) = &self.up else { return false };
         let mut link = up.lock().unwrap_or_else(PoisonError::into_inner);
-        link.send(message, &[]).inspect_err(|error| log::warn!(target: "overseer::child", "cannot tell the master: {error}")).is_ok()
+        link.send(message, []).inspect_err(|error| log::warn!(target: "overseer::child", "cannot tell the master: {error}")).is_ok()
     }
 
     /// Asks the master for something, which it need not be asked twice at once: it takes a flood of messages for a fault.
@@ -456,7 +456,7 @@ impl Attendant {
 #[cfg(unix)]
 pub(crate) fn say_hello(link: &mut Link, hello: Hello) -> Result<(Welcome, Vec<OwnedFd>), Error> {
     let broken = |error: crate::sys::link::LinkError| Error::system("the master cannot be understood")(io::Error::other(error));
-    link.send(&ToMaster::Hello(Box::new(hello)), &[]).map_err(broken)?;
+    link.send(&ToMaster::Hello(Box::new(hello)), []).map_err(broken)?;
     loop {
         match link.receive().map_err(broken)? {
             Received::Message(ToChild::Welcome(welcome), listeners) => return Ok((welcome, listeners)),

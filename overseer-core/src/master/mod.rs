@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -196,13 +196,13 @@ impl Master {
             Action::Spawn { generation, program } => return Some(self.spawn(generation, program)),
             Action::Welcome { generation } => return self.welcome(generation),
             Action::Accept { generation } => {
-                self.tell(generation, &ToChild::Accept, &[]);
+                self.tell(generation, &ToChild::Accept, Vec::new());
                 self.last = None;
                 self.close_unused_listeners();
             }
             Action::Drain { generation, within } => {
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                self.tell(generation, &ToChild::Drain(Drain { within_ms }), &[]);
+                self.tell(generation, &ToChild::Drain(Drain { within_ms }), Vec::new());
             }
             Action::Signal { generation, signal } => self.signal(generation, signal),
             Action::Kill { generation } => self.signal(generation, Signal::KILL),
@@ -274,7 +274,7 @@ impl Master {
                     self.log.write(&message);
                 }
             }
-            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, &[]),
+            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, Vec::new()),
             Action::Leave(exit) => self.leave(exit),
         }
         None
@@ -359,11 +359,10 @@ impl Master {
     }
 
     /// Sends a message. A child that does not take it is told of as misbehaving.
-    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: &[OwnedFd]) {
+    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: Vec<OwnedFd>) {
         let Some(child) = self.children.get_mut(&generation) else { return };
         let Some(link) = &mut child.link else { return };
-        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = link.send(message, &borrowed) {
+        if let Err(error) = link.send(message, descriptors) {
             let why = FetchError::chain(&error);
             child.unheard = child.link.take();
             let now = self.now();
@@ -535,7 +534,7 @@ impl Master {
     fn hello(&mut self, generation: Generation, hello: Hello) {
         if !self.supervisor.is_starting(generation) {
             let why = "it is to leave, or has said hello before".to_owned();
-            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), &[]);
+            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), Vec::new());
             return self.act();
         }
         let Some(protocol) = VERSIONS.common(hello.protocol) else {
@@ -582,7 +581,7 @@ impl Master {
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let pings = self.supervisor.watchdog().is_some();
                 let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept, pings };
-                self.tell(generation, &ToChild::Welcome(welcome), &sockets);
+                self.tell(generation, &ToChild::Welcome(welcome), sockets);
                 if let Some(child) = self.children.get_mut(&generation) {
                     child.has_listeners = true;
                 }
@@ -630,7 +629,7 @@ impl Master {
     /// Tells it that it cannot have what it asks for; then the rules are to be told.
     fn refuse(&mut self, generation: Generation, address: Option<String>, why: String, blame: Blame) -> Event {
         let shown = address.as_ref().map_or_else(|| why.clone(), |address| format!("cannot have {address}: {why}"));
-        self.tell(generation, &ToChild::Refused(Refused { address, why }), &[]);
+        self.tell(generation, &ToChild::Refused(Refused { address, why }), Vec::new());
         Event::Refused { generation, why: shown, blame }
     }
 

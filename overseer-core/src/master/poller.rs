@@ -45,7 +45,7 @@ impl Poller {
             original,
         };
         let (pid, mut link) = spawn.start()?;
-        let sent = link.send(order, &[]);
+        let sent = link.send(order, []);
         let mut this = Self { pid, link: Some(link), last_words, report: None, fault: None, is_overdue: false };
         if let Err(error) = sent {
             this.misbehaved(&error);

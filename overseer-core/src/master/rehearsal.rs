@@ -28,7 +28,7 @@ pub(crate) struct Rehearsal {
 }
 
 impl Rehearsal {
-    pub(crate) fn start(program: BorrowedFd<'_>, generation: Generation, snapshot: &File, original: &Original) -> io::Result<Self> {
+    pub(crate) fn start(program: BorrowedFd<'_>, generation: Generation, snapshot: File, original: &Original) -> io::Result<Self> {
         let (last_words, writer) = LastWords::pipe()?;
         let spawn = Spawn {
             program,
@@ -42,7 +42,7 @@ impl Rehearsal {
         let (pid, mut link) = spawn.start()?;
         let token = format!("{:032x}", fastrand::u128(..));
         let order = CheckOrder { token: token.clone(), snapshot: true };
-        let fault = link.send(&order, &[snapshot.as_fd()]).err().map(|error| FetchError::chain(&error));
+        let fault = link.send(&order, [snapshot.into()]).err().map(|error| FetchError::chain(&error));
         Ok(Self { generation, pid, link: Some(link), last_words, token, said: None, fault })
     }
 

@@ -34,7 +34,7 @@ impl Master {
             let bytes = self.snapshot()?.to_bytes()?;
             let cannot = |error: io::Error| format!("its rehearsal could not be started: {error}");
             let file = file_of(&bytes).map_err(cannot)?;
-            Rehearsal::start(program.as_fd(), generation, &file, &self.original).map_err(cannot)
+            Rehearsal::start(program.as_fd(), generation, file, &self.original).map_err(cannot)
         });
         match begun {
             Ok(rehearsal) => {
