@@ -13,7 +13,7 @@ use crate::sys::poll::pipe;
 use crate::sys::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(unix)]
 use crate::{
-    protocol::{Drain, Hello, ToChild, Welcome},
+    protocol::{Drain, Hello, Kept, ToChild, Welcome},
     signal::Signal,
     sys::{
         link::Received,
@@ -431,6 +431,9 @@ impl Attendant {
                 }
                 Ok(Received::Message(ToChild::Ping, _)) => {
                     self.shared.tell(&ToMaster::Pong);
+                }
+                Ok(Received::Message(ToChild::Kept(Kept { addresses }), _)) => {
+                    self.shared.listeners.get().into_iter().flatten().for_each(|closer| closer.spare(&addresses));
                 }
                 Ok(Received::Message(ToChild::Welcome(_) | ToChild::Refused(_) | ToChild::Unknown, _) | Received::Nothing) => {}
                 Ok(Received::ExecFailed(_) | Received::Ended) => {

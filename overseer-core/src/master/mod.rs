@@ -24,7 +24,9 @@ use crate::FetchError;
 use crate::binary::{self, Identity, Lock, Packaged, Place, Record, StateDir};
 use crate::command::Live;
 use crate::message::Message;
-use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
+use crate::protocol::{
+    Drain, Hello, Kept, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Wanted, Welcome,
+};
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, NewPackage, Program, Settings, Started, Supervisor, Time};
@@ -146,6 +148,7 @@ impl Master {
             }
             if self.notify.take_refused() {
                 self.keep_listeners();
+                self.act();
             }
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
@@ -449,8 +452,13 @@ impl Master {
 
     /// Lets the process manager's store have what is listened on.
     fn keep_listeners(&mut self) {
-        if let Some(message) = self.listeners.keep_in_store(&mut self.notify) {
-            self.log.write(&message);
+        let stored = self.listeners.keep_in_store(&mut self.notify);
+        stored.warning.iter().for_each(|warning| self.log.write(warning));
+        for (generation, addresses) in stored.of_users {
+            // Who has no listeners yet hears of it with them.
+            if self.children.get(&generation).is_some_and(|child| child.has_listeners) {
+                self.tell(generation, &ToChild::Kept(Kept { addresses }), Vec::new());
+            }
         }
     }
 

@@ -147,6 +147,7 @@ impl Master {
             rules: self.supervisor.clone(),
             children: children.collect::<io::Result<_>>()?,
             listeners: self.listeners.state()?,
+            store: self.listeners.store_state().clone(),
             signals: self.signals.state()?,
             original: self.original.clone(),
             place: self.place.clone(),
@@ -212,7 +213,7 @@ impl Master {
             log,
             place: snapshot.place,
             own,
-            listeners: Listeners::resume(snapshot.listeners)?,
+            listeners: Listeners::resume(snapshot.listeners, snapshot.store)?,
             children: children.collect::<io::Result<BTreeMap<_, _>>>()?,
             // In a gap the master is not replaced.
             last: None,
