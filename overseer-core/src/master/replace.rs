@@ -230,7 +230,7 @@ impl Master {
     }
 
     /// What the settings of the file that this master runs now ask for, beyond what it was handed.
-    fn move_files(&mut self, pid_file: Option<PathBuf>, state_dir: Option<PathBuf>) {
+    fn move_files(&mut self, pid_file: Option<PathBuf>, state_dir: Option<PathBuf>, binary_store: Option<PathBuf>) {
         if self.pid_file.as_ref().map(|file| file.path().to_owned()) != pid_file {
             let made = pid_file.map(|path| PidFile::create(&path).map_err(|error| format!("cannot make {}: {error}", path.display())));
             match made.transpose() {
@@ -248,6 +248,9 @@ impl Master {
         if wanted != self.place.state_dir() {
             let why = format!("what is remembered stays in {} until the service is started anew", self.place.state_dir().display());
             self.log.write(&Message::SettingWaits { setting: "state_dir".to_owned(), why });
+        }
+        if let Some(why) = self.place.why_not_in(binary_store.as_deref()) {
+            self.log.write(&Message::SettingWaits { setting: "binary_store".to_owned(), why });
         }
     }
 }
@@ -274,7 +277,7 @@ pub(crate) fn resume(setup: Result<Setup, Error>, file: &File) -> Error {
         Err(why) => return cannot(go_back(&bytes, &why)),
     };
     let header = snapshot.header.clone();
-    let (pid_file, state_dir) = (setup.pid_file.take(), setup.state_dir.take());
+    let (pid_file, state_dir, binary_store) = (setup.pid_file.take(), setup.state_dir.take(), setup.binary_store.take());
     let mut master = match Master::resume(setup, snapshot) {
         Ok(master) => master,
         Err(error) => return cannot(error),
@@ -284,7 +287,7 @@ pub(crate) fn resume(setup: Result<Setup, Error>, file: &File) -> Error {
     let took = monotonic().saturating_sub(header.away_since);
     let why = header.why.map(|why| format!("its file could not go on: {why}"));
     master.handle(Event::Replaced { own, took, why });
-    master.move_files(pid_file, state_dir);
+    master.move_files(pid_file, state_dir, binary_store);
     // A command may have come whose signal came to the one before.
     master.take_commands();
     // What has ended before the snapshot was made, and what ended since.
