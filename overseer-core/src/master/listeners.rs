@@ -93,8 +93,8 @@ pub(crate) struct HeldState {
 impl HeldState {
     /// # Errors
     /// The address is of a kind that is unknown here.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        Address::parse(&self.address).map(drop).map_err(|error| error.to_string())
+    pub(crate) fn address(&self) -> Result<Address, String> {
+        Address::parse(&self.address).map_err(|error| error.to_string())
     }
 }
 
@@ -159,15 +159,13 @@ impl Listeners {
         &self.store
     }
 
-    /// # Errors
-    /// A socket is not here, or an address is of a kind that is unknown here.
-    pub(crate) fn resume(states: Vec<HeldState>, store: StoreState) -> io::Result<Self> {
-        let held = states.into_iter().map(|state| {
-            let address = Address::parse(&state.address).map_err(io::Error::other)?;
+    /// Takes those that were handed over, each with its [`address`](HeldState::address).
+    pub(crate) fn resume(states: Vec<HeldState>, addresses: Vec<Address>, store: StoreState) -> Self {
+        let held = states.into_iter().zip(addresses).map(|(state, address)| {
             let HeldState { key, socket, bound_to, file, keeper, users, .. } = state;
-            Ok((key, Held { address, socket: socket.take()?, bound_to, file, keeper, users }))
+            (key, Held { address, socket: socket.take(), bound_to, file, keeper, users })
         });
-        Ok(Self { held: held.collect::<io::Result<_>>()?, offers: None, store })
+        Self { held: held.collect(), offers: None, store }
     }
 
     /// Holds for `generation` the listeners that it wants; binds those that nobody has yet.
@@ -663,7 +661,7 @@ mod tests {
         let (mut nowhere, _) = Notify::to(directory.path().join("nobody").as_ref(), NotifyState::default());
         listeners.tell_dropped(&mut nowhere);
         let text = serde_json::to_string(listeners.store_state()).expect("it can be written down");
-        let mut next = Listeners::resume(Vec::new(), serde_json::from_str(&text).expect("it can be read")).expect("nothing is held");
+        let mut next = Listeners::resume(Vec::new(), Vec::new(), serde_json::from_str(&text).expect("it can be read"));
         let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
         next.tell_dropped(&mut notify);
         let mut bytes = [0; 100];
