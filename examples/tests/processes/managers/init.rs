@@ -44,7 +44,7 @@ fn start(command: &[&str], main_pid: &'static str, words: &str) -> Service<Init>
 }
 
 fn shows_all(mut service: Service<Init>) {
-    service.restarts_and_upgrades_are_seen_by_nobody(5);
+    service.restarts_and_upgrades_are_seen_by_nobody();
     service.a_stop_cuts_nothing();
     assert_eq!(service.namespaces.app.wait_exit().code(), Some(i32::from(EXIT_CODE)));
 }

@@ -31,7 +31,7 @@ fn start<M: Manager>(manager: M, command: &[&str], files: &[(&str, &str)], words
 }
 
 fn shows_all<M: Manager>(mut service: Service<M>) {
-    service.restarts_and_upgrades_are_seen_by_nobody(20);
+    service.restarts_and_upgrades_are_seen_by_nobody();
     service.a_killed_master_is_started_again();
     service.a_stop_cuts_nothing();
 }
@@ -152,7 +152,7 @@ impl Manager for Daemontools {
         match order {
             Order::Restart => "svc -h /run/rig/manager/app",
             Order::Kill => "svc -k /run/rig/manager/app",
-            // It has nothing that waits.
+            // There is nothing that waits.
             Order::Stop => "svc -d /run/rig/manager/app; until svstat /run/rig/manager/app | grep -q ': down'; do sleep 0.02; done",
         }
         .to_owned()
@@ -162,6 +162,7 @@ impl Manager for Daemontools {
         "svstat /run/rig/manager/app | sed 's/.*(pid \\([0-9]*\\)).*/\\1/'".to_owned()
     }
 
+    /// Nobody is told: svstat says that a service is down and for how long, and there is no file `finish`.
     fn end(&self, _: u8) -> Option<String> {
         None
     }

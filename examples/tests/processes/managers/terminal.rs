@@ -43,7 +43,7 @@ fn behind_nohup_the_end_of_the_terminal_ends_nothing() {
 
 #[test]
 fn at_a_terminal_ctrl_z_and_fg_stop_and_continue_all_of_it_and_time_outs_wait() {
-    let scene = Scene::new("terminate_timeout=1500");
+    let scene = Scene::new("terminate_timeout=5000");
     let (mut person, path) = terminal();
     // What the program writes goes to the test, and what the shell writes to the terminal.
     let shell = format!("PROGRAM=\"$0\" exec bash --norc --noprofile -i 3>&1 <{0} >{0} 2>&1", path);
@@ -59,8 +59,8 @@ fn at_a_terminal_ctrl_z_and_fg_stop_and_continue_all_of_it_and_time_outs_wait() 
             app.processes().iter().filter(|process| process.name == "app").map(|process| process.state).collect()
         };
         app.wait_until("all are stopped", |app| states(app) == ['T'; 3]);
-        // For longer than what generation 1 has to finish.
-        thread::sleep(Duration::from_secs(2));
+        // For as long as generation 1 had to finish before it was stopped.
+        thread::sleep(Duration::from_secs(5));
         person.write_all(b"fg\n").expect("typed");
         app.wait_until("all go on", |app| states(app).iter().all(|state| *state != 'T'));
         assert_eq!(ask(app.address()).generation, 2);
