@@ -9,7 +9,7 @@ mod supervisors;
 mod systemd;
 mod terminal;
 
-use crate::app::not_shown;
+use crate::app::{Scene, not_shown};
 use nix::unistd::geteuid;
 use std::env;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -27,6 +27,12 @@ fn can_show(what: &str, tools: &[&str]) -> bool {
         not_shown(&format!("{what} is not shown: it needs {}; .ci/run names the packages", missing.join(", ")));
     }
     can
+}
+
+/// A service at this address as [`namespaces::Namespaces`] show it, with these words for all its releases.
+fn scene(address: &str, words: &str) -> Scene {
+    // Looks would take most of the processors' time.
+    Scene::with_source(&format!("address={address} fetch=/srv/releases/release interval=200 {words}"))
 }
 
 /// An address of the loopback that no other test has.

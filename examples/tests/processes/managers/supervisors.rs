@@ -2,8 +2,7 @@
 
 use super::namespaces::Namespaces;
 use super::service::{Manager, Order, Service};
-use super::{address, can_show};
-use crate::app::Scene;
+use super::{address, can_show, scene};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -17,7 +16,7 @@ fn contributed(name: &str) -> String {
 /// Starts the manager with a directory `manager` of files, which are seen in `/run/rig/manager`.
 fn start<M: Manager>(manager: M, command: &[&str], files: &[(&str, &str)], words: &str) -> Service<M> {
     let address = address();
-    let scene = Scene::with_source(&format!("address={address} fetch=/srv/releases/release {words}"));
+    let scene = scene(&address, words);
     for (name, text) in files {
         let path = scene.directory().join("manager").join(name);
         fs::create_dir_all(path.parent().expect("a directory")).expect("made");

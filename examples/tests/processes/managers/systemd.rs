@@ -2,8 +2,8 @@
 
 use super::namespaces::Namespaces;
 use super::service::{EXIT_CODE, Manager, Order, Service};
-use super::{address, address_with, can_show};
-use crate::app::{Scene, not_shown, put, release, spawn};
+use super::{address, address_with, can_show, scene};
+use crate::app::{not_shown, put, release, spawn};
 use crate::load::{Load, PATIENCE, Request, ask};
 use std::env;
 use std::fs;
@@ -52,7 +52,7 @@ impl Service<Systemd> {
 
     /// The same with the systemd of this file system, and at this address.
     fn boot_from(tree: &Path, address: String, units: &'static str, on_top: &str, words: &str) -> Self {
-        let scene = Scene::with_source(&format!("address={address} fetch=/srv/releases/release {words}"));
+        let scene = scene(&address, words);
         let own = scene.directory().join("units");
         fs::create_dir(&own).expect("made");
         let output = "StandardOutput=append:/run/rig/lines\nStandardError=append:/run/rig/lines";
