@@ -9,7 +9,8 @@ use std::time::Duration;
 const SECOND_REQUEST: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// A signal reached the master. What the kernel sent to the whole process group is not passed on: the children have it.
+    /// A signal reached the master. What the kernel sent to the whole process group is not passed on: the children have it. But SIGTSTP is, since a SIGCONT
+    /// that was passed on after the key was pressed has made them go on again; a stopped process forgets a second one when it is continued.
     pub(super) fn signal(&mut self, signal: Signal, to_the_group: bool) {
         if signal == self.settings.restart_signal {
             return self.restart_asked(Asker::Signal);
@@ -21,7 +22,9 @@ impl Supervisor {
         if to_the_group {
             // They have it, and an end by it is not their fault.
             self.children.values_mut().for_each(|child| child.has_got(signal));
-            return;
+            if signal != Signal::TSTP {
+                return;
+            }
         }
         let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
         let all: Vec<Generation> = self.children.keys().copied().collect();
