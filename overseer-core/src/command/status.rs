@@ -14,6 +14,8 @@ use serde::Serialize;
 
 /// The number of this form.
 const SCHEMA: u32 = 1;
+/// Of so many sockets at most, those of a generation are counted; an operator can wait for that.
+const COUNTED_MAX: usize = 1 << 18;
 /// The last events that people see; JSON has all.
 pub(super) const EVENTS_SHOWN: usize = 8;
 
@@ -182,8 +184,9 @@ pub(super) fn show(scene: &Scene, json: bool) -> Result<i32, Refused> {
         release: record.previous.as_ref().map(Release::of),
     });
     for generation in &mut status.generations {
-        generation.connections =
-            live.filter(|(_, presence)| *presence == Presence::Here).and_then(|_| open_connections(Pid::from_raw(generation.pid)));
+        generation.connections = live
+            .filter(|(_, presence)| *presence == Presence::Here)
+            .and_then(|_| open_connections(Pid::from_raw(generation.pid), COUNTED_MAX));
     }
     match json {
         true => say(&serde_json::to_string_pretty(&status).unwrap_or_default()),
