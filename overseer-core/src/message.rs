@@ -202,7 +202,7 @@ messages! {
     Debug "no-commands" NoCommands { why: String }
         "commands do not reach this master: {why}"
     Info "forgotten" Forgotten { count: usize }
-        "{count} verdicts are forgotten: what was held back or rejected is tried again"
+        "verdicts forgotten: {count}; what was held back or rejected is tried again"
     Warning "held" Held { by: String, reason: String }
         "upgrades are held by {by} ({reason}) until OVERSEER=unhold; restarts work"
     Info "unheld" Unheld {}

@@ -107,6 +107,10 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
         Some("fail") => config.fetcher(fetcher_fn("fail", |_| Err(FetchError::passing("the fetcher fails"))).every(interval)),
         Some("nothing") => config.fetcher(fetcher_fn("nothing", |_| Ok(Look::unchanged())).every(interval)),
         Some(url) if url.starts_with("http://") => config.fetcher(HttpFetcher::new(url).every(interval).no_proxy()),
+        Some(path) if words.has("release_version") => {
+            let (path, version) = (path.to_owned(), words.text("release_version").unwrap_or_default().to_owned());
+            config.fetcher(fetcher_fn(path.clone(), move |known| versioned(&path, &version, known)).every(interval))
+        }
         Some(path) => config.fetcher(File::new(path).every(interval).settle(Duration::ZERO)),
         None => config,
     };
@@ -167,6 +171,16 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
         config = config.pre_upgrade(|path| Err(format!("the hook does not like {}", path.display())));
     }
     config
+}
+
+/// A source that has a name for the file, and a version.
+fn versioned(path: &str, version: &str, known: &Known) -> Result<Look, FetchError> {
+    let tag = format!("v{version}");
+    if known.is_settled(&tag) {
+        return Ok(Look::unchanged());
+    }
+    let file = fs::File::open(path).map_err(|error| FetchError::passing(error.to_string()))?;
+    Ok(Look::release(Release::new(tag, "app", file).version(version)))
 }
 
 /// An asynchronous source that answers nothing, or the beginning of a release and then nothing.

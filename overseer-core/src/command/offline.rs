@@ -8,20 +8,19 @@ use crate::supervisor::Command;
 use std::fs;
 
 pub(super) fn command(scene: &Scene, directory: Option<&StateDir>, command: Command) -> Result<String, Refused> {
+    if matches!(command, Command::Poll | Command::Restart | Command::Unknown) {
+        return Err(Refused::failed(format!("no master of {} runs (by {})", scene.program(), scene.state_dir())));
+    }
     let failed = |error: binary::StateDirError| Refused::failed(FetchError::chain(&error));
-    let made;
-    let directory = match (directory, &command) {
-        (Some(directory), _) => directory,
-        // The first master is to find it.
-        (None, Command::Hold { .. }) => {
-            made = StateDir::open(&scene.place).map_err(failed)?;
-            &made
-        }
-        (None, _) => {
-            return Err(Refused::failed(format!("nothing is remembered of {}: there is no {}", scene.program(), scene.state_dir())));
-        }
+    let Some(directory) = directory else {
+        // Nobody knows whether the first master will look there: the environment of the service may name another place.
+        return Err(Refused::failed(format!(
+            "nothing is remembered of {}: there is no {}; start the service first, or give the arguments and the environment by which it finds another one",
+            scene.program(),
+            scene.state_dir()
+        )));
     };
-    let Some(_lock) = directory.lock().map_err(failed)? else {
+    let Some(_lock) = directory.lock_from_command().map_err(failed)? else {
         let holder = directory.lock_holder().map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
         return Err(Refused::failed(format!("{holder} has the lock {} and shows nothing of itself", directory.lock_path().display())));
     };
@@ -35,16 +34,16 @@ pub(super) fn command(scene: &Scene, directory: Option<&StateDir>, command: Comm
             let count = record.verdicts.len();
             record.forget_verdicts();
             record.looks.last_unix_s = None;
-            (Message::Forgotten { count }, format!("{count} verdicts are forgotten; the next master looks when it starts"))
+            (Message::Forgotten { count }, format!("verdicts forgotten: {count}; the next master looks when it starts"))
         }
         Command::Hold { reason } => {
             record.held = Some(Hold { by: by.clone(), reason: reason.clone(), at_unix_s: now });
-            (Message::Held { by, reason }, "upgrades are held; no master runs".to_owned())
+            (Message::Held { by, reason }, format!("upgrades are held; no master runs (by {})", scene.state_dir()))
         }
         Command::Unhold if record.held.take().is_none() => return Err(Refused::failed("upgrades are not held")),
-        Command::Unhold => (Message::Unheld {}, "upgrades are not held any more; no master runs".to_owned()),
+        Command::Unhold => (Message::Unheld {}, format!("upgrades are not held any more; no master runs (by {})", scene.state_dir())),
         Command::Rollback => return roll_back(scene, directory, record, &by, now),
-        Command::Poll | Command::Restart | Command::Unknown => return Err(Refused::failed("no master runs")),
+        Command::Poll | Command::Restart | Command::Unknown => unreachable!("they were refused above"),
     };
     record.note(now, note.to_string());
     directory.save(&record).map_err(failed)?;
