@@ -68,6 +68,8 @@ impl Store {
         let mut app = self.scene.start();
         assert_eq!(ask(app.address()).version, version, "{}", app.all_lines());
         assert_eq!(version_in(format!("/proc/{}/exe", app.pid()).as_ref()), version);
+        let handed: Vec<String> = app.descriptors().into_iter().filter(|open| open.contains("overseer-snapshot")).collect();
+        assert!(handed.is_empty(), "the master has kept what the packaged file has handed over: {handed:?}");
         app.rewind();
         app
     }

@@ -26,7 +26,7 @@ use crate::FetchError;
 use crate::binary::{self, Identity, Lock, Packaged, Place, Record, StateDir};
 use crate::command::Live;
 use crate::message::Message;
-use crate::protocol::{Drain, Hello, Refused, Staged, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
+use crate::protocol::{Drain, Hello, Kept, Refused, Staged, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
@@ -47,7 +47,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Of more sockets than these, the connections of a generation are not counted for a message: that would take the master away from its duties for more than
@@ -102,8 +102,6 @@ struct Master {
     started: Instant,
     /// When the loop was last seen to run.
     awake: Time,
-    /// We have stopped ourselves, so the SIGCONT that comes next needs no second count.
-    has_stopped_itself: bool,
     signals: Signals,
     original: Original,
     log: Log,
@@ -150,6 +148,7 @@ impl Master {
             }
             if self.notify.take_refused() {
                 self.keep_listeners();
+                self.act();
             }
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
@@ -200,13 +199,13 @@ impl Master {
             Action::Spawn { generation, program } => return Some(self.spawn(generation, program)),
             Action::Welcome { generation } => return self.welcome(generation),
             Action::Accept { generation } => {
-                self.tell(generation, &ToChild::Accept, &[]);
+                self.tell(generation, &ToChild::Accept, Vec::new());
                 self.last = None;
                 self.close_unused_listeners();
             }
             Action::Drain { generation, within } => {
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                self.tell(generation, &ToChild::Drain(Drain { within_ms }), &[]);
+                self.tell(generation, &ToChild::Drain(Drain { within_ms }), Vec::new());
             }
             Action::Signal { generation, signal } => self.signal(generation, signal),
             Action::Kill { generation } => self.signal(generation, Signal::KILL),
@@ -272,11 +271,13 @@ impl Master {
             Action::Save => self.has_unsaved = true,
             Action::Say(message) => self.say(message),
             Action::Notify(notices) => {
+                // Whoever asks because of what the process manager is told is to see it.
+                self.show();
                 if let Some(message) = self.notify.tell(&notices) {
                     self.log.write(&message);
                 }
             }
-            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, &[]),
+            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, Vec::new()),
             Action::Leave(exit) => self.leave(exit),
         }
         None
@@ -321,7 +322,8 @@ impl Master {
     }
 
     fn signal(&mut self, generation: Generation, signal: Signal) {
-        if let Some(child) = self.children.get(&generation)
+        // Once other code in this process has reaped it, its number may be anybody's.
+        if let Some(child) = self.children.get(&generation).filter(|child| process::is_child(child.pid))
             && let Err(error) = process::kill(child.pid, signal)
         {
             let why = format!("it cannot be sent {signal}: {error}");
@@ -330,11 +332,10 @@ impl Master {
     }
 
     /// Sends a message. A child that does not take it is told of as misbehaving.
-    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: &[OwnedFd]) {
+    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: Vec<OwnedFd>) {
         let Some(child) = self.children.get_mut(&generation) else { return };
         let Some(link) = &mut child.link else { return };
-        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = link.send(message, &borrowed) {
+        if let Err(error) = link.send(message, descriptors) {
             let why = FetchError::chain(&error);
             child.unheard = child.link.take();
             let now = self.now();
@@ -346,8 +347,8 @@ impl Master {
     fn take_signals(&mut self) {
         let all: Vec<Arrived> = std::iter::from_fn(|| self.signals.next()).collect();
         // First, since it moves what was waited for while the master was stopped, and not what the other signals begin: process managers
-        // send SIGCONT right after SIGTERM, whether somebody was stopped or not.
-        if all.iter().any(|arrived| arrived.signal == Signal::CONT) && !std::mem::take(&mut self.has_stopped_itself) {
+        // send SIGCONT right after SIGTERM, whether somebody was stopped or not. Nor is a stop of our own counted twice: the loop has been awake since.
+        if all.iter().any(|arrived| arrived.signal == Signal::CONT) {
             let now = self.now();
             // Only one that was slept through tells of a stop; anybody can send SIGCONT.
             if self.supervisor.deadline().is_some_and(|deadline| deadline < now) {
@@ -361,7 +362,6 @@ impl Master {
                 Signal::TSTP => {
                     self.handle(Event::Signal { signal: Signal::TSTP, to_the_group: arrived.to_the_group });
                     let before = self.now();
-                    self.has_stopped_itself = true;
                     stop_self();
                     let stopped = self.now().saturating_sub(before);
                     self.handle(Event::Continued { stopped });
@@ -381,12 +381,16 @@ impl Master {
             // What it said before it ended counts. Until it is reaped its number is nobody else's, whatever is sent to it because of that.
             while self.read_child(generation) {}
             let Some(child) = self.children.get(&generation) else { continue };
-            let Some((_, exit)) = process::reap(Some(child.pid)) else { continue };
+            let exit = process::reap(Some(child.pid)).map(|(_, exit)| exit);
             let Some(child) = self.children.remove(&generation) else { continue };
             self.listeners.release(generation);
             if self.supervisor.last() == Some(generation) {
                 self.last = Some(child.program);
             }
+            let exit = exit.unwrap_or_else(|| {
+                self.log.write(&Message::ExitTaken { generation, pid: child.pid.as_raw() });
+                Exit::Code(1)
+            });
             self.handle(Event::Exited { generation, exit, why: child.why });
             self.close_unused_listeners();
         }
@@ -421,8 +425,13 @@ impl Master {
 
     /// Lets the process manager's store have what is listened on.
     fn keep_listeners(&mut self) {
-        if let Some(message) = self.listeners.keep_in_store(&mut self.notify) {
-            self.log.write(&message);
+        let stored = self.listeners.keep_in_store(&mut self.notify);
+        stored.warning.iter().for_each(|warning| self.log.write(warning));
+        for (generation, addresses) in stored.of_users {
+            // Who has no listeners yet hears of it with them.
+            if self.children.get(&generation).is_some_and(|child| child.has_listeners) {
+                self.tell(generation, &ToChild::Kept(Kept { addresses }), Vec::new());
+            }
         }
     }
 
@@ -506,7 +515,7 @@ impl Master {
     fn hello(&mut self, generation: Generation, hello: Hello) {
         if !self.supervisor.is_starting(generation) {
             let why = "it is to leave, or has said hello before".to_owned();
-            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), &[]);
+            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), Vec::new());
             return self.act();
         }
         let Some(protocol) = VERSIONS.common(hello.protocol) else {
@@ -553,7 +562,7 @@ impl Master {
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let pings = self.supervisor.watchdog().is_some();
                 let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept, pings };
-                self.tell(generation, &ToChild::Welcome(welcome), &sockets);
+                self.tell(generation, &ToChild::Welcome(welcome), sockets);
                 if let Some(child) = self.children.get_mut(&generation) {
                     child.has_listeners = true;
                 }
@@ -601,7 +610,7 @@ impl Master {
     /// Tells it that it cannot have what it asks for; then the rules are to be told.
     fn refuse(&mut self, generation: Generation, address: Option<String>, why: String, blame: Blame) -> Event {
         let shown = address.as_ref().map_or_else(|| why.clone(), |address| format!("cannot have {address}: {why}"));
-        self.tell(generation, &ToChild::Refused(Refused { address, why }), &[]);
+        self.tell(generation, &ToChild::Refused(Refused { address, why }), Vec::new());
         Event::Refused { generation, why: shown, blame }
     }
 

@@ -135,6 +135,7 @@ fn what_a_master_says_in_version_1_is_written_and_read_as_ever() {
     is_golden("v1-master-accept.bin", &ToChild::Accept, 0);
     is_golden("v1-master-drain.bin", &ToChild::Drain(Drain { within_ms: 30_000 }), 0);
     is_golden("v1-master-ping.bin", &ToChild::Ping, 0);
+    is_golden("v1-master-kept.bin", &ToChild::Kept(Kept { addresses: vec!["[::]:3000".to_owned()] }), 0);
 }
 
 #[test]
