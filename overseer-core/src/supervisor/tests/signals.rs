@@ -1,3 +1,4 @@
+use super::super::signals::KEPT_MAX;
 use super::super::testing::{Master, seconds, settings};
 use super::super::{Event, Settings};
 use super::{kill, sends};
@@ -29,6 +30,22 @@ fn signals_that_come_before_the_program_is_ready_are_kept_in_their_order_and_del
     assert_eq!(sent, [sends(1, Signal::HUP), sends(1, Signal::USR1), sends(1, Signal::HUP)]);
     master.ready(1);
     assert_eq!(master.done(), []);
+}
+
+#[test]
+fn no_more_of_a_signal_are_kept_than_may_and_the_log_says_once_that_more_are_dropped() {
+    let mut master = Master::new(Settings::default());
+    master.welcome(1);
+    for _ in 0..KEPT_MAX {
+        master.signal(Signal::HUP);
+    }
+    assert_eq!(master.said(), ["signals-dropped"]);
+    master.signal(Signal::HUP);
+    master.signal(Signal::USR1);
+    master.forget();
+    master.ready(1);
+    let done = master.done();
+    assert_eq!([Signal::HUP, Signal::USR1].map(|signal| done.iter().filter(|action| **action == sends(1, signal)).count()), [KEPT_MAX, 1]);
 }
 
 #[test]
