@@ -42,7 +42,7 @@ fn finish(mut command: Command) -> Said {
 
 /// A command that does what it was to do.
 #[track_caller]
-fn done(scene: &Scene, wish: &str) -> String {
+pub(crate) fn done(scene: &Scene, wish: &str) -> String {
     let said = operator(scene, wish);
     assert_eq!((said.status, said.error.as_str()), (Some(0), ""), "{wish}: {said:?}");
     said.text
@@ -50,13 +50,13 @@ fn done(scene: &Scene, wish: &str) -> String {
 
 /// A command that does not.
 #[track_caller]
-fn refused(scene: &Scene, wish: &str) -> String {
+pub(crate) fn refused(scene: &Scene, wish: &str) -> String {
     let said = operator(scene, wish);
     assert_eq!((said.status, said.text.as_str()), (Some(1), ""), "{wish}: {said:?}");
     said.error
 }
 
-fn status(scene: &Scene) -> Value {
+pub(crate) fn status(scene: &Scene) -> Value {
     let said = operator(scene, "status.json");
     serde_json::from_str(&said.text).unwrap_or_else(|error| panic!("{error}: {said:?}"))
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the master may take to see a command.
@@ -76,6 +76,8 @@ struct Scene {
     place: Place,
     /// `None`: no master has ever made it.
     directory: Option<StateDir>,
+    /// What only a start of the service makes, so that nobody knows before whose it is to be.
+    not_made: Option<PathBuf>,
     /// What a master has shown, and whether it is there.
     master: Option<(Live, Presence)>,
 }
@@ -109,6 +111,8 @@ impl Scene {
         if let Some(store) = binary_store.filter(|store| store.is_dir()) {
             place = place.with_store(store, state_dir).map_err(unable)?;
         }
+        let store = binary_store.filter(|store| !store.is_dir());
+        let not_made = store.or_else(|| state_dir.filter(|path| !path.exists())).map(Path::to_owned);
         let directory = StateDir::find(&place).map_err(|error| Refused(NOT_ALLOWED, FetchError::chain(&error)))?;
         let shown = match &directory {
             Some(directory) => directory.shown().or_else(|error| match error.kind() {
@@ -122,7 +126,7 @@ impl Scene {
             let presence = directory.presence(&live);
             (live, presence)
         });
-        Ok(Self { place, directory, master })
+        Ok(Self { place, directory, not_made, master })
     }
 
     /// The program's name, for what is said of it.

@@ -2,17 +2,27 @@
 
 use super::{Refused, Scene, known_ids, user};
 use crate::FetchError;
-use crate::binary::{self, Hold, Identity, Record, StateDir, unix_s};
+use crate::binary::{self, Hold, Identity, Place, Record, StateDir, unix_s};
 use crate::message::Message;
 use crate::supervisor::Command;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 pub(super) fn command(scene: &Scene, directory: Option<&StateDir>, command: Command) -> Result<String, Refused> {
     let failed = |error: binary::StateDirError| Refused::failed(FetchError::chain(&error));
+    if let Some(path) = &scene.not_made {
+        return Err(Refused::failed(format!("{} is not there: start the service first, which makes it", path.display())));
+    }
     let made;
     let directory = match (directory, &command) {
         (Some(directory), _) => directory,
         // The first master is to find it.
+        (None, Command::Hold { .. }) if is_anybodys(&scene.place) => {
+            let around = scene.place.directory().display();
+            return Err(Refused::failed(format!(
+                "{around} can be written by several users, and nobody knows who the service is: start it first"
+            )));
+        }
         (None, Command::Hold { .. }) => {
             made = StateDir::open(&scene.place).map_err(failed)?;
             &made
@@ -49,6 +59,13 @@ pub(super) fn command(scene: &Scene, directory: Option<&StateDir>, command: Comm
     record.note(now, note.to_string());
     directory.save(&record).map_err(failed)?;
     Ok(text)
+}
+
+/// Whether a state directory that is made by this process might not be the service's: who that is shows only where one user alone can make it.
+fn is_anybodys(place: &Place) -> bool {
+    let own = nix::unistd::geteuid();
+    let is_owner = |around: &fs::Metadata| !own.is_root() && around.uid() == own.as_raw();
+    fs::metadata(place.directory()).is_ok_and(|around| around.mode() & 0o022 != 0 && !is_owner(&around))
 }
 
 /// Puts `previous` back at the path. It is not started, so nothing is proved of it but that it has run before.

@@ -24,7 +24,9 @@ use crate::FetchError;
 use crate::binary::{self, Identity, Lock, Packaged, Place, Record, StateDir};
 use crate::command::Live;
 use crate::message::Message;
-use crate::protocol::{Drain, Hello, Order, Outcome, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
+use crate::protocol::{
+    Drain, Hello, Order, Outcome, ProofOrder, Refused, Report, Staged, StoreOrder, ToChild, ToMaster, VERSIONS, Wanted, Welcome,
+};
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, NewPackage, Program, Settings, Started, Supervisor, Time};
@@ -49,6 +51,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// A second master that could not prove the file at the path tries it again after this, or when somebody has touched the file.
+const PROVED_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a process may take to read a file and to prove it: on a slow machine, a hundred times what it takes on others.
+fn time_to_prove(file: &Identity) -> Duration {
+    Duration::from_micros(file.size_bytes / 2)
+}
 
 /// A generation's process.
 #[derive(Debug)]
@@ -87,6 +97,8 @@ struct Memory {
     has_said_second: bool,
     /// The file at the path that another master has installed and that has crashed here.
     shunned: Option<Identity>,
+    /// The file at the path that could not be proved, and when it is to be proved again though nobody has touched it.
+    unproved: Option<(Packaged, Time)>,
     has_said_unsaved: bool,
     /// Why upgrades are impossible here, if that is so.
     why_off: Option<String>,
@@ -295,9 +307,13 @@ impl Master {
             Ok(metadata) => Identity::of(&metadata),
             Err(error) => return failed(format!("its file cannot be looked at: {error}"), Blame::Nobody),
         };
+        let order = if program == Program::AtPath && package.is_none() { self.proof_order(generation, identity) } else { None };
+        let prover = order.is_some().then(|| self.supervisor.active().and_then(|active| self.children.get(&active)));
+        let prover = prover.map(|active| active.map_or(&self.own, |active| &active.program));
+        let role = if prover.is_some() { RoleName::Proof } else { RoleName::Child };
         let spawn = Spawn {
-            program: file.as_fd(),
-            role: RoleName::Child,
+            program: prover.unwrap_or(&file).as_fd(),
+            role,
             quiet: None,
             own_group: false,
             expendable: self.supervisor.active() != Some(generation),
@@ -305,12 +321,18 @@ impl Master {
             original: &self.original,
         };
         match spawn.start() {
-            Ok((pid, link)) => {
+            Ok((pid, mut link)) => {
+                let proof = order.as_ref().map_or(Duration::ZERO, |_| time_to_prove(&identity));
+                if let Some(order) = &order
+                    && let Err(error) = link.send(order, &[])
+                {
+                    self.log.write(&Message::Misbehaved { generation, why: FetchError::chain(&error) });
+                }
                 self.children.insert(
                     generation,
                     Child { pid, link: Some(link), unheard: None, program: file, why: None, asks: None, has_listeners: false },
                 );
-                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package } }
+                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package, proof } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
         }
@@ -345,6 +367,34 @@ impl Master {
             },
         };
         file.map(|file| (file, None))
+    }
+
+    /// What has to be proved of a file that is to be a candidate, if anything: one in the binary store that is not the one that serves, which nobody can write to.
+    fn proof_order(&self, generation: Generation, identity: Identity) -> Option<ProofOrder> {
+        let path = self.place.target().ok().filter(|path| self.place.has_store() && std::fs::symlink_metadata(path).is_ok())?;
+        let is_candidate = self.supervisor.active() != Some(generation);
+        let state_dir = self.place.state_dir().to_owned();
+        let packaged = self.supervisor.record().packaged.clone().unwrap_or_default();
+        (is_candidate && !identity.same_inode(&self.supervisor.running())).then(|| ProofOrder {
+            path,
+            identity,
+            state_dir,
+            packaged_path: self.place.invoked().to_owned(),
+            packaged,
+        })
+    }
+
+    fn unproved(&mut self, generation: Generation, why: &str) {
+        if !self.supervisor.is_starting(generation) {
+            return;
+        }
+        let now = self.now();
+        let path = self.place.target().unwrap_or_default();
+        if let Some(memory) = &mut self.memory {
+            memory.unproved = Packaged::at(&path).ok().map(|there| (there, now + PROVED_AGAIN_AFTER));
+        }
+        let why = format!("is not run: {} {why}", path.display());
+        self.handle(Event::Refused { generation, why, blame: Blame::Nobody });
     }
 
     fn signal(&mut self, generation: Generation, signal: Signal) {
@@ -524,6 +574,7 @@ impl Master {
             ToMaster::Ready => self.handle(Event::Ready { generation }),
             ToMaster::Restart => self.handle(Event::RestartAsked { asker: Asker::Program }),
             ToMaster::Poll => self.handle(Event::PollAsked),
+            ToMaster::Unproved { why } => self.unproved(generation, &why),
             ToMaster::Pong => self.handle(Event::Pong { generation }),
             ToMaster::Unknown => {}
         }
@@ -654,6 +705,11 @@ impl Master {
 
     /// Lets the packaged file be the one that is at the program's path.
     fn set_stored_aside(&mut self) {
+        if let Some(Memory { directory, lock: None, .. }) = &self.memory {
+            // The other master may run it. Until that takes the packaged file too, this one prefers that.
+            let before = directory.peek().unwrap_or_default().packaged;
+            return self.supervisor.knows_package(before);
+        }
         let path = self.place.target().unwrap_or_default();
         match self.place.set_stored_aside() {
             Ok(Some(aside)) => self.log.write(&Message::PackageWins { packaged: self.place.packaged().unwrap_or_default(), aside }),
@@ -694,13 +750,22 @@ impl Master {
             if !std::mem::replace(&mut memory.has_said_second, true) {
                 self.log.write(&Message::SecondMaster { path: path.clone() });
             }
-            let there = std::fs::metadata(&path).map(|metadata| Identity::of(&metadata));
-            let shunned = memory.shunned;
-            let is_new = there.is_ok_and(|there| !there.same_inode(&running) && Some(there) != shunned);
+            let (shunned, unproved) = (memory.shunned, memory.unproved.clone());
+            let first = memory.directory.peek().unwrap_or_default().for_second_master();
+            let packaged = self.place.packaged().and_then(|path| Packaged::at(&path).ok()).map(|packaged| packaged.identity);
+            if first.packaged.as_ref().is_some_and(|first| Some(first.identity) == packaged) {
+                self.supervisor.knows_package(first.packaged.clone());
+            }
+            let path = self.changed_package().unwrap_or(path);
+            let now = self.now();
+            let is_unproved = |there: &Packaged| unproved.as_ref().is_some_and(|(unproved, until)| unproved == there && now < *until);
+            let is_new = Packaged::at(&path)
+                .is_ok_and(|there| !there.identity.same_inode(&running) && Some(there.identity) != shunned && !is_unproved(&there));
             if is_new && self.supervisor.takes_up_changes() {
                 self.log.write(&Message::PathChanged { path });
-                // If it is a release on probation, a crash of it takes it back here too.
-                self.supervisor.adopt(memory.directory.load().0.for_second_master());
+                // If it is a release on probation, a crash of it takes it back here too. The packaged file may have other numbers there.
+                let packaged = self.supervisor.record().packaged.clone();
+                self.supervisor.adopt(Record { packaged, ..first });
                 let now = self.now();
                 self.supervisor.handle(now, Event::RestartAsked { asker: Asker::PathChanged });
             }
