@@ -392,6 +392,8 @@ impl<T> Config<T> {
     /// # }
     /// ```
     ///
+    /// An operator's shell has no such variable, so a command needs it too: `STATE_DIRECTORY=/var/lib/app OVERSEER=status /opt/app/app`.
+    ///
     /// **At each start** the packaged file decides, and executes the release in its own place if that is to run: same PID, arguments and environment. It runs itself
     /// - when somebody has changed it since the release was committed: a package upgrade wins, and the release is moved to `.NAME.set-aside` and not installed again. What counts is
     ///   its contents, so a new container of the same image changes nothing. A restart of the running service takes a changed packaged file too;

@@ -95,6 +95,8 @@ messages! {
         "generation {generation} {why}; no other generation can serve, the master ends"
     Warning "misbehaved" Misbehaved { generation: Generation, why: String }
         "generation {generation} cannot be talked to: {why}; it is killed"
+    Warning "exit-taken" ExitTaken { generation: Generation, pid: i32 }
+        "generation {generation} (pid {pid}) has ended, and other code in the master's process has taken its exit status: it counts as exit code 1"
 
     // Restarts.
     Info "restarting" Restarting { generation: Generation, why: String }
@@ -207,7 +209,7 @@ messages! {
     Debug "no-commands" NoCommands { why: String }
         "commands do not reach this master: {why}"
     Info "forgotten" Forgotten { count: usize }
-        "{count} verdicts are forgotten: what was held back or rejected is tried again"
+        "verdicts forgotten: {count}; what was held back or rejected is tried again"
     Warning "held" Held { by: String, reason: String }
         "upgrades are held by {by} ({reason}) until OVERSEER=unhold; restarts work"
     Info "unheld" Unheld {}
@@ -486,6 +488,7 @@ mod tests {
             Error::Threads { count: 2, names: "NAMES".into() },
             Error::Unsupported { system: "SYSTEM" },
             Error::Role { variable: "OVERSEER_ROLE", value: "VALUE".into() },
+            Error::Forged { variable: "OVERSEER_ROLE", value: "VALUE".into(), user: 0, group: 0 },
             Error::System { what: "WHAT".into(), source: io() },
         ];
         let heading = |error: &Error| match error {
@@ -497,6 +500,7 @@ mod tests {
             Error::Threads { .. } => "Threads",
             Error::Unsupported { .. } => "Unsupported",
             Error::Role { .. } => "Role",
+            Error::Forged { .. } => "Forged",
             Error::System { .. } => "System",
         };
         let entry = |error: &Error| (Entry { heading: format!("`{}`", heading(error)), text: error.chain(), prose: String::new() }, true);

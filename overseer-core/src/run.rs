@@ -82,7 +82,7 @@ fn play<T>(mut config: Config<T>) -> Result<T, Error> {
         _ => Ok(addresses),
     });
     match role {
-        Role::Started(RoleName::Check | RoleName::Rehearsal, link) => binary::check::answer(link, valid.err().map(|error| error.chain())),
+        Role::Started(RoleName::Check | RoleName::Successor, link) => binary::check::answer(link, valid.err().map(|error| error.chain())),
         Role::Started(RoleName::Poll, link) => {
             valid?;
             let Some(fetcher) = config.fetcher else {
@@ -93,10 +93,10 @@ fn play<T>(mut config: Config<T>) -> Result<T, Error> {
         }
         Role::Successor(snapshot) => {
             let setup = valid.map(|addresses| setup(config, addresses, threads, None));
-            Err(master::resume(setup, &snapshot))
+            Err(master::resume(setup, snapshot))
         }
         Role::Stored(file) => {
-            let handed = Handed::read(&file).map_err(Error::system("cannot read what the packaged file has handed over"))?;
+            let handed = Handed::read(file).map_err(Error::system("cannot read what the packaged file has handed over"))?;
             match valid {
                 Err(error) if !handed.has_failed() => Err(handed.go_back(error)),
                 valid => match master::run(setup(config, valid?, threads, Some(handed)))? {},

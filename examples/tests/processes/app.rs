@@ -442,6 +442,15 @@ impl App {
         processes().into_iter().filter(|process| process.parent == self.pid()).collect()
     }
 
+    /// What the master has open, each with its number.
+    pub(crate) fn descriptors(&self) -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the master lives").flatten();
+        let target = |path: &Path| fs::read_link(path).unwrap_or_default().display().to_string();
+        let mut all: Vec<String> = entries.map(|entry| format!("{} {}", entry.file_name().display(), target(&entry.path()))).collect();
+        all.sort();
+        all
+    }
+
     /// The only child of the master that runs this role: the third field of its variable.
     pub(crate) fn child_in_role(&self, role: &str) -> Option<Pid> {
         let wanted = format!("OVERSEER_ROLE={role},");

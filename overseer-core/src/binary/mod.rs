@@ -25,6 +25,8 @@ pub(crate) use identity::{Identity, hex, id_of};
 pub(crate) use marker::keep as keep_marker;
 pub(crate) use place::Place;
 pub(crate) use proof::{Hashes, prove_contents};
+#[cfg(test)]
+pub(crate) use record::Noted;
 pub(crate) use record::{Hold, Installed, Judged, KnownId, Looks, Memo, Named, Packaged, Probation, Record, unix_s};
 pub(crate) use signature::Signed;
 pub(crate) use state_dir::{Lock, StateDir, StateDirError};

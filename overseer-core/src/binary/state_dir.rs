@@ -25,8 +25,6 @@ const LIVE_NEW: &str = "master.json.new";
 const COMMAND: &str = "command-";
 /// Nobody has so many words for a reason.
 const COMMAND_BYTES_MAX: u64 = 16 << 10;
-/// So many commands are taken at once.
-const COMMANDS_MAX: usize = 16;
 
 /// Why nothing can be remembered. The program can be served all the same, but not upgraded.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +55,20 @@ pub(crate) struct StateDir {
 /// Held by the one master of a file that polls. Given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
+
+/// A command that lies in the directory for as long as somebody waits for what comes of it. It is locked, so that one whose owner was killed is not taken
+/// later. Removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Left {
+    path: PathBuf,
+    _locked: File,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
 
 impl Lock {
     /// The lock that this process has held since before it was replaced by another program.
@@ -171,7 +183,7 @@ impl StateDir {
         }
     }
 
-    /// The same, where a command may have it for a moment, as it has if no master is shown: then this waits for up to a second.
+    /// The same, where a command may have it for a moment, as it has if no master is seen: then this waits for up to a second.
     ///
     /// # Errors
     /// See [`StateDir::lock`].
@@ -179,7 +191,7 @@ impl StateDir {
         const PAUSES: u32 = 50;
         for _ in 0..PAUSES {
             let lock = self.lock()?;
-            let has_master = || self.shown().is_ok_and(|live| live.is_some_and(|live| self.presence(&live) != Presence::Gone));
+            let has_master = || self.shown().is_ok_and(|live| live.is_some_and(|live| self.presence(&live) == Presence::Here));
             if lock.is_some() || has_master() {
                 return Ok(lock);
             }
@@ -194,10 +206,18 @@ impl StateDir {
         live.process.presence(|| self.is_locked())
     }
 
-    /// Whether a process has the lock. If none has, this one keeps it from being taken for a moment, as a command does.
-    fn is_locked(&self) -> bool {
-        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(self.lock_path());
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    /// Whether a process has the lock, in whichever namespace; `None` if this one cannot tell. If none has, this one keeps it from being taken for a moment,
+    /// as a command does.
+    pub(crate) fn is_locked(&self) -> Option<bool> {
+        match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(self.lock_path()) {
+            Ok(file) => match file.try_lock_shared() {
+                Ok(()) => Some(false),
+                Err(TryLockError::WouldBlock) => Some(true),
+                Err(TryLockError::Error(_)) => None,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+            Err(_) => None,
+        }
     }
 
     /// The file whose flock is the lock.
@@ -311,32 +331,34 @@ impl StateDir {
         }
     }
 
-    /// Leaves a command for the master, and answers the file's path.
+    /// Leaves a command for the master, until what this answers is dropped.
     ///
     /// # Errors
     /// Nothing was left.
-    pub(crate) fn leave(&self, order: &CommandFile) -> io::Result<PathBuf> {
-        let path = self.path.join(format!("{COMMAND}{}.json", order.token));
+    pub(crate) fn leave(&self, command: &CommandFile) -> io::Result<Left> {
+        let path = self.path.join(format!("{COMMAND}{}.json", command.token));
         let mut file = tempfile::Builder::new().prefix(".command-").tempfile_in(&self.path)?;
-        file.write_all(&serde_json::to_vec(order)?)?;
+        file.write_all(&serde_json::to_vec(command)?)?;
         // The master may be another user, and the directory keeps out all others.
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.persist(&path).map_err(|error| error.error)?;
-        Ok(path)
+        file.as_file().lock()?;
+        let locked = file.persist(&path).map_err(|error| error.error)?;
+        Ok(Left { path, _locked: locked })
     }
 
-    /// Takes what operators have left, in the order in which they did. A file that is no command, or not from root or the owner of the directory, comes with the reason.
+    /// Takes what operators have left, in the order in which they did. A file that is no command, is not from root or the owner of the directory, was left by
+    /// somebody who is gone, or cannot be removed, comes with the reason: what stays is not to be done twice.
     pub(crate) fn take_commands(&self) -> Vec<(PathBuf, Result<CommandFile, String>)> {
         let (Ok(entries), Ok(directory)) = (fs::read_dir(&self.path), fs::metadata(&self.path)) else { return Vec::new() };
         let is_one = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(COMMAND.as_bytes()));
-        let paths = entries.flatten().map(|entry| entry.path()).filter(is_one).take(COMMANDS_MAX);
+        let paths = entries.flatten().map(|entry| entry.path()).filter(is_one);
         let left_at = |path: &PathBuf| fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
         let mut paths: Vec<(PathBuf, _)> = paths.map(|path| (path.clone(), left_at(&path))).collect();
         paths.sort_by_key(|(_, left_at)| *left_at);
         let take = |(path, _): (PathBuf, _)| {
             let read = read_command(&path, directory.uid());
-            let _ = fs::remove_file(&path);
-            (path, read)
+            let removed = fs::remove_file(&path).map_err(|error| format!("it cannot be removed: {error}"));
+            (path, removed.and(read))
         };
         paths.into_iter().map(take).collect()
     }
@@ -386,6 +408,9 @@ fn read_command(path: &Path, owner: u32) -> Result<CommandFile, String> {
     }
     if ![0, owner].contains(&metadata.uid()) {
         return Err(format!("it belongs to user {}, who is neither root nor the owner of the state directory", metadata.uid()));
+    }
+    if file.try_lock_shared().is_ok() {
+        return Err("nobody waits for it: whoever gave it is gone".to_owned());
     }
     let mut bytes = Vec::new();
     file.take(COMMAND_BYTES_MAX).read_to_end(&mut bytes).map_err(unable)?;
@@ -488,11 +513,57 @@ mod tests {
         let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
         let lock = state_dir.lock().expect("no error").expect("the lock");
         assert!(state_dir.lock().expect("no error").is_none());
-        assert!(state_dir.is_locked());
+        assert_eq!(state_dir.is_locked(), Some(true));
         drop(lock);
-        testing::until("nobody has it", || !state_dir.is_locked());
+        testing::until("nobody has it", || state_dir.is_locked() == Some(false));
         // A process that another test forks at this moment has a copy of it until its exec.
         testing::until("it is free", || state_dir.lock().expect("no error").is_some());
+    }
+
+    fn command(token: &str) -> CommandFile {
+        CommandFile { token: token.to_owned(), command: crate::supervisor::Command::Unhold, by: "somebody".to_owned(), ids: Vec::new() }
+    }
+
+    #[test]
+    fn however_many_commands_there_are_they_are_taken_in_the_order_in_which_they_were_left() {
+        let directory = testing::directory();
+        let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
+        let tokens: Vec<String> = (0..40).map(|number| format!("{:02}", number * 7 % 40)).collect();
+        let left: Vec<Left> = tokens.iter().map(|token| state_dir.leave(&command(token)).expect("left")).collect();
+        for (at, left) in (1..).zip(&left) {
+            left._locked.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(at)).expect("set");
+        }
+        let taken: Vec<String> = state_dir.take_commands().into_iter().map(|(_, command)| command.expect("a command").token).collect();
+        assert_eq!(taken, tokens);
+        assert!(state_dir.take_commands().is_empty());
+    }
+
+    #[test]
+    fn a_command_is_there_for_as_long_as_somebody_waits_for_its_answer() {
+        let directory = testing::directory();
+        let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
+        let left = state_dir.leave(&command("x")).expect("left");
+        // As if whoever left it had been killed.
+        let path = state_dir.path().join("command-y.json");
+        fs::copy(&left.path, &path).expect("copied");
+        drop(left);
+        let taken = state_dir.take_commands();
+        assert_eq!(taken, [(path.clone(), Err("nobody waits for it: whoever gave it is gone".to_owned()))]);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_removed_is_not_taken() {
+        testing::in_own_mounts("binary::state_dir::tests::a_command_that_cannot_be_removed_is_not_taken", |directory| {
+            testing::mount(&["-t", "tmpfs", "none", directory.to_str().expect("text")]);
+            let state_dir = StateDir::open(&place(directory)).expect("a state directory");
+            let left = state_dir.leave(&command("x")).expect("left");
+            testing::mount(&["--bind", directory.to_str().expect("text"), directory.to_str().expect("text")]);
+            testing::mount(&["-o", "remount,bind,ro", directory.to_str().expect("text")]);
+            let taken = state_dir.take_commands();
+            let why = taken[0].1.as_ref().expect_err("it stays");
+            assert!(why.starts_with("it cannot be removed: ") && left.path.exists(), "{why}");
+        });
     }
 
     #[test]

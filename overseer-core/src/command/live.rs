@@ -5,7 +5,7 @@
 
 use crate::config::Upgrades;
 use crate::protocol::ReleaseName;
-use crate::supervisor::{Asked, Generation};
+use crate::supervisor::{Answer, Asked, Generation};
 use crate::sys::process;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,8 @@ pub(crate) struct Process {
 pub(crate) enum Presence {
     Here,
     Gone,
-    /// It has its number in another namespace of processes: in a container, or outside of this one.
-    Elsewhere,
+    /// Nobody can tell from here, for this reason.
+    Unclear(&'static str),
 }
 
 impl Process {
@@ -41,21 +41,29 @@ impl Process {
         Self { pid: pid.as_raw(), start, boot, namespace: process::namespace().unwrap_or_default() }
     }
 
-    /// Whether it is there, as far as the system lets this process see. Where it tells one of the two nothing of when it started, `has_lock` decides: whether
-    /// somebody has the lock that this process had.
-    pub(crate) fn presence(&self, has_lock: impl FnOnce() -> bool) -> Presence {
+    /// Whether it is there, as far as the system lets this process see. Where that is not far enough, `is_locked` helps: whether somebody has the lock that
+    /// this process had, which is one lock for all namespaces.
+    pub(crate) fn presence(&self, is_locked: impl FnOnce() -> Option<bool>) -> Presence {
         if self.pid <= 0 || process::boot().is_some_and(|boot| !self.boot.is_empty() && boot != self.boot) {
             return Presence::Gone;
         }
+        // In a container, or outside of this one.
         if process::namespace().is_some_and(|namespace| self.namespace != 0 && namespace != self.namespace) {
-            return Presence::Elsewhere;
+            return match is_locked() {
+                Some(false) => Presence::Gone,
+                Some(true) | None => Presence::Unclear("in another PID namespace"),
+            };
         }
-        let is_it = match process::start_of(Pid::from_raw(self.pid)) {
-            None => false,
-            Some(start) if start == 0 || self.start == 0 => has_lock(),
-            Some(start) => start == self.start,
-        };
-        if is_it { Presence::Here } else { Presence::Gone }
+        match process::start_of(Pid::from_raw(self.pid)) {
+            None => Presence::Gone,
+            Some(start) if start == 0 || self.start == 0 => match is_locked() {
+                Some(true) => Presence::Here,
+                Some(false) => Presence::Gone,
+                None => Presence::Unclear("which may be another process by now"),
+            },
+            Some(start) if start == self.start => Presence::Here,
+            Some(_) => Presence::Gone,
+        }
     }
 }
 
@@ -89,7 +97,22 @@ pub(crate) struct Live {
     pub(crate) next_look_unix_s: Option<u64>,
     /// A proved release that waits for the next restart.
     pub(crate) waiting: Option<ReleaseName>,
-    pub(crate) commands: Vec<Asked>,
+    pub(crate) commands: Vec<Told>,
+}
+
+/// A command that the master has taken.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Told {
+    pub(crate) token: String,
+    /// `None` while it goes on.
+    pub(crate) answer: Option<Answer>,
+}
+
+impl Told {
+    pub(crate) fn of(asked: &Asked) -> Self {
+        Self { token: asked.token.clone(), answer: asked.answer.clone() }
+    }
 }
 
 /// A generation that lives.

@@ -9,18 +9,18 @@ mod offline;
 mod page;
 mod status;
 
-pub(crate) use live::{Live, LiveGeneration, LiveState, Presence, Process};
+pub(crate) use live::{Live, LiveGeneration, LiveState, Presence, Process, Told};
 
 use crate::FetchError;
 use crate::binary::{Identity, KnownId, Place, StateDir, id_of};
-use crate::supervisor::{Asked, Command};
+use crate::supervisor::Command;
 use crate::sys::files::process_descriptor;
 use crate::sys::poll::{Interest, wait};
 use crate::sys::process;
 use crate::wish::{Wish, words};
 use nix::unistd::{Pid, Uid, User};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -76,10 +76,41 @@ struct Scene {
     place: Place,
     /// `None`: no master has ever made it.
     directory: Option<StateDir>,
-    /// What only a start of the service makes, so that nobody knows before whose it is to be.
-    not_made: Option<PathBuf>,
-    /// What a master has shown, and whether it is there.
-    master: Option<(Live, Presence)>,
+    /// The binary store, if only a start of the service makes it.
+    missing_store: Option<PathBuf>,
+    master: Master,
+}
+
+/// What is known of a program's master.
+#[derive(Debug)]
+enum Master {
+    /// None runs.
+    Nobody,
+    Here(Box<Live>),
+    /// Nobody can tell from here whether one runs, for this reason; what was shown last, if that can be read.
+    Unclear(String, Option<Box<Live>>),
+}
+impl Master {
+    fn of(directory: &StateDir) -> Result<Self, Refused> {
+        let live = match directory.shown() {
+            Ok(None) => return Ok(Self::Nobody),
+            Ok(Some(live)) => Box::new(live),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Refused::of(format!("cannot read {}", directory.path().display()), &error));
+            }
+            // What the last master left behind, and is no loss.
+            Err(_) if directory.is_locked() == Some(false) => return Ok(Self::Nobody),
+            // Of another version perhaps.
+            Err(error) => {
+                return Ok(Self::Unclear(format!("what the master shows in {} cannot be read: {error}", directory.path().display()), None));
+            }
+        };
+        Ok(match directory.presence(&live) {
+            Presence::Gone => Self::Nobody,
+            Presence::Here => Self::Here(live),
+            Presence::Unclear(why) => Self::Unclear(format!("the master has the PID {} {why}", live.process.pid), Some(live)),
+        })
+    }
 }
 
 /// Does what was asked for, and answers the exit status.
@@ -111,22 +142,10 @@ impl Scene {
         if let Some(store) = binary_store.filter(|store| store.is_dir()) {
             place = place.with_store(store, state_dir).map_err(unable)?;
         }
-        let store = binary_store.filter(|store| !store.is_dir());
-        let not_made = store.or_else(|| state_dir.filter(|path| !path.exists())).map(Path::to_owned);
+        let missing_store = binary_store.filter(|store| !store.is_dir()).map(Path::to_owned);
         let directory = StateDir::find(&place).map_err(|error| Refused(NOT_ALLOWED, FetchError::chain(&error)))?;
-        let shown = match &directory {
-            Some(directory) => directory.shown().or_else(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => Err(Refused::of(format!("cannot read {}", directory.path().display()), &error)),
-                // Damaged, or of another version: nobody knows more than that.
-                _ => Ok(None),
-            })?,
-            None => None,
-        };
-        let master = directory.as_ref().zip(shown).map(|(directory, live)| {
-            let presence = directory.presence(&live);
-            (live, presence)
-        });
-        Ok(Self { place, directory, not_made, master })
+        let master = directory.as_ref().map_or(Ok(Master::Nobody), Master::of)?;
+        Ok(Self { place, directory, missing_store, master })
     }
 
     /// The program's name, for what is said of it.
@@ -141,19 +160,11 @@ impl Scene {
     /// Lets the master do it, or does what can be done without one. Answers what came of it.
     fn command(&self, command: Command) -> Result<String, Refused> {
         match (&self.directory, &self.master) {
-            (Some(directory), Some((live, Presence::Here))) => self.ask(directory, live, command),
-            (Some(_), Some((live, Presence::Elsewhere))) => Err(Refused(
-                NOT_ALLOWED,
-                format!("the master of {} has the PID {} in another PID namespace; ask from in there", self.program(), live.process.pid),
-            )),
-            (directory, _) => match command {
-                Command::Poll | Command::Restart | Command::Unknown => {
-                    Err(Refused::failed(format!("no master of {} runs (by its state directory {})", self.program(), self.state_dir())))
-                }
-                Command::Retry | Command::Rollback | Command::Hold { .. } | Command::Unhold => {
-                    offline::command(self, directory.as_ref(), command)
-                }
-            },
+            (Some(directory), Master::Here(live)) => self.ask(directory, live, command),
+            (_, Master::Unclear(why, _)) => {
+                Err(Refused(NOT_ALLOWED, format!("nobody can ask the master of {} from here: {why}", self.program())))
+            }
+            (directory, _) => offline::command(self, directory.as_ref(), command),
         }
     }
 
@@ -168,15 +179,13 @@ impl Scene {
         }
         let ids = if command == Command::Rollback { known_ids(&self.place) } else { Vec::new() };
         let file = CommandFile { token: token(), command, by: user(), ids };
-        let path = directory.leave(&file).map_err(unable(format!("cannot leave a command in {}", directory.path().display())))?;
+        // Gone when this returns, so nobody takes it later.
+        let _left = directory.leave(&file).map_err(unable(format!("cannot leave a command in {}", directory.path().display())))?;
         let signalled = process::signal_by_descriptor(master.as_fd(), Pid::from_raw(pid), crate::master::COMMAND_SIGNAL);
-        let answered = match signalled {
+        match signalled {
             Ok(()) => wait_for_answer(directory, &master, &file.token, pid),
             Err(error) => Err(Refused::of(format!("cannot signal the master (pid {pid})"), &error)),
-        };
-        // If it is still there, nobody has taken it, and nobody is to take it later.
-        let _ = fs::remove_file(path);
-        answered
+        }
     }
 
     /// A process manager that asks by a command of its unit means its own master, and not another one that has the same state directory.
@@ -198,8 +207,8 @@ fn wait_for_answer(directory: &StateDir, master: &OwnedFd, token: &str, pid: i32
     loop {
         let ended = wait(&[Interest { descriptor: master.as_fd(), write: false }], Some(PAUSE))
             .is_ok_and(|ready| ready.iter().any(|ready| ready.read));
-        let asked = directory.shown().ok().flatten().and_then(|live| live.commands.into_iter().find(|asked| asked.token == token));
-        if let Some(Asked { answer: Some(answer), .. }) = asked {
+        let asked = directory.shown().ok().flatten().and_then(|live| live.commands.into_iter().find(|told| told.token == token));
+        if let Some(Told { answer: Some(answer), .. }) = asked {
             return if answer.is_success { Ok(answer.text) } else { Err(Refused::failed(answer.text)) };
         }
         is_accepted |= asked.is_some();
@@ -245,7 +254,7 @@ mod tests {
 
     /// Of whom the system tells everything.
     fn seen(process: &Process) -> Presence {
-        process.presence(|| unreachable!("its start is known"))
+        process.presence(|| unreachable!("it can be seen"))
     }
 
     #[test]
@@ -254,7 +263,11 @@ mod tests {
         assert_eq!(seen(&own), Presence::Here);
         assert_eq!(seen(&Process { start: own.start + 1, ..own.clone() }), Presence::Gone);
         assert_eq!(seen(&Process { boot: "another".to_owned(), ..own.clone() }), Presence::Gone);
-        assert_eq!(seen(&Process { namespace: 1, ..own }), Presence::Elsewhere);
+        let elsewhere = Process { namespace: 1, ..own };
+        for (is_locked, is_gone) in [(Some(true), false), (None, false), (Some(false), true)] {
+            assert_eq!(elsewhere.presence(|| is_locked) == Presence::Gone, is_gone, "one lock is for all namespaces");
+            assert_ne!(elsewhere.presence(|| is_locked), Presence::Here);
+        }
         assert_eq!(seen(&Process::default()), Presence::Gone);
     }
 
@@ -263,7 +276,8 @@ mod tests {
         let own = Process::own();
         assert_eq!(seen(&Process { boot: String::new(), namespace: 0, ..own.clone() }), Presence::Here);
         let without_start = Process { start: 0, ..own };
-        assert_eq!(without_start.presence(|| true), Presence::Here);
-        assert_eq!(without_start.presence(|| false), Presence::Gone, "its number is another one's by now");
+        assert_eq!(without_start.presence(|| Some(true)), Presence::Here);
+        assert_eq!(without_start.presence(|| Some(false)), Presence::Gone, "its number is another one's by now");
+        assert!(matches!(without_start.presence(|| None), Presence::Unclear(_)));
     }
 }

@@ -2,36 +2,28 @@
 
 use super::{Refused, Scene, known_ids, user};
 use crate::FetchError;
-use crate::binary::{self, Hold, Identity, Place, Record, StateDir, unix_s};
+use crate::binary::{self, Hold, Identity, Record, StateDir, unix_s};
 use crate::message::Message;
 use crate::supervisor::Command;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 
 pub(super) fn command(scene: &Scene, directory: Option<&StateDir>, command: Command) -> Result<String, Refused> {
-    let failed = |error: binary::StateDirError| Refused::failed(FetchError::chain(&error));
-    if let Some(path) = &scene.not_made {
-        return Err(Refused::failed(format!("{} is not there: start the service first, which makes it", path.display())));
+    if matches!(command, Command::Poll | Command::Restart | Command::Unknown) {
+        return Err(Refused::failed(format!("no master of {} runs (by {})", scene.program(), scene.state_dir())));
     }
-    let made;
-    let directory = match (directory, &command) {
-        (Some(directory), _) => directory,
-        // The first master is to find it.
-        (None, Command::Hold { .. }) if is_anybodys(&scene.place) => {
-            let around = scene.place.directory().display();
-            return Err(Refused::failed(format!(
-                "{around} can be written by several users, and nobody knows who the service is: start it first"
-            )));
-        }
-        (None, Command::Hold { .. }) => {
-            made = StateDir::open(&scene.place).map_err(failed)?;
-            &made
-        }
-        (None, _) => {
-            return Err(Refused::failed(format!("nothing is remembered of {}: there is no {}", scene.program(), scene.state_dir())));
-        }
+    let failed = |error: binary::StateDirError| Refused::failed(FetchError::chain(&error));
+    if let Some(store) = &scene.missing_store {
+        return Err(Refused::failed(format!("there is no {}: start the service first, which makes it", store.display())));
+    }
+    let Some(directory) = directory else {
+        // Nobody knows whether the first master will look there: the environment of the service may name another place.
+        return Err(Refused::failed(format!(
+            "nothing is remembered of {}: there is no {}; start the service first, or give the arguments and the environment by which it finds another one",
+            scene.program(),
+            scene.state_dir()
+        )));
     };
-    let Some(_lock) = directory.lock().map_err(failed)? else {
+    let Some(_lock) = directory.lock_from_command().map_err(failed)? else {
         let holder = directory.lock_holder().map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
         return Err(Refused::failed(format!("{holder} has the lock {} and shows nothing of itself", directory.lock_path().display())));
     };
@@ -45,27 +37,20 @@ pub(super) fn command(scene: &Scene, directory: Option<&StateDir>, command: Comm
             let count = record.verdicts.len();
             record.forget_verdicts();
             record.looks.last_unix_s = None;
-            (Message::Forgotten { count }, format!("{count} verdicts are forgotten; the next master looks when it starts"))
+            (Message::Forgotten { count }, format!("verdicts forgotten: {count}; the next master looks when it starts"))
         }
         Command::Hold { reason } => {
             record.held = Some(Hold { by: by.clone(), reason: reason.clone(), at_unix_s: now });
-            (Message::Held { by, reason }, "upgrades are held; no master runs".to_owned())
+            (Message::Held { by, reason }, format!("upgrades are held; no master runs (by {})", scene.state_dir()))
         }
         Command::Unhold if record.held.take().is_none() => return Err(Refused::failed("upgrades are not held")),
-        Command::Unhold => (Message::Unheld {}, "upgrades are not held any more; no master runs".to_owned()),
+        Command::Unhold => (Message::Unheld {}, format!("upgrades are not held any more; no master runs (by {})", scene.state_dir())),
         Command::Rollback => return roll_back(scene, directory, record, &by, now),
-        Command::Poll | Command::Restart | Command::Unknown => return Err(Refused::failed("no master runs")),
+        Command::Poll | Command::Restart | Command::Unknown => unreachable!("they were refused above"),
     };
     record.note(now, note.to_string());
     directory.save(&record).map_err(failed)?;
     Ok(text)
-}
-
-/// Whether a state directory that is made by this process might not be the service's: who that is shows only where one user alone can make it.
-fn is_anybodys(place: &Place) -> bool {
-    let own = nix::unistd::geteuid();
-    let is_owner = |around: &fs::Metadata| !own.is_root() && around.uid() == own.as_raw();
-    fs::metadata(place.directory()).is_ok_and(|around| around.mode() & 0o022 != 0 && !is_owner(&around))
 }
 
 /// Puts `previous` back at the path. It is not started, so nothing is proved of it but that it has run before.

@@ -8,7 +8,12 @@ use std::time::Duration;
 
 /// The page; its lines may be long, as reasons are.
 pub(super) fn write(status: &Status) -> String {
-    let mut page = format!("{} {}\n\n", status.program, if status.serving { "serves" } else { "does not serve" });
+    let does = match status.serving {
+        Some(true) => "serves",
+        Some(false) => "does not serve",
+        None => "may serve",
+    };
+    let mut page = format!("{} {does}\n\n", status.program);
     let mut line = |name: &str, text: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(page, "{}", format!("{name:<13}{text}").trim_end());
@@ -20,11 +25,15 @@ pub(super) fn write(status: &Status) -> String {
     }
     match &status.master {
         Some(master) => {
-            let state = if master.state == "running" { String::new() } else { format!(", {}", master.state) };
+            let state = match master.state {
+                "running" => String::new(),
+                "unknown" => ", which may be gone".to_owned(),
+                state => format!(", {state}"),
+            };
             let what = name(master.release.as_ref());
             line("master", &format!("pid {}{state}, since {}, overseer {}{what}", master.pid, past(master.since, now), master.overseer));
         }
-        None => line("master", "none"),
+        None => line("master", if status.serving.is_none() { "not known" } else { "none" }),
     }
     for (index, generation) in status.generations.iter().enumerate() {
         line(if index == 0 { "generations" } else { "" }, &describe(generation, now));
@@ -43,7 +52,8 @@ pub(super) fn write(status: &Status) -> String {
     let held = status.upgrades.held.as_ref();
     let held = held.map(|held| format!(", held by {} since {}: {}", held.by, Date(held.since.0), held.reason)).unwrap_or_default();
     let impossible = status.upgrades.impossible.as_ref().map(|why| format!(", impossible here: {why}")).unwrap_or_default();
-    line("upgrades", &format!("{}{impossible}{held}", status.upgrades.level));
+    let level = status.upgrades.level.map_or_else(|| "not known".to_owned(), |level| level.to_string());
+    line("upgrades", &format!("{level}{impossible}{held}"));
     match &status.source {
         Some(source) => looks(source, now, &mut line),
         None => line("source", "none"),
@@ -59,6 +69,7 @@ pub(super) fn write(status: &Status) -> String {
         let verdict = judged.verdict.replace('_', " ");
         line(if index == 0 { "not tried" } else { "" }, &format!("{}: {verdict}{until}, {}", judged.release.name, judged.reason));
     }
+    line("state dir", &status.state_dir);
     let skipped = status.events.len().saturating_sub(EVENTS_SHOWN);
     for (index, event) in status.events.iter().skip(skipped).enumerate() {
         line(if index == 0 { "last events" } else { "" }, &format!("{}  {}", Date(event.at.0), event.text));

@@ -36,8 +36,8 @@ pub(crate) struct Handed {
 impl Handed {
     /// # Errors
     /// It cannot be read.
-    pub(crate) fn read(file: &File) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&bytes_of(file)?)?)
+    pub(crate) fn read(file: File) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&bytes_of(&file)?)?)
     }
 
     /// Whether this process runs the packaged file again.
@@ -89,7 +89,7 @@ pub(super) struct Home {
 pub(super) fn find(setup: &mut Setup, own: &File, original: &Original, log: &mut Log) -> Result<Home, Error> {
     let failed = match setup.handed.take() {
         Some(Handed { failed: Some(why), packaged, .. }) => {
-            drop(packaged.take());
+            drop(packaged.take_if_here());
             Some(why)
         }
         Some(handed) => return Ok(of_stored(handed, setup, log)),
@@ -120,7 +120,7 @@ fn without_store(place: Place, setup: &Setup, own: &File, original: &Original, l
 /// The release goes on where the packaged file has executed it.
 fn of_stored(handed: Handed, setup: &Setup, log: &mut Log) -> Home {
     let Handed { place, packaged, is_counted, .. } = handed;
-    drop(packaged.take());
+    drop(packaged.take_if_here());
     process::set_name(place.name());
     if setup.binary_store.as_deref().and_then(|store| fs::canonicalize(store).ok()).as_deref() != Some(place.directory()) {
         let why = format!("{} decides where releases lie; it is what the service is started by", place.invoked().display());

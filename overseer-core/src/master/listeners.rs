@@ -90,8 +90,8 @@ pub(crate) struct HeldState {
 impl HeldState {
     /// # Errors
     /// The address is of a kind that is unknown here.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        Address::parse(&self.address).map(drop).map_err(|error| error.to_string())
+    pub(crate) fn address(&self) -> Result<Address, String> {
+        Address::parse(&self.address).map_err(|error| error.to_string())
     }
 }
 
@@ -136,15 +136,13 @@ impl Listeners {
         states.collect()
     }
 
-    /// # Errors
-    /// A socket is not here, or an address is of a kind that is unknown here.
-    pub(crate) fn resume(states: Vec<HeldState>) -> io::Result<Self> {
-        let held = states.into_iter().map(|state| {
-            let address = Address::parse(&state.address).map_err(io::Error::other)?;
+    /// Takes those that were handed over, each with its [`address`](HeldState::address).
+    pub(crate) fn resume(states: Vec<HeldState>, addresses: Vec<Address>) -> Self {
+        let held = states.into_iter().zip(addresses).map(|(state, address)| {
             let HeldState { key, socket, bound_to, file, keeper, users, .. } = state;
-            Ok((key, Held { address, socket: socket.take()?, bound_to, file, keeper, users }))
+            (key, Held { address, socket: socket.take(), bound_to, file, keeper, users })
         });
-        Ok(Self { held: held.collect::<io::Result<_>>()?, ..Self::default() })
+        Self { held: held.collect(), ..Self::default() }
     }
 
     /// Holds for `generation` the listeners that it wants; binds those that nobody has yet.

@@ -101,8 +101,6 @@ struct Master {
     started: Instant,
     /// When the loop was last seen to run.
     awake: Time,
-    /// We have stopped ourselves, so the SIGCONT that comes next needs no second count.
-    has_stopped_itself: bool,
     signals: Signals,
     original: Original,
     log: Log,
@@ -330,7 +328,8 @@ impl Master {
     }
 
     fn signal(&mut self, generation: Generation, signal: Signal) {
-        if let Some(child) = self.children.get(&generation)
+        // Once other code in this process has reaped it, its number may be anybody's.
+        if let Some(child) = self.children.get(&generation).filter(|child| process::is_child(child.pid))
             && let Err(error) = process::kill(child.pid, signal)
         {
             let why = format!("it cannot be sent {signal}: {error}");
@@ -355,8 +354,8 @@ impl Master {
     fn take_signals(&mut self) {
         let all: Vec<Arrived> = std::iter::from_fn(|| self.signals.next()).collect();
         // First, since it moves what was waited for while the master was stopped, and not what the other signals begin: process managers
-        // send SIGCONT right after SIGTERM, whether somebody was stopped or not.
-        if all.iter().any(|arrived| arrived.signal == Signal::CONT) && !std::mem::take(&mut self.has_stopped_itself) {
+        // send SIGCONT right after SIGTERM, whether somebody was stopped or not. Nor is a stop of our own counted twice: the loop has been awake since.
+        if all.iter().any(|arrived| arrived.signal == Signal::CONT) {
             let now = self.now();
             // Only one that was slept through tells of a stop; anybody can send SIGCONT.
             if self.supervisor.deadline().is_some_and(|deadline| deadline < now) {
@@ -370,7 +369,6 @@ impl Master {
                 Signal::TSTP => {
                     self.handle(Event::Signal { signal: Signal::TSTP, to_the_group: arrived.to_the_group });
                     let before = self.now();
-                    self.has_stopped_itself = true;
                     stop_self();
                     let stopped = self.now().saturating_sub(before);
                     self.handle(Event::Continued { stopped });
@@ -390,12 +388,16 @@ impl Master {
             // What it said before it ended counts. Until it is reaped its number is nobody else's, whatever is sent to it because of that.
             while self.read_child(generation) {}
             let Some(child) = self.children.get(&generation) else { continue };
-            let Some((_, exit)) = process::reap(Some(child.pid)) else { continue };
+            let exit = process::reap(Some(child.pid)).map(|(_, exit)| exit);
             let Some(child) = self.children.remove(&generation) else { continue };
             self.listeners.release(generation);
             if self.supervisor.last() == Some(generation) {
                 self.last = Some(child.program);
             }
+            let exit = exit.unwrap_or_else(|| {
+                self.log.write(&Message::ExitTaken { generation, pid: child.pid.as_raw() });
+                Exit::Code(1)
+            });
             self.handle(Event::Exited { generation, exit, why: child.why });
             self.close_unused_listeners();
         }

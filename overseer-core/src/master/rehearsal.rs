@@ -24,7 +24,7 @@ impl Rehearsal {
     pub(crate) fn start(program: BorrowedFd<'_>, generation: Generation, snapshot: &File, original: &Original) -> io::Result<Self> {
         let token = format!("{:032x}", fastrand::u128(..));
         let order = CheckOrder { token: token.clone(), snapshot: true };
-        let process = Aside::start(program, RoleName::Rehearsal, &order, &[snapshot.as_fd()], original)?;
+        let process = Aside::start(program, RoleName::Successor, &order, &[snapshot.as_fd()], original)?;
         Ok(Self { generation, process, token, said: None, is_overdue: false })
     }
 

@@ -55,8 +55,6 @@ pub(crate) struct Snapshot {
     pub(crate) memory: Option<MemoryState>,
     #[serde(default)]
     pub(crate) has_sought_memory: bool,
-    #[serde(default)]
-    pub(crate) has_stopped_itself: bool,
     pub(crate) pid_file: Option<(PathBuf, Passed)>,
     #[serde(default)]
     pub(crate) lost_lines: u64,
@@ -110,7 +108,7 @@ impl Snapshot {
             return Err(format!("the snapshot has the format {}, and this build reads {FORMAT}", header.format));
         }
         let snapshot: Self = serde_json::from_slice(bytes).map_err(|error| format!("the snapshot cannot be read: {error}"))?;
-        snapshot.listeners.iter().try_for_each(HeldState::check)?;
+        snapshot.listeners.iter().try_for_each(|held| held.address().map(drop))?;
         Ok(snapshot)
     }
 

@@ -126,7 +126,6 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
         supervisor,
         started: Instant::now(),
         awake: Duration::ZERO,
-        has_stopped_itself: false,
         signals,
         original,
         log,

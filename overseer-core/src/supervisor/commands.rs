@@ -6,7 +6,7 @@
 use super::{Action, Asker, Generation, Installation, Origin, Program, Stage, Supervisor};
 use crate::binary::{Hold, Identity};
 #[cfg(unix)]
-use crate::command::{Live, LiveGeneration, LiveState};
+use crate::command::{Live, LiveGeneration, LiveState, Told};
 use crate::config::Upgrades;
 use crate::message::Message;
 use crate::protocol::ReleaseName;
@@ -161,7 +161,7 @@ impl Supervisor {
         self.record.forget_verdicts();
         self.looking.setbacks = 0;
         self.note(Message::Forgotten { count });
-        self.look_for_operator("").unwrap_or_else(|why| Ok(format!("{count} verdicts are forgotten; {why}")))
+        self.look_for_operator("").unwrap_or_else(|why| Ok(format!("verdicts forgotten: {count}; {why}")))
     }
 
     fn hold(&mut self, by: String, reason: String) -> String {
@@ -395,7 +395,7 @@ impl Supervisor {
             is_looking: self.looking.running_until.is_some(),
             next_look_unix_s: self.next_look().map(unix),
             waiting: self.waiting.clone(),
-            commands: self.commands.iter().cloned().collect(),
+            commands: self.commands.iter().map(Told::of).collect(),
             ..Live::default()
         }
     }

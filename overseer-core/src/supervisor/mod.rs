@@ -32,6 +32,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+#[cfg(unix)]
+pub(crate) use commands::Answer;
 pub(crate) use commands::{Asked, Command};
 pub(crate) use notify::{Notice, one_line};
 pub(crate) use settings::{Installation, Settings};

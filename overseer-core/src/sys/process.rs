@@ -179,6 +179,16 @@ pub(crate) fn signal_by_descriptor(process: BorrowedFd<'_>, pid: Pid, signal: Si
     system::signal_by_descriptor(process, pid, signal)
 }
 
+/// Whether the file that this process runs gave it rights that whoever executed it may not have, and who has chosen its environment and its descriptors.
+pub(crate) fn has_rights_of_its_file() -> bool {
+    system::has_rights_of_its_file()
+}
+
+/// As which user and group this process does what it does.
+pub(crate) fn effective_ids() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
 /// Takes a variable out of the environment. Only while no other thread runs.
 pub(crate) fn remove_variable(name: &str) {
     // SAFETY: the caller has made sure, as far as the system tells, that this is the only thread, so nobody reads the environment meanwhile.

@@ -325,7 +325,7 @@ fn carried_over(link: Link) -> Link {
     let text = serde_json::to_string(&state).expect("it can be written down");
     let read: LinkState = serde_json::from_str(&text).expect("it can be read");
     assert_eq!(read, state);
-    read.take().expect("all of it is here")
+    read.take()
 }
 
 #[test]
