@@ -116,6 +116,8 @@ pub(crate) enum ToChild {
     Drain(Drain),
     /// Asks for a `Pong`.
     Ping,
+    /// Somebody who outlives the master keeps more of its listeners than `Welcome` has said.
+    Kept(Kept),
     /// From a newer build.
     #[serde(other)]
     Unknown,
@@ -158,6 +160,14 @@ pub(crate) struct Refused {
 pub(crate) struct Drain {
     /// Milliseconds from now; then it is killed.
     pub(crate) within_ms: u64,
+}
+
+/// Listeners that an orphan does not shut down.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Kept {
+    /// What they are bound to.
+    pub(crate) addresses: Vec<String>,
 }
 
 /// Poll process to master.

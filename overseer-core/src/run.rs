@@ -223,15 +223,17 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         path: welcome.path,
     };
     let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
-    if welcome.pings {
-        shared.answer_pings();
-    }
     let listener = |(place, (socket, address)): (usize, (_, &Address))| {
         let outlives_master = welcome.kept.contains(&place);
         Listener::new(socket, address.name.clone(), outlives_master, Arc::clone(&shared))
     };
     let listeners = sockets.into_iter().zip(addresses).enumerate().map(listener).collect();
-    Ok(run_program(config.program, State::new(Arc::clone(&shared), listeners, true), &shared))
+    let state = State::new(Arc::clone(&shared), listeners, true);
+    // Not before it has its listeners, of which the master may say more.
+    if welcome.pings {
+        shared.answer_pings();
+    }
+    Ok(run_program(config.program, state, &shared))
 }
 
 fn run_alone<T>(config: Config<T>, addresses: &[Address], is_only_thread: bool) -> Result<T, Error> {

@@ -100,6 +100,21 @@ fn a_start_restarts_a_failed_one_and_the_end_are_told_in_their_order() {
 }
 
 #[test]
+fn whoever_hears_that_it_is_ready_is_shown_that_it_serves() {
+    for _ in 0..10 {
+        let scene = Scene::new("");
+        let mut command = scene.command();
+        let mut listener = Listener::of(&scene, &mut command);
+        let mut app = App::start(command);
+        listener.line_after("READY=1");
+        let shown = fs::read_to_string(scene.state_dir().join("master.json")).expect("it is there");
+        assert!(shown.contains("\"state\":\"serving\""), "{shown}");
+        app.wait_until_ready();
+        assert!(app.terminate().success());
+    }
+}
+
+#[test]
 fn an_upgrade_and_a_new_master_change_the_status_alone_and_the_new_master_goes_on() {
     let scene = Scene::with_source("");
     let (mut app, mut listener) = start(&scene, |_| {});

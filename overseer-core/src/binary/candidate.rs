@@ -21,7 +21,7 @@ use std::process::exit;
 pub(crate) fn run(mut link: Link, demands: &Demands) -> ! {
     let Ok(Received::Message(order, _)) = link.receive::<ProofOrder>() else { exit(1) };
     let Err(why) = become_proved(&link, &order, demands);
-    if let Err(error) = link.send(&ToMaster::Unproved { why }, &[]) {
+    if let Err(error) = link.send(&ToMaster::Unproved { why }, []) {
         eprintln!("the master could not be told: {}", FetchError::chain(&error));
     }
     exit(1)

@@ -123,6 +123,17 @@ impl Place {
         Ok(Self { directory, state_dir, has_store: true, name: self.name.clone(), invoked: self.invoked.clone() })
     }
 
+    /// Why releases are not committed to the binary store of this setting, or not to none where it is `None`, if that is so: it was decided when the service
+    /// was started.
+    pub(crate) fn why_not_in(&self, store: Option<&Path>) -> Option<String> {
+        let wanted = store.map(|store| fs::canonicalize(store).unwrap_or_else(|_| store.to_owned()));
+        let is_in = wanted.map_or(!self.has_store, |wanted| wanted == self.directory);
+        (!is_in).then(|| match self.has_store {
+            true => format!("{} decides where releases lie; it is what the service is started by", self.invoked.display()),
+            false => format!("releases lie in {} until the service is started anew", self.directory.display()),
+        })
+    }
+
     pub(crate) fn has_store(&self) -> bool {
         self.has_store
     }
@@ -444,6 +455,14 @@ mod tests {
         assert_eq!((place.directory(), place.state_dir()), (store.as_path(), store.join(".app.overseer").as_path()));
         assert_eq!((place.packaged(), place.resolve().expect("a path")), (Some(path.clone()), path));
         assert_eq!((place.obstacle(), place.set_stored_aside().expect("nothing is there")), (None, None));
+        let elsewhere = directory.path().join("elsewhere");
+        for (place, holds, others) in
+            [(&place, Some(store.as_path()), [None, Some(elsewhere.as_path())]), (&plain, None, [Some(&*store), Some(&*elsewhere)])]
+        {
+            assert_eq!(place.why_not_in(holds), None);
+            assert!(others.iter().all(|other| place.why_not_in(*other).is_some()), "it was decided otherwise");
+        }
+        assert_eq!((place.why_not_in(Some(&link)), plain.why_not_in(Some(plain.directory()))), (None, None), "it is the same directory");
 
         let target = place.target().expect("a path");
         fs::write(&target, "committed").expect("written");

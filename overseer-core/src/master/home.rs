@@ -122,8 +122,7 @@ fn of_stored(handed: Handed, setup: &Setup, log: &mut Log) -> Home {
     let Handed { place, packaged, is_counted, .. } = handed;
     drop(packaged.take_if_here());
     process::set_name(place.name());
-    if setup.binary_store.as_deref().and_then(|store| fs::canonicalize(store).ok()).as_deref() != Some(place.directory()) {
-        let why = format!("{} decides where releases lie; it is what the service is started by", place.invoked().display());
+    if let Some(why) = place.why_not_in(setup.binary_store.as_deref()) {
         log.write(&Message::SettingWaits { setting: "binary_store".to_owned(), why });
     }
     let (memory, record) = remember(&place, &setup.settings, log);

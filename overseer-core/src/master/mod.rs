@@ -26,7 +26,7 @@ use crate::FetchError;
 use crate::binary::{self, Identity, Lock, Packaged, Place, Record, StateDir};
 use crate::command::Live;
 use crate::message::Message;
-use crate::protocol::{Drain, Hello, Refused, Staged, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
+use crate::protocol::{Drain, Hello, Kept, Refused, Staged, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
@@ -48,7 +48,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// A generation's process.
@@ -147,6 +147,7 @@ impl Master {
             }
             if self.notify.take_refused() {
                 self.keep_listeners();
+                self.act();
             }
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
@@ -197,13 +198,13 @@ impl Master {
             Action::Spawn { generation, program } => return Some(self.spawn(generation, program)),
             Action::Welcome { generation } => return self.welcome(generation),
             Action::Accept { generation } => {
-                self.tell(generation, &ToChild::Accept, &[]);
+                self.tell(generation, &ToChild::Accept, Vec::new());
                 self.last = None;
                 self.close_unused_listeners();
             }
             Action::Drain { generation, within } => {
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                self.tell(generation, &ToChild::Drain(Drain { within_ms }), &[]);
+                self.tell(generation, &ToChild::Drain(Drain { within_ms }), Vec::new());
             }
             Action::Signal { generation, signal } => self.signal(generation, signal),
             Action::Kill { generation } => self.signal(generation, Signal::KILL),
@@ -269,11 +270,13 @@ impl Master {
             Action::Save => self.has_unsaved = true,
             Action::Say(message) => self.say(message),
             Action::Notify(notices) => {
+                // Whoever asks because of what the process manager is told is to see it.
+                self.show();
                 if let Some(message) = self.notify.tell(&notices) {
                     self.log.write(&message);
                 }
             }
-            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, &[]),
+            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, Vec::new()),
             Action::Leave(exit) => self.leave(exit),
         }
         None
@@ -313,7 +316,7 @@ impl Master {
             Ok((pid, mut link)) => {
                 let proof = order.as_ref().map_or(Duration::ZERO, |_| time_to_prove(&identity));
                 if let Some(order) = &order
-                    && let Err(error) = link.send(order, &[])
+                    && let Err(error) = link.send(order, [])
                 {
                     self.log.write(&Message::Misbehaved { generation, why: FetchError::chain(&error) });
                 }
@@ -338,11 +341,10 @@ impl Master {
     }
 
     /// Sends a message. A child that does not take it is told of as misbehaving.
-    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: &[OwnedFd]) {
+    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: Vec<OwnedFd>) {
         let Some(child) = self.children.get_mut(&generation) else { return };
         let Some(link) = &mut child.link else { return };
-        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = link.send(message, &borrowed) {
+        if let Err(error) = link.send(message, descriptors) {
             let why = FetchError::chain(&error);
             child.unheard = child.link.take();
             let now = self.now();
@@ -432,8 +434,13 @@ impl Master {
 
     /// Lets the process manager's store have what is listened on.
     fn keep_listeners(&mut self) {
-        if let Some(message) = self.listeners.keep_in_store(&mut self.notify) {
-            self.log.write(&message);
+        let stored = self.listeners.keep_in_store(&mut self.notify);
+        stored.warning.iter().for_each(|warning| self.log.write(warning));
+        for (generation, addresses) in stored.of_users {
+            // Who has no listeners yet hears of it with them.
+            if self.children.get(&generation).is_some_and(|child| child.has_listeners) {
+                self.tell(generation, &ToChild::Kept(Kept { addresses }), Vec::new());
+            }
         }
     }
 
@@ -518,7 +525,7 @@ impl Master {
     fn hello(&mut self, generation: Generation, hello: Hello) {
         if !self.supervisor.is_starting(generation) {
             let why = "it is to leave, or has said hello before".to_owned();
-            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), &[]);
+            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), Vec::new());
             return self.act();
         }
         let Some(protocol) = VERSIONS.common(hello.protocol) else {
@@ -565,7 +572,7 @@ impl Master {
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let pings = self.supervisor.watchdog().is_some();
                 let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept, pings };
-                self.tell(generation, &ToChild::Welcome(welcome), &sockets);
+                self.tell(generation, &ToChild::Welcome(welcome), sockets);
                 if let Some(child) = self.children.get_mut(&generation) {
                     child.has_listeners = true;
                 }
@@ -613,7 +620,7 @@ impl Master {
     /// Tells it that it cannot have what it asks for; then the rules are to be told.
     fn refuse(&mut self, generation: Generation, address: Option<String>, why: String, blame: Blame) -> Event {
         let shown = address.as_ref().map_or_else(|| why.clone(), |address| format!("cannot have {address}: {why}"));
-        self.tell(generation, &ToChild::Refused(Refused { address, why }), &[]);
+        self.tell(generation, &ToChild::Refused(Refused { address, why }), Vec::new());
         Event::Refused { generation, why: shown, blame }
     }
 

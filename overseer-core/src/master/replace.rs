@@ -35,7 +35,7 @@ impl Master {
             let bytes = self.snapshot()?.to_bytes()?;
             let cannot = |error: io::Error| format!("its rehearsal could not be started: {error}");
             let file = file_of(&bytes).map_err(cannot)?;
-            Rehearsal::start(program.as_fd(), generation, &file, &self.original).map_err(cannot)
+            Rehearsal::start(program.as_fd(), generation, file, &self.original).map_err(cannot)
         });
         match begun {
             Ok(rehearsal) => {
@@ -148,6 +148,7 @@ impl Master {
             rules: self.supervisor.clone(),
             children: children.collect::<io::Result<_>>()?,
             listeners: self.listeners.state()?,
+            store: self.listeners.store_state().clone(),
             signals: self.signals.state()?,
             original: self.original.clone(),
             place: self.place.clone(),
@@ -206,7 +207,7 @@ impl Master {
             log,
             place: snapshot.place,
             own,
-            listeners: Listeners::resume(snapshot.listeners, addresses),
+            listeners: Listeners::resume(snapshot.listeners, addresses, snapshot.store),
             children: children.collect(),
             // In a gap the master is not replaced.
             last: None,
@@ -223,7 +224,7 @@ impl Master {
     }
 
     /// What the settings of the file that this master runs now ask for, beyond what it was handed.
-    fn move_files(&mut self, pid_file: Option<PathBuf>, state_dir: Option<PathBuf>) {
+    fn move_files(&mut self, pid_file: Option<PathBuf>, state_dir: Option<PathBuf>, binary_store: Option<PathBuf>) {
         if self.pid_file.as_ref().map(|file| file.path().to_owned()) != pid_file {
             let made = pid_file.map(|path| PidFile::create(&path).map_err(|error| format!("cannot make {}: {error}", path.display())));
             match made.transpose() {
@@ -241,6 +242,9 @@ impl Master {
         if wanted != self.place.state_dir() {
             let why = format!("what is remembered stays in {} until the service is started anew", self.place.state_dir().display());
             self.log.write(&Message::SettingWaits { setting: "state_dir".to_owned(), why });
+        }
+        if let Some(why) = self.place.why_not_in(binary_store.as_deref()) {
+            self.log.write(&Message::SettingWaits { setting: "binary_store".to_owned(), why });
         }
     }
 }
@@ -290,14 +294,14 @@ pub(crate) fn resume(setup: Result<Setup, Error>, handed: File) -> Error {
     // This one lives for long.
     drop((handed, bytes));
     let header = inherited.snapshot.header.clone();
-    let (pid_file, state_dir) = (setup.pid_file.take(), setup.state_dir.take());
+    let (pid_file, state_dir, binary_store) = (setup.pid_file.take(), setup.state_dir.take(), setup.binary_store.take());
     let mut master = Master::resume(setup, inherited);
     let_signals_through();
     let own = master.own.metadata().map(|metadata| Identity::of(&metadata)).unwrap_or_default();
     let took = monotonic().saturating_sub(header.away_since);
     let why = header.why.map(|why| format!("its file could not go on: {why}"));
     master.handle(Event::Replaced { own, took, why });
-    master.move_files(pid_file, state_dir);
+    master.move_files(pid_file, state_dir, binary_store);
     // A command may have come whose signal came to the one before.
     master.take_commands();
     // What has ended before the snapshot was made, and what ended since.

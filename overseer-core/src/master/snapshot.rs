@@ -4,7 +4,7 @@
 //! not replaced by it. [`Header`] is for ever: whoever cannot read the rest finds the way back in it.
 
 use super::Asks;
-use super::listeners::HeldState;
+use super::listeners::{HeldState, StoreState};
 use super::notify::NotifyState;
 use crate::binary::{Identity, Place};
 use crate::protocol::Staged;
@@ -48,6 +48,8 @@ pub(crate) struct Snapshot {
     pub(crate) rules: Supervisor,
     pub(crate) children: Vec<ChildState>,
     pub(crate) listeners: Vec<HeldState>,
+    #[serde(default)]
+    pub(crate) store: StoreState,
     pub(crate) signals: SignalsState,
     pub(crate) original: Original,
     pub(crate) place: Place,

@@ -98,6 +98,8 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
     match bound {
         Ok(()) => {}
         Err(error) => {
+            // Else the next start would get it again.
+            listeners.tell_dropped(notify);
             if let Some(file) = &pid_file {
                 let _ = file.remove();
             }

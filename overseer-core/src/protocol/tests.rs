@@ -146,6 +146,7 @@ fn what_a_master_says_in_version_1_is_written_and_read_as_ever() {
         packaged: Packaged { identity, changed_ns: 1_799_999_999_123_456_790, sha256: "ab".repeat(32), id: "ab".repeat(20) },
     };
     is_golden("v1-master-proof-order.bin", &proof, 0);
+    is_golden("v1-master-kept.bin", &ToChild::Kept(Kept { addresses: vec!["[::]:3000".to_owned()] }), 0);
 }
 
 #[test]

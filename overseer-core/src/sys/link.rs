@@ -182,16 +182,16 @@ impl Link {
         }
     }
 
-    /// Sends a message, or queues it where the link does not block and the socket is full.
+    /// Sends a message, or queues it where the link does not block and the socket is full. Makes no copies of the descriptors, for which there might be no room.
     ///
     /// # Errors
     /// The link cannot be used any more. A closed peer is none: its end is told by [`Link::receive`].
-    pub(crate) fn send<T: Serialize>(&mut self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+    pub(crate) fn send<T: Serialize>(&mut self, message: &T, descriptors: impl IntoIterator<Item = OwnedFd>) -> Result<(), LinkError> {
         if self.outgoing.len() >= QUEUE_FRAMES_MAX {
             return Err(LinkError::QueueFull);
         }
+        let descriptors: Vec<OwnedFd> = descriptors.into_iter().collect();
         let bytes = encode(message, descriptors.len())?;
-        let descriptors = descriptors.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>()?;
         self.outgoing.push_back(Outgoing { bytes, sent: 0, descriptors });
         self.flush()
     }

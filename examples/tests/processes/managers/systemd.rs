@@ -7,6 +7,7 @@ use crate::app::{Scene, put, release, spawn};
 use crate::load::{Load, Request, ask};
 use std::env;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
@@ -237,6 +238,26 @@ fn with_a_socket_unit_a_stop_and_a_crash_refuse_nobody_either() {
     load.wait_for("2", 10);
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{tally}; all lines:\n{}", service.namespaces.app.all_lines());
+}
+
+#[test]
+fn an_address_that_overlaps_one_in_the_descriptor_store_takes_its_place_there() {
+    if !can_show_systemd("the descriptor store") {
+        return;
+    }
+    // Before systemd 254, the program has to be told how large it is.
+    let mut service = Service::boot("plain", "FileDescriptorStoreMax=16\nEnvironment=FDSTORE=16", "");
+    let port = TcpListener::bind("[::1]:0").expect("bound").local_addr().expect("bound").port();
+    for changed in ["[::1]", "[::]", "[::1]"] {
+        let words = format!("{} address={},{changed}:{port}", service.scene.words(), service.address);
+        // It is read after what every test sets.
+        let on_top = service.scene.directory().join("units/app.service.d/words.conf");
+        fs::write(on_top, format!("[Service]\nEnvironment=\"ACTOR={words}\"\n")).expect("written");
+        service.namespaces.run("systemctl daemon-reload && systemctl restart app");
+        assert_eq!((ask(&format!("[::1]:{port}")).generation, ask(&service.address).generation), (1, 1));
+        assert_eq!((service.property("NFileDescriptorStore"), service.property("NRestarts")), ("2".into(), "0".into()), "{changed}");
+    }
+    assert_eq!(service.starts(), 4);
 }
 
 /// How many kills, unless `OVERSEER_KILLS` says so.
