@@ -29,6 +29,9 @@ impl Level {
     }
 }
 
+/// Why a release is only told of where a container begins anew without it.
+pub(crate) const EPHEMERAL: &str = "the program lies on the writable layer of a container, and a release would be gone with that";
+
 macro_rules! messages {
     ($($level:ident $code:literal $name:ident { $($field:ident: $type:ty),* } $text:literal)*) => {
         /// Something that the master has to say.
@@ -150,6 +153,8 @@ messages! {
         "{release}, which is {path:?}, runs in place of {packaged:?}; it took {took} to prove it"
     Warning "package-wins" PackageWins { packaged: PathBuf, aside: PathBuf }
         "{packaged:?} has changed since a release was committed in its place: it runs now; the release is {aside:?}"
+    Warning "stored-again" StoredAgain { release: String, path: PathBuf }
+        "{release} did not come up before and is tried again: it is {path:?} again"
     Error "stored-refused" StoredRefused { path: PathBuf, why: String, packaged: PathBuf }
         "{path:?} {why}; {packaged:?} runs instead"
     Warning "stored-stays" StoredStays { path: PathBuf, why: String }

@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::str::FromStr;
 
 /// `ROLE,DESCRIPTOR,INODE,PID`.
@@ -24,6 +24,8 @@ pub(crate) const VARIABLE: &str = "OVERSEER_ROLE";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RoleName {
     Child,
+    /// The program that serves, on its way to become a child with another file, once it has proved that.
+    Proof,
     Poll,
     Check,
     /// A master that replaces another one in its own process. What is started in this role, as another process, is the check of a file that is to be the
@@ -49,6 +51,7 @@ impl fmt::Display for RoleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Child => "child",
+            Self::Proof => "proof",
             Self::Poll => "poll",
             Self::Check => "check",
             Self::Successor => "master",
@@ -63,6 +66,7 @@ impl FromStr for RoleName {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "child" => Ok(Self::Child),
+            "proof" => Ok(Self::Proof),
             "poll" => Ok(Self::Poll),
             "check" => Ok(Self::Check),
             "master" => Ok(Self::Successor),
@@ -77,14 +81,22 @@ impl RoleName {
     pub(crate) fn parent_death_signal(self) -> Signal {
         match self {
             Self::Child => Signal::TERM,
-            Self::Poll | Self::Check | Self::Successor | Self::Stored => Signal::KILL,
+            Self::Proof | Self::Poll | Self::Check | Self::Successor | Self::Stored => Signal::KILL,
         }
     }
 
     /// The variable for a process that will have `socket` under the same number.
     pub(crate) fn variable_for(self, socket: &OwnedFd) -> io::Result<(OsString, OsString)> {
-        let value = format!("{self},{},{},{}", socket.as_raw_fd(), fstat(socket)?.st_ino, std::process::id());
-        Ok((VARIABLE.into(), value.into()))
+        Ok((VARIABLE.into(), self.value_for(socket.as_fd(), std::process::id())?))
+    }
+
+    /// The variable for the program that this process becomes, in place of the one that its parent has started: with the same socket.
+    pub(crate) fn variable_from_parent(self, socket: impl AsFd) -> io::Result<(OsString, OsString)> {
+        Ok((VARIABLE.into(), self.value_for(socket.as_fd(), std::os::unix::process::parent_id())?))
+    }
+
+    fn value_for(self, socket: BorrowedFd<'_>, parent: u32) -> io::Result<OsString> {
+        Ok(format!("{self},{},{},{parent}", socket.as_raw_fd(), fstat(socket)?.st_ino).into())
     }
 }
 

@@ -103,6 +103,10 @@ fn play<T>(mut config: Config<T>) -> Result<T, Error> {
             }
         }
         Role::Started(RoleName::Stored, _) => unreachable!("no process is started as one"),
+        Role::Started(RoleName::Proof, link) => {
+            valid?;
+            binary::candidate::run(link, &config.demands)
+        }
         Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
         Role::Master => {
             let addresses = valid?;

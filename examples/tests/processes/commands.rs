@@ -43,7 +43,7 @@ fn finish(mut command: Command) -> Said {
 
 /// A command that does what it was to do.
 #[track_caller]
-fn done(scene: &Scene, wish: &str) -> String {
+pub(crate) fn done(scene: &Scene, wish: &str) -> String {
     let said = operator(scene, wish);
     assert_eq!((said.status, said.error.as_str()), (Some(0), ""), "{wish}: {said:?}");
     said.text
@@ -51,7 +51,7 @@ fn done(scene: &Scene, wish: &str) -> String {
 
 /// A command that does not.
 #[track_caller]
-fn refused(scene: &Scene, wish: &str) -> String {
+pub(crate) fn refused(scene: &Scene, wish: &str) -> String {
     let said = operator(scene, wish);
     assert_eq!((said.status, said.text.as_str()), (Some(1), ""), "{wish}: {said:?}");
     said.error

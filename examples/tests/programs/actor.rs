@@ -303,6 +303,10 @@ impl Actor {
     /// What goes wrong at the beginning.
     fn misbehave(&self) {
         let listener = self.state.listeners().first().and_then(|listener| listener.to_tcp().expect("a copy"));
+        // As if its database could not be reached.
+        if self.script.text("outage").is_some_and(|path| fs::exists(path).unwrap_or(true)) {
+            exit(7);
+        }
         match self.script.text("behave").unwrap_or_default() {
             "exit-at-start" => exit(7),
             "crash-at-start" => abort(),

@@ -7,7 +7,7 @@
 //! name, and the one that lies there is the one to run.
 
 use super::Identity;
-use crate::sys::files;
+use crate::sys::{files, process};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -175,6 +175,15 @@ impl Place {
         }
     }
 
+    /// Puts a release that was moved out of the way back into its place, where nothing is now.
+    ///
+    /// # Errors
+    /// It is where it was.
+    pub(crate) fn put_stored_back(&self) -> io::Result<()> {
+        fs::rename(self.aside(), self.stored())?;
+        files::sync_directory(&self.directory)
+    }
+
     /// The path that the program was called by; it may be a symlink.
     pub(crate) fn invoked(&self) -> &Path {
         &self.invoked
@@ -249,9 +258,12 @@ impl Place {
         sticky_obstacle(path, directory)
     }
 
-    /// Whether a release would be gone with the container: it would lie on an overlay, which is where what is written goes that was not given a volume.
+    /// Whether a release would be gone with the container: it would lie on the overlay that is the root of one, which is where what is written goes that was not given a
+    /// volume. Machines have such roots too, and most of them keep what is written.
     pub(crate) fn is_ephemeral(&self) -> bool {
-        files::is_overlay(&self.directory)
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+        let is_on_root = device(&self.directory).is_some_and(|here| device(Path::new("/")) == Some(here));
+        is_on_root && files::is_overlay(&self.directory) && process::is_in_container()
     }
 }
 
@@ -481,8 +493,7 @@ mod tests {
             if testing::try_mount_overlay(directory, &["lower", "upper", "work", "merged"]) {
                 fs::write(directory.join("merged/app"), "one").expect("written");
                 let on_overlay = Place::at(&directory.join("merged/app"), None).expect("a place");
-                assert!(on_overlay.is_ephemeral());
-                assert!(!on_overlay.with_store(&directory.join("volume"), None).expect("a store").is_ephemeral());
+                assert!(!on_overlay.is_ephemeral(), "it is not the root of a container");
             }
 
             testing::mount(&["--bind", path.to_str().expect("text"), path.to_str().expect("text")]);

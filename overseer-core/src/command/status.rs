@@ -6,7 +6,7 @@ use super::live::{Live, LiveGeneration, LiveState};
 use super::{DONE, NOT_ALLOWED, NOT_SERVING, Refused, Scene, page, say};
 use crate::binary::{Judged, Record, unix_s};
 use crate::config::Upgrades;
-use crate::message::Date;
+use crate::message::{Date, EPHEMERAL};
 use crate::protocol::ReleaseName;
 use crate::sys::connections::open_connections;
 use nix::unistd::Pid;
@@ -336,7 +336,8 @@ fn summary(record: &Record, live: &Live, now: u64) -> String {
         return format!("{waiting} is proved and waits for the next restart");
     }
     if live.upgrades == Upgrades::Notify && record.named.is_some() {
-        return format!("upgrades are set to notify{there} and is not installed");
+        let why = if live.is_ephemeral { EPHEMERAL } else { "upgrades are set to notify" };
+        return format!("{why}{there} and is not installed");
     }
     if looks.failures > 0 {
         let since = looks.last_success_unix_s.map(|last| format!(" since {}", Date(last))).unwrap_or_default();

@@ -36,6 +36,7 @@ use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
 use crate::sys::signals::{Arrived, Original, Signals, stop_self};
 use crate::sys::spawn::Spawn;
+use files::time_to_prove;
 use listeners::{Listeners, Refusal};
 use log::Log;
 use nix::unistd::Pid;
@@ -91,6 +92,8 @@ struct Memory {
     has_said_second: bool,
     /// The file at the path that another master has installed and that has crashed here.
     shunned: Option<Identity>,
+    /// The file at the path that could not be proved, and when it is to be proved again though nobody has touched it.
+    unproved: Option<(Packaged, Time)>,
     has_said_unsaved: bool,
     /// Why upgrades are impossible here, if that is so.
     why_off: Option<String>,
@@ -300,9 +303,13 @@ impl Master {
             Ok(metadata) => Identity::of(&metadata),
             Err(error) => return failed(format!("its file cannot be looked at: {error}"), Blame::Nobody),
         };
+        let order = if program == Program::AtPath && package.is_none() { self.proof_order(generation, identity) } else { None };
+        let prover = order.is_some().then(|| self.supervisor.active().and_then(|active| self.children.get(&active)));
+        let prover = prover.map(|active| active.map_or(&self.own, |active| &active.program));
+        let role = if prover.is_some() { RoleName::Proof } else { RoleName::Child };
         let spawn = Spawn {
-            program: file.as_fd(),
-            role: RoleName::Child,
+            program: prover.unwrap_or(&file).as_fd(),
+            role,
             quiet: None,
             own_group: false,
             expendable: self.supervisor.active() != Some(generation),
@@ -310,12 +317,18 @@ impl Master {
             original: &self.original,
         };
         match spawn.start() {
-            Ok((pid, link)) => {
+            Ok((pid, mut link)) => {
+                let proof = order.as_ref().map_or(Duration::ZERO, |_| time_to_prove(&identity));
+                if let Some(order) = &order
+                    && let Err(error) = link.send(order, [])
+                {
+                    self.log.write(&Message::Misbehaved { generation, why: FetchError::chain(&error) });
+                }
                 self.children.insert(
                     generation,
                     Child { pid, link: Some(link), unheard: None, program: file, why: None, asks: None, has_listeners: false },
                 );
-                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package } }
+                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package, proof } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
         }
@@ -506,6 +519,7 @@ impl Master {
             ToMaster::Ready => self.handle(Event::Ready { generation }),
             ToMaster::Restart => self.handle(Event::RestartAsked { asker: Asker::Program }),
             ToMaster::Poll => self.handle(Event::PollAsked),
+            ToMaster::Unproved { why } => self.unproved(generation, &why),
             ToMaster::Pong => self.handle(Event::Pong { generation }),
             ToMaster::Unknown => {}
         }

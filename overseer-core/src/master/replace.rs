@@ -191,6 +191,7 @@ impl Master {
             saved: None,
             has_said_second: memory.has_said_second,
             shunned: memory.shunned,
+            unproved: None,
             has_said_unsaved: memory.has_said_unsaved,
             why_off: memory.why_off,
         });

@@ -69,6 +69,7 @@ impl Supervisor {
         child.identity = started.identity;
         child.package = started.package;
         child.pid = started.pid;
+        child.deadline = child.deadline.map(|deadline| deadline + started.proof);
         let is_operators = child.origin == Origin::Restart && running.is_some_and(|running| !running.same_inode(&started.identity));
         if is_operators {
             child.origin = Origin::OperatorsFile;
@@ -205,7 +206,7 @@ impl Supervisor {
 
     /// What the service was started with comes up, so its starts do not add up.
     fn comes_up(&mut self) {
-        if std::mem::take(&mut self.record.unready_starts) > 0 {
+        if self.record.comes_up() {
             self.act(Action::Save);
         }
     }

@@ -57,6 +57,9 @@ pub(crate) struct Settings {
     /// `None`: the program has not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) upgrades: Option<Upgrades>,
+    /// The program has not said, and a release would be gone with the container. The master finds that out, whatever a child says.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_ephemeral: bool,
     /// Whether the master becomes the file that the serving generation runs.
     #[serde(skip_serializing_if = "is_true")]
     pub(crate) upgrade_master: bool,
@@ -84,6 +87,7 @@ impl Default for Settings {
             overlap: true,
             max_draining: MAX_DRAINING,
             upgrades: None,
+            is_ephemeral: false,
             upgrade_master: true,
             answers_pings: false,
         }

@@ -740,6 +740,7 @@ impl Master {
                     started: Started {
                         pid: 100 + i32::try_from(generation.0).unwrap_or_default(),
                         identity,
+                        proof: Duration::ZERO,
                         package: package.map(|identity| NewPackage {
                             path: PathBuf::from("/opt/app"),
                             file: Packaged { identity, ..Packaged::default() },
