@@ -17,6 +17,13 @@ use std::path::{Path, PathBuf};
 
 /// Names in the store begin with this.
 const STORED: &str = "overseer-";
+/// What passes a socket of a unit goes by the unit's name unless that says otherwise, and a name in the store never ends like one.
+const UNIT: &str = ".socket";
+
+/// Whether an earlier master has put it into the store.
+fn is_stored(given: &Given) -> bool {
+    given.name.starts_with(STORED) && !given.name.ends_with(UNIT)
+}
 
 /// Who holds a listening socket open besides this master.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -91,8 +98,9 @@ impl Offers {
             |given: &Given| store_name.is_some_and(|name| file_in(&given.name, name).is_some()) && fits(given, address, resolved, true);
         let found = self.0.iter().position(is_own).or_else(|| self.0.iter().position(|given| fits(given, address, resolved, false)));
         let Some(place) = found.filter(|place| sockets::accept_from(self.0[*place].descriptor.as_fd()).is_ok()) else { return Ok(None) };
+        let is_stored = is_stored(&self.0[place]);
         let Given { name, descriptor } = self.0.remove(place);
-        if !name.starts_with(STORED) {
+        if !is_stored {
             return Ok(Some(Claim { socket: descriptor, keeper: Keeper::SocketUnit(name), file: None }));
         }
         let mut file = None;
@@ -106,16 +114,22 @@ impl Offers {
     }
 
     fn why_not_there(&self) -> String {
-        let names: Vec<&str> = self.0.iter().map(|given| given.name.as_str()).filter(|name| !name.starts_with(STORED)).collect();
+        let names: Vec<&str> = self.0.iter().filter(|given| !is_stored(given)).map(|given| given.name.as_str()).collect();
         match names[..] {
             [] => "the service manager has passed no socket that is left to take: is the service started by its socket unit?".to_owned(),
             _ => format!("the service manager has passed no socket of that name that is left to take; there are: {}", names.join(", ")),
         }
     }
 
-    /// The names of those that were stored for an address that is not asked for any more; they are closed.
-    pub(crate) fn close_stored(&mut self) -> Vec<String> {
-        self.0.extract_if(.., |given| given.name.starts_with(STORED)).map(|given| given.name).collect()
+    /// The names of those that were stored for an address that is not asked for any more, as far as `is_meant` by what they are bound to. They are closed for the
+    /// service manager too, which may have them a moment longer: nobody would ever accept, and they would be in the way of who binds their address.
+    pub(crate) fn close_stored(&mut self, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
+        let closed = self.0.extract_if(.., |given| is_stored(given) && is_meant(&sockets::bound_to(given.descriptor.as_fd())));
+        let shut_down = closed.map(|Given { name, descriptor }| {
+            let _ = sockets::shut_down(descriptor.as_fd());
+            name
+        });
+        shut_down.collect()
     }
 
     /// Name and nature of those that are left; they are closed.
@@ -141,8 +155,7 @@ fn fits(given: &Given, address: &Address, resolved: &[SocketAddr], is_own: bool)
             let bound = sockets::path_of(given.descriptor.as_fd());
             let is_same = bound.is_some_and(|bound| absolute(&bound) == absolute(path));
             // Where another file is at the path, nobody can connect to this socket any more.
-            is_same
-                && (!given.name.starts_with(STORED) || sockets::file_of(path).is_some_and(|file| given.name.ends_with(&suffix(Some(file)))))
+            is_same && (!is_stored(given) || sockets::file_of(path).is_some_and(|file| given.name.ends_with(&suffix(Some(file)))))
         }
         Kind::Systemd { .. } => false,
     }
@@ -251,6 +264,15 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_of_a_unit_that_is_named_like_those_in_the_store_is_the_units() {
+        let web = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (address, name) = (web.local_addr().expect("bound").to_string(), "overseer-web.socket");
+        let mut offers = Offers(vec![offer(name, web.try_clone().expect("a copy"))]);
+        assert_eq!(offers.close_stored(|_| true), [""; 0]);
+        assert_eq!(keeper(&address, "", name, web), Some(Keeper::SocketUnit(name.to_owned())));
+    }
+
+    #[test]
     fn what_nobody_claims_is_told_by_what_it_is() {
         let listening = TcpListener::bind("127.0.0.1:0").expect("bound");
         let address = listening.local_addr().expect("bound");
@@ -260,7 +282,8 @@ mod tests {
             offer(&name_in_store("old", None), fs::File::open("/dev/null").expect("opened")),
             offer("x", file),
         ]);
-        assert_eq!(offers.close_stored(), ["overseer-old"]);
+        assert_eq!(offers.close_stored(|bound_to| bound_to.contains(':')), [""; 0]);
+        assert_eq!(offers.close_stored(|_| true), ["overseer-old"]);
         let left = offers.close();
         assert_eq!(left, [("web".to_owned(), format!("a listening socket on {address}")), ("x".to_owned(), "no socket".to_owned())]);
     }

@@ -58,6 +58,16 @@ const FD_NAME_BYTES_MAX: usize = 255;
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 impl Address {
+    /// Whether a socket that is bound to this may keep the address from being bound: it has the same port, or the same file.
+    #[cfg(unix)]
+    pub(crate) fn may_clash_with(&self, bound_to: &str) -> bool {
+        match &self.kind {
+            Kind::Tcp { port, .. } | Kind::TcpAny { port } => bound_to.parse::<SocketAddr>().is_ok_and(|bound_to| bound_to.port() == *port),
+            Kind::Unix { path, .. } => bound_to == format!("unix:{}", path.display()),
+            Kind::Systemd { .. } => false,
+        }
+    }
+
     /// Reads an address.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::sys::poll::pipe;
 use crate::sys::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(unix)]
 use crate::{
-    protocol::{Drain, Hello, ToChild, Welcome},
+    protocol::{Drain, Hello, Kept, ToChild, Welcome},
     signal::Signal,
     sys::{
         link::Received,
@@ -164,7 +164,7 @@ impl Shared {
     pub(crate) fn tell(&self, message: &ToMaster) -> bool {
         let Some(up) = &self.up else { return false };
         let mut link = up.lock().unwrap_or_else(PoisonError::into_inner);
-        link.send(message, &[]).inspect_err(|error| log::warn!(target: "overseer::child", "cannot tell the master: {error}")).is_ok()
+        link.send(message, []).inspect_err(|error| log::warn!(target: "overseer::child", "cannot tell the master: {error}")).is_ok()
     }
 
     /// Asks the master for something, which it need not be asked twice at once: it takes a flood of messages for a fault.
@@ -494,6 +494,9 @@ impl Attendant {
                 Ok(Received::Message(ToChild::Ping, _)) => {
                     self.shared.tell(&ToMaster::Pong);
                 }
+                Ok(Received::Message(ToChild::Kept(Kept { addresses }), _)) => {
+                    self.shared.listeners.get().into_iter().flatten().for_each(|closer| closer.spare(&addresses));
+                }
                 Ok(Received::Message(ToChild::Welcome(_) | ToChild::Refused(_) | ToChild::Unknown, _) | Received::Nothing) => {}
                 Ok(Received::ExecFailed(_) | Received::Ended) => {
                     log::warn!(target: "overseer::child", "the master is gone; finishing what is open");
@@ -518,7 +521,7 @@ impl Attendant {
 #[cfg(unix)]
 pub(crate) fn say_hello(link: &mut Link, hello: Hello) -> Result<(Welcome, Vec<OwnedFd>), Error> {
     let broken = |error: crate::sys::link::LinkError| Error::system("the master cannot be understood")(io::Error::other(error));
-    link.send(&ToMaster::Hello(Box::new(hello)), &[]).map_err(broken)?;
+    link.send(&ToMaster::Hello(Box::new(hello)), []).map_err(broken)?;
     loop {
         match link.receive().map_err(broken)? {
             Received::Message(ToChild::Welcome(welcome), listeners) => return Ok((welcome, listeners)),

@@ -307,7 +307,7 @@ impl<T> Config<T> {
     /// The next generation is started before, up to [`run`](crate::run()): a file that cannot be started, wrong settings, and addresses that cannot be had are found while the old
     /// one serves. Then connections wait in the backlog until the next generation accepts; none is refused. How long that takes is how long the old one drains
     /// (`terminate_timeout` at most, so set that to what clients may wait), and how long the next one needs to be ready. If it fails before its commit, the
-    /// file that served before is started again. The setting holds for both sides of a hand-over: if either version says `false`, the two do not overlap.
+    /// file that served before is started again. If it is taken back later, old generations of it have 2 s to finish, since nobody serves meanwhile. The setting holds for both sides of a hand-over: if either version says `false`, the two do not overlap.
     ///
     /// An address that overlaps one of the old version, such as `127.0.0.1:3000` in place of `:3000`, can be had only in this way. Who waits in the backlog of the old one is cut.
     pub fn overlap(mut self, overlap: bool) -> Self {
@@ -316,7 +316,7 @@ impl<T> Config<T> {
     }
 
     /// How many old generations may drain at once; 4 unless set, and at least 1. Where there is one more, the oldest has 2 s left and is killed then; what it has told
-    /// by [`Draining::deadline`](crate::Draining::deadline) becomes as much earlier. For programs that are replaced often and drain for long: each old generation has memory of its own.
+    /// by [`Draining::deadline`](crate::Draining::deadline) becomes as much earlier. A candidate that failed before it served gives way before all others. For programs that are replaced often and drain for long: each old generation has memory of its own.
     pub fn max_draining(mut self, generations: usize) -> Self {
         self.settings.max_draining = generations;
         self
@@ -397,18 +397,21 @@ impl<T> Config<T> {
     /// **At each start** the packaged file decides, and executes the release in its own place if that is to run: same PID, arguments and environment. It runs itself
     /// - when somebody has changed it since the release was committed: a package upgrade wins, and the release is moved to `.NAME.set-aside` and not installed again. What counts is
     ///   its contents, so a new container of the same image changes nothing. A restart of the running service takes a changed packaged file too;
-    /// - when the release is missing, damaged (SHA-256), cannot be executed, finds its settings wrong, or was started three times without becoming ready. One on probation is taken back as
-    ///   everywhere;
+    /// - when the release is missing, damaged (SHA-256), cannot be executed or finds its settings wrong. One on probation is taken back as everywhere;
+    /// - when it was started three times in a row without becoming ready. It may be for want of something that the packaged file needs as well, so it is held back for ten minutes and not rejected: the next
+    ///   start takes it again if the packaged file does not come up either, else the first start after that time does, or a look of the running service;
     /// - with a [`trusted_key`](Config::trusted_key) of the packaged file: when no such key has signed the release. The service's user can write to the directory, so
-    ///   a hash that lies there proves nothing, and the signature is proved again at each start, over what is executed.
+    ///   a hash that lies there proves nothing, and the signature is proved again at each start, over what is executed. A restart proves a file there in the same way unless it is the one
+    ///   that serves, with the keys of the program that does.
     ///
     /// That reads all of the release, and costs about 5 ms for each MiB on one core, once for each start of the service.
     ///
     /// # What it does not do
     ///
     /// - A release with a new key must be signed with one that the *packaged* file trusts, or the next start goes back to that. So a change of keys needs a new package.
+    /// - What a crash in the probation or a rollback goes back to is not proved before the next start.
     /// - Who can write to the directory can put an older release there that a trusted key has signed, or none.
-    /// - What an operator puts there is not run by the next start. The place for that is the path that the service is started by.
+    /// - What an operator puts there is run neither by the next start nor by a restart. The place for that is the path that the service is started by.
     /// - A script cannot be a release, and a mount of the packaged file's own path is no obstacle.
     /// - The packaged file decides where the directory is: a release that names another one is heard by its own children alone.
     pub fn binary_store(mut self, directory: impl Into<PathBuf>) -> Self {

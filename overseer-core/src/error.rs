@@ -34,6 +34,9 @@ pub enum Error {
     /// The environment was tampered with, a descriptor that a master gave was closed before `run`, or a newer master asks for what is not known here.
     #[error("{variable}={value} names a descriptor that was given to this process and is not open, or a role that is not known here")]
     Role { variable: &'static str, value: String },
+    /// Somebody who has executed a set-user-ID or set-group-ID program, or one with capabilities, made up what only a master hands over.
+    #[error("{variable}={value} was not set by user {user} and group {group}, as which this program runs by the rights of its file")]
+    Forged { variable: &'static str, value: String, user: u32, group: u32 },
     /// The system refused something that core cannot do without.
     #[error("{what}")]
     System { what: String, source: io::Error },

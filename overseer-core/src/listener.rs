@@ -7,6 +7,7 @@ use crate::sys::{AsFd, BorrowedFd, OwnedFd, UnixListener, UnixStream};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ pub(crate) struct Inner {
     name: Option<String>,
     bound_to: String,
     /// Somebody keeps it for the next master.
-    outlives_master: bool,
+    outlives_master: AtomicBool,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -43,12 +44,12 @@ impl Listener {
     pub(crate) fn new(socket: OwnedFd, name: Option<String>, outlives_master: bool, shared: Arc<Shared>) -> Self {
         let bound_to = sockets::bound_to(socket.as_fd());
         let socket = if sockets::is_unix(socket.as_fd()) { Socket::Unix(socket.into()) } else { Socket::Tcp(socket.into()) };
-        Self { inner: Arc::new(Inner { socket, name, bound_to, outlives_master, shared }) }
+        Self { inner: Arc::new(Inner { socket, name, bound_to, outlives_master: outlives_master.into(), shared }) }
     }
 
-    /// A way to close it for everybody that does not keep it open; none if it is to outlive the master.
-    pub(crate) fn closer(&self) -> Option<Closer> {
-        (!self.inner.outlives_master).then(|| Closer(Arc::downgrade(&self.inner)))
+    /// A way to close it for everybody, when the master is gone, that does not keep it open.
+    pub(crate) fn closer(&self) -> Closer {
+        Closer(Arc::downgrade(&self.inner))
     }
 
     /// The name that the address was given, if it was.
@@ -204,13 +205,20 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Closes a listener for every process that has it; see [`sockets::shut_down`].
+/// Closes a listener for every process that has it, unless it outlives the master; see [`sockets::shut_down`].
 #[derive(Debug)]
 pub(crate) struct Closer(Weak<Inner>);
 
 impl Closer {
+    /// If the listener is bound to one of these, somebody keeps it for the next master.
+    pub(crate) fn spare(&self, bound_to: &[String]) {
+        if let Some(inner) = self.0.upgrade().filter(|inner| bound_to.contains(&inner.bound_to)) {
+            inner.outlives_master.store(true, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn close(&self) {
-        if let Some(inner) = self.0.upgrade() {
+        if let Some(inner) = self.0.upgrade().filter(|inner| !inner.outlives_master.load(Ordering::Relaxed)) {
             let _ = match &inner.socket {
                 Socket::Tcp(listener) => sockets::shut_down(listener.as_fd()),
                 Socket::Unix(listener) => sockets::shut_down(listener.as_fd()),

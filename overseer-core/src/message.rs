@@ -29,6 +29,9 @@ impl Level {
     }
 }
 
+/// Why a release is only told of where a container begins anew without it.
+pub(crate) const EPHEMERAL: &str = "the program lies on the writable layer of a container, and a release would be gone with that";
+
 macro_rules! messages {
     ($($level:ident $code:literal $name:ident { $($field:ident: $type:ty),* } $text:literal)*) => {
         /// Something that the master has to say.
@@ -80,8 +83,8 @@ messages! {
         "generation {generation} does not follow a drain, so it gets SIGTERM; use incoming() or draining() to let it finish its open requests"
     Warning "drain-overdue" DrainOverdue { generation: Generation, pid: i32, age: Seconds, after: Seconds, connections: Connections }
         "generation {generation} has not finished after {after} and is killed, with {connections} open (pid {pid}, started {age} ago)"
-    Warning "gives-way" GivesWay { generation: Generation, pid: i32, age: Seconds, within: Seconds, max: usize, connections: Connections }
-        "too many generations drain (max_draining is {max}), so generation {generation} has {within} left and is killed then, with {connections} open (pid {pid}, started {age} ago)"
+    Warning "gives-way" GivesWay { generation: Generation, pid: i32, age: Seconds, within: Seconds, why: String, connections: Connections }
+        "{why}, so generation {generation} has {within} left and is killed then, with {connections} open (pid {pid}, started {age} ago)"
     Info "drained" Drained { generation: Generation, exit: Exit, after: Seconds }
         "generation {generation} is gone ({exit}) after draining for {after}"
     Debug "generation-gone" GenerationGone { generation: Generation, exit: Exit }
@@ -92,6 +95,8 @@ messages! {
         "generation {generation} {why}; no other generation can serve, the master ends"
     Warning "misbehaved" Misbehaved { generation: Generation, why: String }
         "generation {generation} cannot be talked to: {why}; it is killed"
+    Warning "exit-taken" ExitTaken { generation: Generation, pid: i32 }
+        "generation {generation} (pid {pid}) has ended, and other code in the master's process has taken its exit status: it counts as exit code 1"
 
     // Restarts.
     Info "restarting" Restarting { generation: Generation, why: String }
@@ -148,6 +153,8 @@ messages! {
         "{release}, which is {path:?}, runs in place of {packaged:?}; it took {took} to prove it"
     Warning "package-wins" PackageWins { packaged: PathBuf, aside: PathBuf }
         "{packaged:?} has changed since a release was committed in its place: it runs now; the release is {aside:?}"
+    Warning "stored-again" StoredAgain { release: String, path: PathBuf }
+        "{release} did not come up before and is tried again: it is {path:?} again"
     Error "stored-refused" StoredRefused { path: PathBuf, why: String, packaged: PathBuf }
         "{path:?} {why}; {packaged:?} runs instead"
     Warning "stored-stays" StoredStays { path: PathBuf, why: String }
@@ -219,6 +226,8 @@ messages! {
         "got {signal}: finishing what is open"
     Debug "forwarded" Forwarded { signal: Signal, generation: Generation }
         "{signal} is passed on to generation {generation}"
+    Warning "signals-dropped" SignalsDropped { signal: Signal, generation: Generation, kept: usize }
+        "{kept} of {signal} wait until generation {generation} is ready; further ones are dropped until then"
     Warning "killing" Killing { signal: Signal }
         "got {signal} again: killing what is left"
     Info "shutting-down" ShuttingDown {}
@@ -481,6 +490,7 @@ mod tests {
             Error::Threads { count: 2, names: "NAMES".into() },
             Error::Unsupported { system: "SYSTEM" },
             Error::Role { variable: "OVERSEER_ROLE", value: "VALUE".into() },
+            Error::Forged { variable: "OVERSEER_ROLE", value: "VALUE".into(), user: 0, group: 0 },
             Error::System { what: "WHAT".into(), source: io() },
         ];
         let heading = |error: &Error| match error {
@@ -492,6 +502,7 @@ mod tests {
             Error::Threads { .. } => "Threads",
             Error::Unsupported { .. } => "Unsupported",
             Error::Role { .. } => "Role",
+            Error::Forged { .. } => "Forged",
             Error::System { .. } => "System",
         };
         let entry = |error: &Error| (Entry { heading: format!("`{}`", heading(error)), text: error.chain(), prose: String::new() }, true);

@@ -70,6 +70,11 @@ pub(crate) enum ToMaster {
     Poll,
     /// The answer to `Ping`.
     Pong,
+    /// The answer to [`ProofOrder`] of a process that does not become the file; the text goes on from its path.
+    Unproved {
+        #[serde(default)]
+        why: String,
+    },
     /// From a newer build.
     #[serde(other)]
     Unknown,
@@ -111,6 +116,8 @@ pub(crate) enum ToChild {
     Drain(Drain),
     /// Asks for a `Pong`.
     Ping,
+    /// Somebody who outlives the master keeps more of its listeners than `Welcome` has said.
+    Kept(Kept),
     /// From a newer build.
     #[serde(other)]
     Unknown,
@@ -153,6 +160,14 @@ pub(crate) struct Refused {
 pub(crate) struct Drain {
     /// Milliseconds from now; then it is killed.
     pub(crate) within_ms: u64,
+}
+
+/// Listeners that an orphan does not shut down.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Kept {
+    /// What they are bound to.
+    pub(crate) addresses: Vec<String>,
 }
 
 /// Poll process to master.
@@ -352,6 +367,21 @@ pub(crate) struct Staged {
     /// A link to or a copy of that file in the state directory, to become `previous`.
     #[serde(with = "path")]
     pub(crate) previous: PathBuf,
+}
+
+/// Master to a process that is to prove a file in the binary store and to become it, as a child: the first message.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ProofOrder {
+    #[serde(with = "path")]
+    pub(crate) path: PathBuf,
+    /// The file that the master has found there.
+    pub(crate) identity: Identity,
+    #[serde(with = "path")]
+    pub(crate) state_dir: PathBuf,
+    #[serde(with = "path")]
+    pub(crate) packaged_path: PathBuf,
+    pub(crate) packaged: Packaged,
 }
 
 /// Master (or poll process) to check process: the only message.

@@ -6,14 +6,15 @@
 
 use crate::Error;
 use crate::signal::Signal;
-use crate::sys::handover::Passed;
-use crate::sys::link::{Link, adopt_socket, is_socket};
+use crate::sys::handover::{self, Passed};
+use crate::sys::link::{self, Link, adopt_socket, is_socket};
+use crate::sys::process;
 use nix::sys::stat::fstat;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::str::FromStr;
 
 /// `ROLE,DESCRIPTOR,INODE,PID`.
@@ -23,10 +24,13 @@ pub(crate) const VARIABLE: &str = "OVERSEER_ROLE";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RoleName {
     Child,
+    /// The program that serves, on its way to become a child with another file, once it has proved that.
+    Proof,
     Poll,
     Check,
-    /// The check of a file that is to be the master. It goes by the name of that, so that what `main` does with the name is seen beforehand.
-    Rehearsal,
+    /// A master that replaces another one in its own process. What is started in this role, as another process, is the check of a file that is to be the
+    /// master: what `main` does with the name is seen beforehand.
+    Successor,
     /// The master that a packaged file has executed from the binary store, or the packaged file again after that could not go on: in its own process.
     Stored,
 }
@@ -47,9 +51,10 @@ impl fmt::Display for RoleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Child => "child",
+            Self::Proof => "proof",
             Self::Poll => "poll",
             Self::Check => "check",
-            Self::Rehearsal => "master",
+            Self::Successor => "master",
             Self::Stored => "stored",
         })
     }
@@ -61,9 +66,10 @@ impl FromStr for RoleName {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "child" => Ok(Self::Child),
+            "proof" => Ok(Self::Proof),
             "poll" => Ok(Self::Poll),
             "check" => Ok(Self::Check),
-            "master" => Ok(Self::Rehearsal),
+            "master" => Ok(Self::Successor),
             "stored" => Ok(Self::Stored),
             _ => Err(()),
         }
@@ -75,20 +81,28 @@ impl RoleName {
     pub(crate) fn parent_death_signal(self) -> Signal {
         match self {
             Self::Child => Signal::TERM,
-            Self::Poll | Self::Check | Self::Rehearsal | Self::Stored => Signal::KILL,
+            Self::Proof | Self::Poll | Self::Check | Self::Successor | Self::Stored => Signal::KILL,
         }
     }
 
     /// The variable for a process that will have `socket` under the same number.
     pub(crate) fn variable_for(self, socket: &OwnedFd) -> io::Result<(OsString, OsString)> {
-        let value = format!("{self},{},{},{}", socket.as_raw_fd(), fstat(socket)?.st_ino, std::process::id());
-        Ok((VARIABLE.into(), value.into()))
+        Ok((VARIABLE.into(), self.value_for(socket.as_fd(), std::process::id())?))
+    }
+
+    /// The variable for the program that this process becomes, in place of the one that its parent has started: with the same socket.
+    pub(crate) fn variable_from_parent(self, socket: impl AsFd) -> io::Result<(OsString, OsString)> {
+        Ok((VARIABLE.into(), self.value_for(socket.as_fd(), std::os::unix::process::parent_id())?))
+    }
+
+    fn value_for(self, socket: BorrowedFd<'_>, parent: u32) -> io::Result<OsString> {
+        Ok(format!("{self},{},{},{parent}", socket.as_raw_fd(), fstat(socket)?.st_ino).into())
     }
 }
 
 /// The variable for the program that this process becomes.
 pub(crate) fn variable_for_successor(snapshot: Passed) -> (OsString, OsString) {
-    variable_for_own_process(RoleName::Rehearsal, snapshot)
+    variable_for_own_process(RoleName::Successor, snapshot)
 }
 
 /// The variable for the file from or before the binary store, which this process becomes.
@@ -123,7 +137,7 @@ impl Claim {
 
     /// An exec keeps the PID: whoever set the variable was this process.
     fn is_of_own_process(&self) -> bool {
-        matches!(self.role, Some(RoleName::Rehearsal | RoleName::Stored)) && self.parent == std::process::id()
+        matches!(self.role, Some(RoleName::Successor | RoleName::Stored)) && self.parent == std::process::id()
     }
 }
 
@@ -142,29 +156,32 @@ pub(crate) fn started_in() -> Option<RoleName> {
 /// master come of a role that is not known here.
 ///
 /// # Errors
-/// [`Error::Role`]: see above.
+/// - [`Error::Role`]: see above.
+/// - [`Error::Forged`]: the file gives this process rights, and the variable was set by somebody who may not have them.
 pub(crate) fn detect(is_only_thread: bool) -> Result<Role, Error> {
     let Some(value) = std::env::var_os(VARIABLE) else { return Ok(Role::Master) };
     let value = value.to_string_lossy().into_owned();
     if is_only_thread {
         // With more threads it stays, which is harmless: no other process has the socket.
-        crate::sys::process::remove_variable(VARIABLE);
+        process::remove_variable(VARIABLE);
     }
     let Some(claim) = Claim::read(&value) else { return Ok(Role::Master) };
     if claim.is_of_own_process() {
         let handed = Passed { descriptor: claim.descriptor, inode: claim.inode };
         let role = if claim.role == Some(RoleName::Stored) { Role::Stored } else { Role::Successor };
         // Without it nobody knows what this process has open and which children it has, or which file is the packaged one.
-        return handed.take().map(|taken| role(File::from(taken))).map_err(|_| Error::Role { variable: VARIABLE, value });
+        let Some(file) = handed.take_if_here().map(File::from) else { return Err(Error::Role { variable: VARIABLE, value }) };
+        return if is_forged(|| handover::maker_of(&file)) { Err(forged(value)) } else { Ok(role(file)) };
     }
     let is_our_parents = claim.parent != 1 && claim.parent == std::os::unix::process::parent_id();
     match (claim.role, adopt_socket(claim.descriptor, claim.inode)) {
         // Nobody is started as one of these; another process than the one that it names has inherited the text alone.
         (Some(RoleName::Stored), _) => Ok(Role::Master),
+        (_, Some(socket)) if is_forged(|| link::maker_of(&socket).map(Some)) => Err(forged(value)),
         (Some(role), Some(socket)) => {
             // It was set before the exec too, but the kernel forgets it when the file has capabilities (prctl(2)). Set before the peer is
             // looked at: whoever ends in between is noticed by the one or the other.
-            crate::sys::process::set_parent_death_signal(role.parent_death_signal());
+            process::set_parent_death_signal(role.parent_death_signal());
             if crate::sys::poll::is_peer_gone(&socket) {
                 std::process::exit(0);
             }
@@ -174,6 +191,18 @@ pub(crate) fn detect(is_only_thread: bool) -> Result<Role, Error> {
         (_, None) if is_our_parents => Err(Error::Role { variable: VARIABLE, value }),
         (_, None) => Ok(Role::Master),
     }
+}
+
+/// Whether what was found may be from whoever has executed this file, whose rights that one is not to have: a process that had them made it if it belongs to our
+/// own effective user and group, or to root, whom `main` may have been. What the file has by capabilities alone leaves no such trace.
+fn is_forged(maker: impl FnOnce() -> io::Result<Option<(u32, u32)>>) -> bool {
+    let is_believed = |(user, group)| user == 0 || (user, group) == process::effective_ids();
+    process::has_rights_of_its_file() && !maker().is_ok_and(|maker| maker.is_some_and(is_believed))
+}
+
+fn forged(value: String) -> Error {
+    let (user, group) = process::effective_ids();
+    Error::Forged { variable: VARIABLE, value, user, group }
 }
 
 #[cfg(test)]
@@ -205,7 +234,7 @@ mod tests {
         assert!(own.starts_with("master,7,42,"));
         assert!(Claim::read(&own).expect("a claim").is_of_own_process());
         let (_ours, theirs) = Link::pair().expect("a socket pair");
-        let (_, rehearsal) = RoleName::Rehearsal.variable_for(&theirs).expect("a variable");
+        let (_, rehearsal) = RoleName::Successor.variable_for(&theirs).expect("a variable");
         assert!(rehearsal.into_string().expect("it is text").starts_with("master,"));
         assert!(!Claim::read("master,7,42,1").expect("a claim").is_of_own_process());
         let child = own.replacen("master", "child", 1);

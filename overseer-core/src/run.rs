@@ -82,7 +82,7 @@ fn play<T>(mut config: Config<T>) -> Result<T, Error> {
         _ => Ok(addresses),
     });
     match role {
-        Role::Started(RoleName::Check | RoleName::Rehearsal, link) => binary::check::answer(link, valid.err().map(|error| error.chain())),
+        Role::Started(RoleName::Check | RoleName::Successor, link) => binary::check::answer(link, valid.err().map(|error| error.chain())),
         Role::Started(RoleName::Poll, link) => {
             valid?;
             let Some(fetcher) = config.fetcher else {
@@ -93,16 +93,20 @@ fn play<T>(mut config: Config<T>) -> Result<T, Error> {
         }
         Role::Successor(snapshot) => {
             let setup = valid.map(|addresses| setup(config, addresses, threads, None));
-            Err(master::resume(setup, &snapshot))
+            Err(master::resume(setup, snapshot))
         }
         Role::Stored(file) => {
-            let handed = Handed::read(&file).map_err(Error::system("cannot read what the packaged file has handed over"))?;
+            let handed = Handed::read(file).map_err(Error::system("cannot read what the packaged file has handed over"))?;
             match valid {
                 Err(error) if !handed.has_failed() => Err(handed.go_back(error)),
                 valid => match master::run(setup(config, valid?, threads, Some(handed)))? {},
             }
         }
         Role::Started(RoleName::Stored, _) => unreachable!("no process is started as one"),
+        Role::Started(RoleName::Proof, link) => {
+            valid?;
+            binary::candidate::run(link, &config.demands)
+        }
         Role::Started(RoleName::Child, link) => run_child(link, config, &valid?),
         Role::Master => {
             let addresses = valid?;
@@ -219,15 +223,17 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         path: welcome.path,
     };
     let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
-    if welcome.pings {
-        shared.answer_pings();
-    }
     let listener = |(place, (socket, address)): (usize, (_, &Address))| {
         let outlives_master = welcome.kept.contains(&place);
         Listener::new(socket, address.name.clone(), outlives_master, Arc::clone(&shared))
     };
     let listeners = sockets.into_iter().zip(addresses).enumerate().map(listener).collect();
-    Ok(run_program(config.program, State::new(Arc::clone(&shared), listeners, true), &shared))
+    let state = State::new(Arc::clone(&shared), listeners, true);
+    // Not before it has its listeners, of which the master may say more.
+    if welcome.pings {
+        shared.answer_pings();
+    }
+    Ok(run_program(config.program, state, &shared))
 }
 
 fn run_alone<T>(config: Config<T>, addresses: &[Address], is_only_thread: bool) -> Result<T, Error> {

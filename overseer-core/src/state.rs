@@ -28,7 +28,7 @@ pub struct State {
 impl State {
     pub(crate) fn new(shared: Arc<Shared>, listeners: Vec<Listener>, is_enabled: bool) -> Self {
         // Once only: the listeners of a process are made once.
-        let _ = shared.listeners.set(listeners.iter().filter_map(Listener::closer).collect());
+        let _ = shared.listeners.set(listeners.iter().map(Listener::closer).collect());
         Self { shared, listeners: listeners.into(), is_enabled }
     }
 

@@ -16,16 +16,6 @@ fn runs(app: &App) -> String {
     version_in(format!("/proc/{}/exe", app.pid()).as_ref())
 }
 
-fn descriptors(app: &App) -> Vec<String> {
-    let entries = fs::read_dir(format!("/proc/{}/fd", app.pid())).expect("the master lives");
-    let mut all: Vec<String> = entries
-        .flatten()
-        .map(|entry| format!("{} {}", entry.file_name().display(), fs::read_link(entry.path()).unwrap_or_default().display()))
-        .collect();
-    all.sort();
-    all
-}
-
 #[test]
 fn after_each_upgrade_the_master_is_the_release_in_the_same_process_and_no_request_fails() {
     let scene = Scene::with_source("");
@@ -40,15 +30,16 @@ fn after_each_upgrade_the_master_is_the_release_in_the_same_process_and_no_reque
         let inode = |path: &str| fs::metadata(path).expect("it is there").ino();
         assert_eq!(inode(&format!("/proc/{pid}/exe")), fs::metadata(scene.program()).expect("there").ino());
         app.wait_until("no look goes on", |app| app.children().len() == 1);
-        open.push(descriptors(&app).len());
+        open.push(app.descriptors().len());
     }
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{tally}");
     // A look may have begun while they were counted.
-    assert!(open.iter().skip(2).min() == open.iter().rev().take(10).min(), "descriptors leak: {open:?}; {:?}", descriptors(&app));
+    assert!(open.iter().skip(2).min() == open.iter().rev().take(10).min(), "descriptors leak: {open:?}; {:?}", app.descriptors());
     assert_eq!(app.count_lines(STAYS), 0);
     let own: Vec<u64> = tell(app.address(), "descriptors").into_iter().map(|all| all.matches("overseer-snapshot").count() as u64).collect();
     assert_eq!(own, [0], "the program has inherited a snapshot");
+    assert!(!app.descriptors().iter().any(|open| open.contains("overseer-snapshot")), "the master has kept a snapshot");
     assert!(app.terminate().success());
 }
 
@@ -174,6 +165,48 @@ fn a_master_that_cannot_go_on_executes_the_one_before() {
     assert_eq!((app.pid(), runs(&app).as_str()), (pid, "3"));
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{tally}");
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_master_that_finds_no_descriptor_or_no_handler_for_itself_executes_the_one_before() {
+    let scene = Scene::with_source("");
+    let mut app = scene.start();
+    let (pid, load) = (app.pid(), Load::start(app.address()));
+    let faults = [
+        ("no-descriptors", "its own file cannot be opened: Too many open files"),
+        ("refuse-handlers", "its signal handlers cannot be installed: "),
+    ];
+    for (version, (fault, why)) in (2..).zip(faults) {
+        scene.publish(&format!("version={version} behave={fault}-as-master"));
+        let said = app.line_after(STAYS);
+        assert!(said.starts_with(&format!("its file could not go on: {why}")), "{said}");
+        app.line_after_start(&format!("generation {} is gone", version - 1));
+        assert_eq!((app.pid(), runs(&app).as_str(), ask(app.address()).version), (pid, "1", version.to_string()));
+        app.skip_lines();
+    }
+    scene.publish("version=4");
+    app.line_after(REPLACED);
+    app.line_after_start("generation 3 is gone");
+    assert_eq!((app.pid(), runs(&app).as_str()), (pid, "4"));
+    let tally = load.stop();
+    assert_eq!(tally.failed(), 0, "{tally}");
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_generation_that_main_has_reaped_in_the_master_is_gone_all_the_same() {
+    let scene = Scene::with_source("");
+    let mut app = scene.start();
+    let held = Request::begin(app.address());
+    scene.publish("version=2 behave=reap-as-master");
+    // It waits in `main` until a child of it ends.
+    app.wait_until("the new file is the master's", |app| runs(app) == "2");
+    assert_eq!(held.finish().expect("an answer").version, "1");
+    app.line_after("generation 1 (pid ");
+    app.line_after("generation 1 is gone");
+    app.line_after_start(REPLACED);
+    app.restart();
     assert!(app.terminate().success());
 }
 

@@ -65,6 +65,21 @@ fn addresses_are_added_dropped_and_reordered_under_load_and_no_request_fails() {
 }
 
 #[test]
+fn a_binary_store_that_comes_with_an_upgrade_is_said_to_wait_for_a_start() {
+    let scene = Scene::with_source("");
+    let mut app = scene.start();
+    scene.publish(&format!("version=2 binary_store={}", scene.directory().join("store").display()));
+    app.line_after(REPLACED);
+    let why = app.line_after("the new binary_store does not hold yet: ");
+    assert_eq!(why, format!("releases lie in {} until the service is started anew", scene.directory().join("app").display()));
+    scene.publish("version=3");
+    app.line_after(REPLACED);
+    app.line_after_start("generation 2 is gone");
+    assert_eq!((scene.version_at_path().as_str(), app.count_lines("does not hold yet")), ("3", 1));
+    assert!(app.terminate().success());
+}
+
+#[test]
 fn an_address_that_was_dropped_comes_back_with_the_version_that_has_it() {
     let scene = Scene::with_source("");
     let [a, b] = addresses(82);

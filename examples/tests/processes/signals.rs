@@ -85,6 +85,23 @@ fn a_stopped_master_stops_its_program_and_both_go_on_when_continued() {
 }
 
 #[test]
+fn a_sigtstp_that_stops_nobody_takes_no_time_from_whoever_waits_when_the_master_is_stopped_later() {
+    let scene = Scene::new("behave=never-drain terminate_timeout=2000");
+    // Nobody in its session could continue it, so the kernel does not stop it: its process group is orphaned, as POSIX calls that.
+    let mut app = scene.start();
+    app.signal(Signal::SIGTSTP);
+    app.line_after("continued after");
+    app.signal(Signal::SIGUSR2);
+    app.line_after("generation 1 drains");
+    app.signal(Signal::SIGSTOP);
+    // For longer than what generation 1 has to finish.
+    thread::sleep(Duration::from_secs(3));
+    app.signal(Signal::SIGCONT);
+    app.line_after("continued after");
+    app.line_after("generation 1 has not finished after");
+}
+
+#[test]
 fn a_sigcont_beside_a_sigterm_gives_nobody_more_time() {
     let scene = Scene::new("behave=never-drain terminate_timeout=300");
     let mut app = scene.start();

@@ -59,6 +59,8 @@ fn start(scene: &Scene, names: &str, descriptors: &[&dyn AsFd]) -> App {
 /// A service manager's descriptor store, in a thread: takes what the program gives it, and passes it to the next start.
 struct Store {
     directory: TempDir,
+    /// Until it is read.
+    socket: Option<UnixDatagram>,
     held: Arc<Mutex<Vec<(String, OwnedFd)>>>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -66,17 +68,38 @@ struct Store {
 
 impl Store {
     fn new() -> Self {
+        let mut store = Self::idle();
+        store.begin();
+        store
+    }
+
+    /// One that takes nothing yet.
+    fn idle() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = UnixDatagram::bind(directory.path().join("notify")).expect("bound");
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
-        let (held, is_over) = (Arc::<Mutex<Vec<(String, OwnedFd)>>>::default(), Arc::new(AtomicBool::new(false)));
-        let (all, end) = (Arc::clone(&held), Arc::clone(&is_over));
-        let thread = thread::spawn(move || {
+        Self { directory, socket: Some(socket), held: Arc::default(), is_over: Arc::default(), thread: None }
+    }
+
+    /// One that takes nothing yet, and in front of which so many wait that it can be told nothing.
+    fn busy() -> Self {
+        let store = Self::idle();
+        let others = UnixDatagram::unbound().expect("a socket");
+        others.set_nonblocking(true).expect("set");
+        others.connect(store.directory.path().join("notify")).expect("connected");
+        while others.send(b"X_BUSY=1").is_ok() {}
+        store
+    }
+
+    /// Takes what waits, and what comes from now on.
+    fn begin(&mut self) {
+        let socket = self.socket.take().expect("it has not begun");
+        let (all, end) = (Arc::clone(&self.held), Arc::clone(&self.is_over));
+        self.thread = Some(thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
                 Self::take_one(&socket, &all);
             }
-        });
-        Self { directory, held, is_over, thread: Some(thread) }
+        }));
     }
 
     fn take_one(socket: &UnixDatagram, held: &Mutex<Vec<(String, OwnedFd)>>) {
@@ -107,18 +130,30 @@ impl Store {
         self.held.lock().expect("whole").iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Starts the program with what is held, and the store as large as this.
+    /// The program with what is held, and the store as large as this.
+    fn command(&self, scene: &Scene, size: usize) -> Command {
+        let held = self.held.lock().expect("whole");
+        let descriptors: Vec<&dyn AsFd> = held.iter().map(|(_, descriptor)| descriptor as &dyn AsFd).collect();
+        let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
+        let mut command = passing(scene, &names.join(":"), &descriptors);
+        command.env("NOTIFY_SOCKET", self.directory.path().join("notify")).env("FDSTORE", size.to_string());
+        command
+    }
+
     fn start(&self, scene: &Scene, size: usize) -> App {
-        let mut app = {
-            let held = self.held.lock().expect("whole");
-            let descriptors: Vec<&dyn AsFd> = held.iter().map(|(_, descriptor)| descriptor as &dyn AsFd).collect();
-            let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
-            let mut command = passing(scene, &names.join(":"), &descriptors);
-            command.env("NOTIFY_SOCKET", self.directory.path().join("notify")).env("FDSTORE", size.to_string());
-            App::start(command)
-        };
+        let mut app = App::start(self.command(scene, size));
         app.wait_until_ready();
         app
+    }
+
+    /// The port of an address that the program has listened on, of which nothing but its place in the store is left.
+    fn port_of(&self, scene: &mut Scene, address: &str) -> u16 {
+        scene.add_words(&format!("address={address}"));
+        let mut app = self.start(scene, 8);
+        app.wait_until("it is stored", |_| self.names().len() == 1);
+        let port = app.address().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+        assert!(app.terminate().success());
+        port
     }
 }
 
@@ -442,6 +477,77 @@ fn what_a_release_does_not_listen_on_any_more_leaves_the_store_and_what_it_adds_
     app.line_after_start("the descriptor store holds overseer-127.0.0.");
     app.wait_until("the others are gone", |_| store.names().len() == 1);
     app.wait_until("nobody keeps it", |_| TcpStream::connect(&addresses[0]).is_err());
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_stored_socket_gives_way_to_a_changed_address_that_overlaps_it_and_back() {
+    let (store, mut scene) = (Store::new(), Scene::new(""));
+    let port = store.port_of(&mut scene, ":0");
+    for address in [format!("127.0.0.1:{port}"), format!(":{port}")] {
+        let before = store.names();
+        scene.add_words(&format!("address={address}"));
+        let mut app = store.start(&scene, 8);
+        assert_eq!(ask(&format!("127.0.0.1:{port}")).generation, 1);
+        app.wait_until("it has taken its place", |_| store.names().len() == 1 && store.names() != before);
+        assert!(app.terminate().success());
+    }
+}
+
+#[test]
+fn what_a_start_that_fails_does_not_mean_leaves_the_store_all_the_same() {
+    let (store, mut scene) = (Store::new(), Scene::new(""));
+    let port = store.port_of(&mut scene, ":0");
+    scene.add_words("address=192.0.2.1:1");
+    let mut app = App::start(store.command(&scene, 8));
+    assert_eq!(app.wait_exit().code(), Some(1));
+    app.wait_until("nothing is stored", |_| store.names().is_empty());
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "nobody would ever accept");
+}
+
+#[test]
+fn the_previous_binary_that_runs_at_the_third_start_has_its_address_though_the_release_has_stored_one_that_overlaps_it() {
+    let (store, mut scene) = (Store::new(), Scene::with_source(""));
+    let port = store.port_of(&mut scene, "127.0.0.1:0");
+    let (address, before) = (format!("127.0.0.1:{port}"), store.names());
+    scene.add_words(&format!("address={address}"));
+    let mut app = store.start(&scene, 8);
+    scene.publish(&format!("version=2 alone address=:{port}"));
+    app.line_after("the master runs ");
+    app.wait_until("its socket has taken the place of the other", |_| store.names().len() == 1 && store.names() != before);
+    for _ in 1..=2 {
+        app.signal(Signal::SIGKILL);
+        app.wait_exit();
+        app = store.start(&scene, 8);
+        assert_eq!(ask(&address).version, "2");
+    }
+    app.signal(Signal::SIGKILL);
+    app.wait_exit();
+    let mut app = App::start(store.command(&scene, 8));
+    app.line_after("was started 3 times and never lived through its probation: the previous binary is back");
+    app.wait_until_ready();
+    assert_eq!((app.address(), ask(&address).version.as_str()), (address.as_str(), "1"));
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_socket_that_is_stored_after_a_generation_has_got_it_is_not_shut_down_by_an_orphan() {
+    let (mut store, scene) = (Store::busy(), Scene::new(""));
+    let mut app = store.start(&scene, 8);
+    let address = app.address().to_owned();
+    let request = Request::begin(&address);
+    store.begin();
+    app.wait_until("it is stored", |_| store.names().len() == 1);
+    app.wait_until("the master has nothing left to do", |app| {
+        app.processes().iter().any(|process| process.pid == app.pid() && process.state == 'S')
+    });
+    app.signal(Signal::SIGKILL);
+    app.wait_exit();
+    request.finish().expect("an answer");
+    app.wait_until("the orphan is gone", |app| app.processes().is_empty());
+    drop(TcpStream::connect(&address).expect("clients wait for the next master"));
+    let mut app = store.start(&scene, 8);
+    assert_eq!(ask(&address).generation, 1);
     assert!(app.terminate().success());
 }
 

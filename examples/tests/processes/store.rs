@@ -1,6 +1,7 @@
 //! A binary store: releases lie in a directory of their own, and the packaged file decides at each start what runs.
 
 use crate::app::{App, Scene, can_run, is_root, put, release, spawn, version_in};
+use crate::commands::{done, refused};
 use crate::files::{in_own_mounts, run};
 use crate::killed::status_of;
 use crate::load::{Load, ask, tell};
@@ -68,6 +69,8 @@ impl Store {
         let mut app = self.scene.start();
         assert_eq!(ask(app.address()).version, version, "{}", app.all_lines());
         assert_eq!(version_in(format!("/proc/{}/exe", app.pid()).as_ref()), version);
+        let handed: Vec<String> = app.descriptors().into_iter().filter(|open| open.contains("overseer-snapshot")).collect();
+        assert!(handed.is_empty(), "the master has kept what the packaged file has handed over: {handed:?}");
         app.rewind();
         app
     }
@@ -616,16 +619,25 @@ fn what_a_service_manager_passes_is_there_for_the_release_and_for_the_packaged_f
     }
 }
 
-/// A service whose directory is on the writable layer of a container. `None`: this machine does not allow it.
-fn in_container(what: &str, scene: &Scene) -> Option<App> {
-    let (directory, layers) = (scene.directory().join("app"), scene.directory().join("layers"));
+/// A service whose root is an overlay with an upper layer that is gone at its end. In a container, as far as can be seen from in there, or on a machine whose root
+/// is made so. What lies beside the program's directory is as it is outside. `None`: this machine does not allow it.
+fn on_overlay(is_container: bool, scene: &Scene) -> Option<App> {
+    let directory = scene.directory().display();
+    let shared = |name: &str| {
+        let path = scene.directory().join(name);
+        if path.exists() { format!("mount --bind {0} {1}/root{0}; ", path.display(), "$layers") } else { String::new() }
+    };
+    let mark = if is_container { "echo > $layers/root/run/.containerenv" } else { "true" };
     let commands = format!(
-        "mkdir -p {layers}; mount -t tmpfs none {layers}; mkdir {layers}/upper {layers}/work; \
-         mount -t overlay none -o lowerdir={directory},upperdir={layers}/upper,workdir={layers}/work {directory}",
-        layers = layers.display(),
-        directory = directory.display()
+        "layers={directory}/layers; mkdir -p $layers; mount -t tmpfs none $layers; mkdir $layers/upper $layers/work $layers/root; \
+         mount -t overlay none -o lowerdir=/,upperdir=$layers/upper,workdir=$layers/work $layers/root; \
+         mkdir -p $layers/root{directory}; [ -e $layers/root{directory}/app ] || cp -a {directory}/app $layers/root{directory}/; \
+         rm -f $layers/root/.dockerenv $layers/root/run/.containerenv $layers/root/run/systemd/container; mkdir -p $layers/root/run; {mark}; {}{}\
+         for name in proc dev sys; do mount --rbind /$name $layers/root/$name; done; exec chroot $layers/root \"$0\"",
+        shared("source"),
+        shared("store"),
     );
-    let mut app = in_own_mounts(what, scene, &commands)?;
+    let mut app = in_own_mounts("an overlay as root", scene, &commands)?;
     app.wait_until_ready();
     Some(app)
 }
@@ -633,13 +645,28 @@ fn in_container(what: &str, scene: &Scene) -> Option<App> {
 #[test]
 fn on_the_writable_layer_of_a_container_a_release_is_told_of_and_not_installed() {
     let scene = Scene::with_source("upgrades=unsaid");
-    let Some(mut app) = in_container("an overlay", &scene) else { return };
+    let Some(mut app) = on_overlay(true, &scene) else { return };
     let said = app.line_after_start("new releases are told of and not installed: ");
     assert!(said.contains("/app\" is on the writable layer of a container"), "{said}");
     scene.publish("version=2");
-    app.line_after("is not installed: upgrades are set to notify");
+    let why = app.line_after("is not installed: ");
+    assert!(why.contains("the program lies on the writable layer of a container") && !why.contains("set to notify"), "{why}");
+    let shown = fs::read(format!("/proc/{}/root{}/master.json", app.pid(), scene.state_dir().display())).expect("it shows itself");
+    let shown: Value = serde_json::from_slice(&shown).expect("JSON");
+    assert_eq!((&shown["upgrades"], &shown["is_ephemeral"]), (&"notify".into(), &true.into()), "{shown:#}");
     app.restart_to(2);
     assert_eq!((ask(app.address()).version.as_str(), app.count_lines("new releases are told of")), ("1", 1));
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn on_a_machine_whose_root_is_an_overlay_releases_are_installed() {
+    let scene = Scene::with_source("upgrades=unsaid");
+    let Some(mut app) = on_overlay(false, &scene) else { return };
+    scene.publish("version=2");
+    app.line_after("is installed at");
+    app.line_after("generation 1 is gone");
+    assert_eq!((ask(app.address()).version.as_str(), app.count_lines("new releases are told of")), ("2", 0));
     assert!(app.terminate().success());
 }
 
@@ -648,7 +675,7 @@ fn in_a_container_a_program_that_says_so_or_has_a_volume_is_upgraded() {
     let forced = Scene::with_source("upgrades=install");
     let store = Store::new("upgrades=unsaid");
     for scene in [&forced, &store.scene] {
-        let Some(mut app) = in_container("an overlay", scene) else { return };
+        let Some(mut app) = on_overlay(true, scene) else { return };
         scene.publish("version=2");
         app.line_after("is installed at");
         app.line_after("generation 1 is gone");
@@ -657,8 +684,279 @@ fn in_a_container_a_program_that_says_so_or_has_a_volume_is_upgraded() {
     }
     // The next container has another overlay with the same file in it.
     for _ in 0..2 {
-        let Some(mut app) = in_container("an overlay", &store.scene) else { return };
+        let Some(mut app) = on_overlay(true, &store.scene) else { return };
         assert_eq!((ask(app.address()).version.as_str(), app.count_lines(RUNS)), ("2", 1), "{}", app.all_lines());
         assert!(app.terminate().success());
     }
+}
+
+#[test]
+fn a_packaged_file_that_is_the_newest_release_is_nothing_that_is_missing_in_the_store() {
+    let store = Store::new("");
+    let mut app = store.scene.start();
+    for _ in 0..2 {
+        app.wait_until("it is known to be the newest", |_| store.state()["installed"]["release"]["tag"].is_string());
+        let tag = store.state()["installed"]["release"]["tag"].clone();
+        assert!(app.terminate().success());
+        app = store.starts("1");
+        for _ in 0..3 {
+            app.line_after("nothing new at");
+        }
+        assert_eq!((app.count_lines("error: "), app.count_lines("is not there any more")), (0, 0), "{}", app.all_lines());
+        assert_eq!(store.state()["installed"]["release"]["tag"], tag);
+    }
+    // Nor is it after a release that was taken back to it.
+    store.scene.publish("version=2");
+    app.line_after("is installed at");
+    app.line_after("generation 1 is gone");
+    let _ = tell(app.address(), "crash");
+    app.line_after("the previous binary is back");
+    app.line_after("generation 3 is ready");
+    assert!(app.terminate().success());
+    for _ in 0..2 {
+        let mut app = store.starts("1");
+        for _ in 0..3 {
+            app.line_after("nothing new at");
+        }
+        assert_eq!((store.stored().as_str(), app.count_lines("error: ")), ("none", 0), "{}", app.all_lines());
+        assert!(app.terminate().success());
+    }
+}
+
+#[test]
+fn a_package_that_is_changed_while_nothing_is_stored_is_not_followed_by_the_one_before() {
+    let store = Store::new("");
+    let mut app = store.scene.start();
+    app.wait_until("it is known to be the newest", |_| store.state()["installed"]["release"]["tag"].is_string());
+    assert!(app.terminate().success());
+    put(&store.scene.program(), &release("version=1.5"));
+    for _ in 0..2 {
+        let mut app = store.starts("1.5");
+        // Under another tag.
+        store.scene.publish("version=1");
+        for _ in 0..5 {
+            app.line_after("nothing new at");
+        }
+        assert_eq!((ask(app.address()).version.as_str(), app.count_lines("error: ")), ("1.5", 0), "{}", app.all_lines());
+        assert!(app.terminate().success());
+    }
+}
+
+/// One whose programs end at once while the file is there, and whose release has lived through its probation.
+fn in_need_of_a_database(is_package: bool) -> (Store, PathBuf) {
+    let mut store = Store::new("probation=100");
+    let outage = store.scene.directory().join("outage");
+    let words = format!("outage={}", outage.display());
+    if is_package {
+        store.scene.add_words(&words);
+    }
+    let mut app = store.scene.start();
+    store.scene.publish(&format!("version=2 {words}"));
+    app.line_after("is installed at");
+    app.line_after("has lived through its probation");
+    assert!(app.terminate().success());
+    fs::write(&outage, "").expect("written");
+    (store, outage)
+}
+
+#[track_caller]
+fn does_not_come_up(store: &Store, times: usize) {
+    for start in 1..=times {
+        let mut app = App::start(store.scene.command());
+        assert_eq!(app.wait_exit().code(), Some(7), "start {start}: {}", app.all_lines());
+    }
+}
+
+#[test]
+fn an_outage_in_which_nothing_comes_up_costs_a_release_nothing() {
+    let (store, outage) = in_need_of_a_database(true);
+    // Three starts of the release, one of the packaged file, and again.
+    for (times, stored) in [(3, "2"), (1, "none"), (2, "2")] {
+        does_not_come_up(&store, times);
+        assert_eq!(store.stored(), stored);
+    }
+    // There is nothing that it could be fetched from.
+    fs::remove_file(store.scene.source()).expect("removed");
+    fs::remove_file(&outage).expect("removed");
+    let mut app = store.starts("2");
+    app.line_after(RUNS);
+    assert_eq!(store.state()["verdicts"].as_array().map(Vec::len), Some(0), "{}", store.state());
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_release_that_did_not_come_up_in_an_outage_is_tried_again_where_the_packaged_file_has_come_up() {
+    let (store, outage) = in_need_of_a_database(false);
+    does_not_come_up(&store, 3);
+    let mut app = store.starts("1");
+    let why = app.line_after("was started 3 times in a row, and none of its generations became ready");
+    assert!(why.contains("is tried again"), "{why}");
+    for _ in 0..3 {
+        app.line_after("nothing new at");
+    }
+    let verdict = &store.state()["verdicts"][0];
+    assert!(verdict["until_unix_s"].is_u64(), "it is held back, and not rejected: {verdict}");
+    assert!(app.terminate().success());
+    // Not at each start.
+    let mut app = store.starts("1");
+    assert!(app.terminate().success());
+    // Its time has come.
+    let mut state = store.state();
+    state["verdicts"][0]["until_unix_s"] = 1.into();
+    fs::write(store.path(".app.overseer/state.json"), state.to_string()).expect("written");
+    fs::remove_file(&outage).expect("removed");
+    let mut app = store.starts("2");
+    assert_eq!(app.count_lines("is proved"), 0, "it is not fetched again");
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_release_that_did_not_come_up_in_an_outage_is_fetched_again_by_the_service_that_goes_on() {
+    let (store, outage) = in_need_of_a_database(false);
+    does_not_come_up(&store, 3);
+    let mut app = store.starts("1");
+    app.wait_until_ready();
+    fs::remove_file(&outage).expect("removed");
+    // What an operator need not do, if there is time.
+    done(&store.scene, "retry");
+    app.line_after("is installed at");
+    app.line_after("generation 1 is gone");
+    assert_eq!((ask(app.address()).version.as_str(), store.stored().as_str()), ("2", "2"));
+    assert!(app.terminate().success());
+    let mut app = store.starts("2");
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_retry_after_a_package_upgrade_leaves_the_package() {
+    let store = Store::upgraded("");
+    put(&store.scene.program(), &release("version=1.5"));
+    let mut app = store.starts("1.5");
+    app.wait_until_ready();
+    app.line_after("nothing new at");
+    let said = done(&store.scene, "retry");
+    assert!(said.contains("looked at"), "{said}");
+    app.skip_lines();
+    for _ in 0..3 {
+        app.line_after("nothing new at");
+    }
+    assert_eq!((ask(app.address()).version.as_str(), store.stored().as_str()), ("1.5", "none"));
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_second_master_that_cannot_prove_the_release_touches_nothing_and_takes_it_up_later() {
+    let store = Store::upgraded("");
+    let mut first = store.starts("2");
+    first.wait_until_ready();
+    fs::set_permissions(store.path("app"), Permissions::from_mode(0o777)).expect("mode set");
+    let mut second = store.starts("1");
+    let said = second.line_after("store/app\" ");
+    assert!(said.contains("others can write to it (mode 0777)") && said.contains(INSTEAD), "{said}");
+    second.wait_until_ready();
+    second.line_after("another master looks for releases of");
+    assert_eq!((store.stored().as_str(), version_in(&store.path(".app.set-aside")).as_str()), ("2", "none"));
+    fs::set_permissions(store.path("app"), Permissions::from_mode(0o755)).expect("mode set");
+    second.line_after("it is taken up as the next generation");
+    second.wait_until("it serves the release", |second| ask(second.address()).version == "2");
+    first.restart();
+    assert_eq!(ask(first.address()).version, "2");
+    assert!(first.terminate().success() && second.terminate().success());
+    let mut app = store.starts("2");
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_second_master_that_finds_a_changed_package_runs_it_and_leaves_the_release_to_the_first() {
+    let store = Store::upgraded("");
+    let mut first = store.starts("2");
+    first.wait_until_ready();
+    put(&store.scene.program(), &release("version=1.5"));
+    let mut second = store.starts("1.5");
+    second.wait_until_ready();
+    second.line_after("another master looks for releases of");
+    second.restart_to(2);
+    for _ in 0..5 {
+        second.line_after("nothing new at");
+    }
+    assert_eq!((ask(second.address()).version.as_str(), second.count_lines("is taken up")), ("1.5", 0), "{}", second.all_lines());
+    assert_eq!((store.stored().as_str(), version_in(&store.path(".app.set-aside")).as_str()), ("2", "none"));
+    // Once the first has taken the package too, the second follows what it installs.
+    first.restart();
+    assert_eq!(ask(first.address()).version, "1.5");
+    store.upgrade(&mut first, 3);
+    second.line_after("it is taken up as the next generation");
+    second.wait_until("it serves the release", |second| ask(second.address()).version == "3");
+    assert!(first.terminate().success() && second.terminate().success());
+}
+
+#[test]
+fn a_restart_runs_no_file_in_the_store_that_is_not_proved() {
+    let (pair, stranger) = (key_pair(), key_pair());
+    // It looks once: a look would remove the proofs of what was never staged.
+    let store = Store::new(&format!("interval=3600000 {}", trusting(&pair)));
+    let (two, hostile) = (release("version=2"), release("version=666"));
+    put(&store.scene.source().with_extension("minisig"), sign(&pair, &two, "release", TIME).as_bytes());
+    store.scene.publish_bytes(&two);
+    let mut app = store.scene.start();
+    app.line_after("is installed at");
+    app.line_after("generation 1 is gone");
+    let (id, sha256) = hashes(&hostile);
+    let of_stranger = sign(&stranger, &hostile, "release", TIME);
+    let forged = |minisig: Option<&str>| {
+        serde_json::json!({"release": {"id": id, "tag": "2"}, "sha256": sha256, "file_name": "release", "minisig": minisig}).to_string()
+    };
+    let proofs = [
+        (String::new(), "is damaged, or was not put there by an upgrade"),
+        (forged(None), "is not signed, and is taken only with a signature by a trusted key"),
+        (forged(Some(&of_stranger)), "which is no trusted one"),
+    ];
+    for (proof, why) in proofs {
+        put(&store.path("app"), &hostile);
+        fs::write(store.path(&format!(".app.overseer/proof-{id}.json")), proof).expect("written");
+        app.signal(Signal::SIGUSR2);
+        let said = app.line_after("the file that somebody put at ");
+        assert!(said.contains(why), "{said}");
+    }
+    assert_eq!((ask(app.address()).version.as_str(), app.count_lines("serving version=666")), ("2", 0), "{}", app.all_lines());
+    let why = refused(&store.scene, "restart");
+    assert!(why.contains("which is no trusted one"), "{why}");
+    // The release itself, as after a restored backup; and the same file again, which need not be proved.
+    put(&store.path("app"), &two);
+    for _ in 0..2 {
+        let said = done(&store.scene, "restart");
+        assert!(said.ends_with("has taken over"), "{said}");
+    }
+    assert_eq!((ask(app.address()).version.as_str(), app.count_lines("serving version=666")), ("2", 0), "{}", app.all_lines());
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_hold_before_the_first_start_is_refused_and_makes_nothing() {
+    let mut store = Store::new("");
+    let why = refused(&store.scene, "hold:the fair");
+    assert!(why.contains("start the service first") && !store.path(".app.overseer").exists(), "{why}");
+    let mut app = store.scene.start();
+    app.line_after("looking for a release");
+    done(&store.scene, "hold:the fair");
+    assert!(app.terminate().success());
+    let mut app = store.scene.start();
+    store.scene.publish("version=2");
+    app.line_after("is not installed: upgrades are held");
+    assert!(app.terminate().success());
+
+    // What a service without a store remembered beside the program is not what one with a store looks at.
+    fs::create_dir(store.scene.state_dir()).expect("made");
+    fs::set_permissions(store.scene.state_dir(), Permissions::from_mode(0o700)).expect("mode set");
+    store.scene.add_words(&format!("binary_store={}", store.path("made").display()));
+    let why = refused(&store.scene, "hold:the fair");
+    assert!(why.contains("store/made: start the service first") && !store.path("made").exists(), "{why}");
+    assert!(!store.scene.state_dir().join("state.json").exists());
+
+    // Whose state directory it is to be, nobody knows.
+    let mut configured = Scene::with_source("");
+    let state_dir = configured.directory().join("state");
+    configured.add_words(&format!("state_dir={}", state_dir.display()));
+    let why = refused(&configured, "hold:the fair");
+    assert!(why.contains("start the service first") && !state_dir.exists(), "{why}");
 }

@@ -5,7 +5,10 @@ use crate::app::{App, Scene, can_run, is_root, put, release, spawn, version_in};
 use crate::load::{Load, Request, ask, tell};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
 use std::process::Command;
 
 const REPLACED: &str = "the master runs ";
@@ -144,6 +147,46 @@ fn with_the_rights_of_its_file_it_is_replaced_and_has_those_of_the_next() {
         // Who is root has become it for good.
         assert_eq!(rights(app.pid()) == first, tool == "chmod", "{tool}");
         assert!(app.terminate().success());
+    }
+}
+
+#[test]
+fn who_executes_a_set_user_id_program_cannot_have_it_execute_something_else() {
+    if !is_root("a set-user-ID program") || !can_run("a set-user-ID program", "setpriv", &["--version"]) {
+        return;
+    }
+    let scene = Scene::new("");
+    fs::set_permissions(scene.program(), fs::Permissions::from_mode(0o4755)).expect("mode set");
+    let (touch, theirs, loot) = (Path::new("/usr/bin/touch"), scene.directory().join("theirs"), scene.directory().join("loot"));
+    fs::create_dir(&theirs).expect("made");
+    chown(&theirs, Some(4711), Some(4711)).expect("given away");
+    let forged = theirs.join("forged");
+    let passed = json!({"descriptor": 8, "inode": fs::metadata(touch).expect("it is there").ino()});
+    let place = json!({"directory": "/", "invoked": "/app", "name": "app", "state_dir": "/"});
+    let handed = [
+        ("master", json!({"header": {"format": 0, "predecessor": passed}})),
+        ("stored", json!({"place": place, "packaged": passed, "is_counted": false})),
+    ];
+    for (role, contents) in handed {
+        fs::write(&forged, contents.to_string()).expect("written");
+        chown(&forged, Some(4711), Some(4711)).expect("given away");
+        let mut app = App::start({
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=4711", "--regid=4711", "--clear-groups", "sh", "-c"]);
+            // What a master hands over has no name.
+            command.arg("exec 8<\"$2\" 9<\"$3\"; rm \"$3\"; OVERSEER_ROLE=$4,9,$5,$$ exec \"$0\" \"$1\"");
+            command.args([scene.program(), loot.clone(), touch.to_owned(), forged.clone()]);
+            command.args([role.to_owned(), fs::metadata(&forged).expect("it is there").ino().to_string()]);
+            // With settings that are wrong, a stored release goes back to the packaged file.
+            command.env("ACTOR", "address=nonsense");
+            command
+        });
+        assert_eq!(app.wait_exit().code(), Some(1), "{role}");
+        app.wait_until("all is said", |app| app.has_said_all());
+        assert!(!loot.exists(), "{role}: it was executed with the rights of the file");
+        app.line_after(&format!("error: OVERSEER_ROLE={role},9,"));
+        app.rewind();
+        app.line_after("was not set by user 0");
     }
 }
 

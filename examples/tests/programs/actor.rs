@@ -6,6 +6,7 @@
 mod script;
 
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal as RawSignal};
 use nix::sys::signalfd::SignalFd;
 use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, Upgrades, fetcher_fn, run};
@@ -20,7 +21,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, abort, exit};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -29,8 +30,13 @@ use tokio::io::AsyncWriteExt;
 const ROLE: &str = "OVERSEER_ROLE";
 
 fn main() -> ExitCode {
-    let script = Script::read();
     let role = std::env::var(ROLE).unwrap_or_default();
+    if is_successor(&role) {
+        // Whoever ran here before may have lowered it.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raised");
+    }
+    let script = Script::read();
     if script.has("grow_path") {
         let path = std::env::var("PATH").unwrap_or_default();
         // SAFETY: no other thread runs.
@@ -52,11 +58,51 @@ fn main() -> ExitCode {
             fs::copy(&own, &beside).expect("copied");
             fs::rename(&beside, &own).expect("renamed");
         }
+        "reap-as-master" if is_successor(&role) => {
+            nix::sys::wait::wait().expect("a child of the master ends");
+        }
+        "refuse-handlers-as-master" if is_successor(&role) => REFUSES_HANDLERS.store(true, Ordering::Relaxed),
         "exit-from-store" if role.starts_with("stored,") => exit(7),
         "hang-before-hello" if role.starts_with("child,") => hang(),
         _ => {}
     }
-    run(configure(script, role))
+    let has_no_descriptors = is_successor(&role) && script.text("behave") == Some("no-descriptors-as-master");
+    let config = configure(script, role);
+    if has_no_descriptors {
+        take_all_descriptors();
+    }
+    run(config)
+}
+
+/// Leaves nobody a descriptor, until this process executes something.
+fn take_all_descriptors() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, 100, hard).expect("lowered");
+    while let Ok(file) = fs::File::open("/dev/null") {
+        std::mem::forget(file);
+    }
+}
+
+/// Whether the system refuses a handler for SIGCHLD, when some others are installed.
+static REFUSES_HANDLERS: AtomicBool = AtomicBool::new(false);
+
+/// Stands in for the function of the C library, for all of this program, where that can be had under another program's name.
+///
+/// # Safety
+/// As for sigaction(2).
+#[cfg(target_env = "gnu")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sigaction(signal: libc::c_int, action: *const libc::sigaction, old: *mut libc::sigaction) -> libc::c_int {
+    type Sigaction = unsafe extern "C" fn(libc::c_int, *const libc::sigaction, *mut libc::sigaction) -> libc::c_int;
+    if signal == libc::SIGCHLD && !action.is_null() && REFUSES_HANDLERS.load(Ordering::Relaxed) {
+        nix::errno::Errno::EPERM.set();
+        return -1;
+    }
+    // SAFETY: the C library has a function of this name and type, and gets what the caller has given.
+    unsafe {
+        let next = libc::dlsym(libc::RTLD_NEXT, c"sigaction".as_ptr());
+        std::mem::transmute::<*mut libc::c_void, Sigaction>(next)(signal, action, old)
+    }
 }
 
 /// The master that replaces another one, in its own process.
@@ -257,6 +303,10 @@ impl Actor {
     /// What goes wrong at the beginning.
     fn misbehave(&self) {
         let listener = self.state.listeners().first().and_then(|listener| listener.to_tcp().expect("a copy"));
+        // As if its database could not be reached.
+        if self.script.text("outage").is_some_and(|path| fs::exists(path).unwrap_or(true)) {
+            exit(7);
+        }
         match self.script.text("behave").unwrap_or_default() {
             "exit-at-start" => exit(7),
             "crash-at-start" => abort(),

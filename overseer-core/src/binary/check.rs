@@ -35,7 +35,7 @@ pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
             let snapshot_problem = snapshot.and_then(|file| crate::master::snapshot::problem(&file));
             let checked =
                 Checked { token: order.token, protocol: VERSIONS, problem, executable, reads_snapshots: order.snapshot, snapshot_problem };
-            let said = link.send(&checked, &[]);
+            let said = link.send(&checked, []);
             exit(i32::from(said.is_err()))
         }
         // Whoever asked is gone; nobody is left to be told.
@@ -117,7 +117,7 @@ impl Attempt {
         };
         let (pid, mut link) = spawn.start()?;
         // An end before this is read shows in `watch`.
-        let nonsense = link.send(&CheckOrder { token: token.clone(), snapshot: false }, &[]).err();
+        let nonsense = link.send(&CheckOrder { token: token.clone(), snapshot: false }, []).err();
         Ok(Self {
             pid,
             link,

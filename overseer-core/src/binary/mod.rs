@@ -1,5 +1,6 @@
 //! The program's file: where it is, what it is called, and how a release takes its place.
 
+pub(crate) mod candidate;
 pub(crate) mod check;
 mod commit;
 mod demands;

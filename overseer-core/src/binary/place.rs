@@ -7,7 +7,7 @@
 //! name, and the one that lies there is the one to run.
 
 use super::Identity;
-use crate::sys::files;
+use crate::sys::{files, process};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -123,6 +123,17 @@ impl Place {
         Ok(Self { directory, state_dir, has_store: true, name: self.name.clone(), invoked: self.invoked.clone() })
     }
 
+    /// Why releases are not committed to the binary store of this setting, or not to none where it is `None`, if that is so: it was decided when the service
+    /// was started.
+    pub(crate) fn why_not_in(&self, store: Option<&Path>) -> Option<String> {
+        let wanted = store.map(|store| fs::canonicalize(store).unwrap_or_else(|_| store.to_owned()));
+        let is_in = wanted.map_or(!self.has_store, |wanted| wanted == self.directory);
+        (!is_in).then(|| match self.has_store {
+            true => format!("{} decides where releases lie; it is what the service is started by", self.invoked.display()),
+            false => format!("releases lie in {} until the service is started anew", self.directory.display()),
+        })
+    }
+
     pub(crate) fn has_store(&self) -> bool {
         self.has_store
     }
@@ -162,6 +173,15 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Puts a release that was moved out of the way back into its place, where nothing is now.
+    ///
+    /// # Errors
+    /// It is where it was.
+    pub(crate) fn put_stored_back(&self) -> io::Result<()> {
+        fs::rename(self.aside(), self.stored())?;
+        files::sync_directory(&self.directory)
     }
 
     /// The path that the program was called by; it may be a symlink.
@@ -238,9 +258,12 @@ impl Place {
         sticky_obstacle(path, directory)
     }
 
-    /// Whether a release would be gone with the container: it would lie on an overlay, which is where what is written goes that was not given a volume.
+    /// Whether a release would be gone with the container: it would lie on the overlay that is the root of one, which is where what is written goes that was not given a
+    /// volume. Machines have such roots too, and most of them keep what is written.
     pub(crate) fn is_ephemeral(&self) -> bool {
-        files::is_overlay(&self.directory)
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+        let is_on_root = device(&self.directory).is_some_and(|here| device(Path::new("/")) == Some(here));
+        is_on_root && files::is_overlay(&self.directory) && process::is_in_container()
     }
 }
 
@@ -432,6 +455,14 @@ mod tests {
         assert_eq!((place.directory(), place.state_dir()), (store.as_path(), store.join(".app.overseer").as_path()));
         assert_eq!((place.packaged(), place.resolve().expect("a path")), (Some(path.clone()), path));
         assert_eq!((place.obstacle(), place.set_stored_aside().expect("nothing is there")), (None, None));
+        let elsewhere = directory.path().join("elsewhere");
+        for (place, holds, others) in
+            [(&place, Some(store.as_path()), [None, Some(elsewhere.as_path())]), (&plain, None, [Some(&*store), Some(&*elsewhere)])]
+        {
+            assert_eq!(place.why_not_in(holds), None);
+            assert!(others.iter().all(|other| place.why_not_in(*other).is_some()), "it was decided otherwise");
+        }
+        assert_eq!((place.why_not_in(Some(&link)), plain.why_not_in(Some(plain.directory()))), (None, None), "it is the same directory");
 
         let target = place.target().expect("a path");
         fs::write(&target, "committed").expect("written");
@@ -462,8 +493,7 @@ mod tests {
             if testing::try_mount_overlay(directory, &["lower", "upper", "work", "merged"]) {
                 fs::write(directory.join("merged/app"), "one").expect("written");
                 let on_overlay = Place::at(&directory.join("merged/app"), None).expect("a place");
-                assert!(on_overlay.is_ephemeral());
-                assert!(!on_overlay.with_store(&directory.join("volume"), None).expect("a store").is_ephemeral());
+                assert!(!on_overlay.is_ephemeral(), "it is not the root of a container");
             }
 
             testing::mount(&["--bind", path.to_str().expect("text"), path.to_str().expect("text")]);

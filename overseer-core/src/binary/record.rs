@@ -38,6 +38,12 @@ pub(crate) struct Record {
     pub(crate) set_aside: Option<Installed>,
     /// How often the release in the binary store was started in a row and no generation of it became ready.
     pub(crate) unready_starts: u32,
+    /// A release that makes way in the binary store for a while, since it did not come up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resting: Option<Resting>,
+    /// When the release that was installed last was signed, in seconds since 1970, whatever has become of it since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signed_unix_s: Option<u64>,
     /// A release that is there and was not fetched, since upgrades are not to be installed.
     pub(crate) named: Option<Named>,
     /// Nothing is installed while it lasts.
@@ -59,6 +65,17 @@ pub(crate) struct Installed {
     pub(crate) at_unix_s: u64,
 }
 
+/// A release that was started in the binary store again and again, and did not come up. It has done so before, so this may pass: it lies beside its place, is held back, and
+/// is tried again at a start after that time, or at the next start if the packaged file does not come up in its place either.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Resting {
+    pub(crate) installed: Installed,
+    pub(crate) previous: Option<ReleaseName>,
+    /// The packaged file has come up in its place.
+    pub(crate) is_replaced: bool,
+}
+
 /// The file that the operator or a package put at the program's path, where releases go to a binary store.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -68,6 +85,8 @@ pub(crate) struct Packaged {
     pub(crate) changed_ns: i64,
     /// In hex; empty until somebody has had the time.
     pub(crate) sha256: String,
+    /// Known whenever `sha256` is.
+    pub(crate) id: String,
 }
 
 /// A release that has not lived long enough to be trusted.
@@ -246,7 +265,8 @@ impl Record {
     /// Somebody has changed the packaged file, which runs from now on in place of what was committed over the one before.
     pub(crate) fn package_wins(&mut self, packaged: Packaged) {
         self.packaged = Some(packaged);
-        self.set_aside = self.installed.take().or(self.set_aside.take());
+        let resting = self.resting.take().map(|resting| resting.installed);
+        self.set_aside = self.installed.take().or(resting).or(self.set_aside.take());
         (self.previous, self.probation, self.unready_starts) = (None, None, 0);
     }
 
@@ -255,9 +275,44 @@ impl Record {
         (self.installed, self.previous, self.probation, self.memo, self.unready_starts) = (None, None, None, None, 0);
     }
 
-    /// The IDs of the releases whose files may lie in the binary store.
+    /// The release in the binary store does not come up, and is moved aside. It is held back until then.
+    pub(crate) fn rests(&mut self, release: &ReleaseName, until_unix_s: u64, reason: String, at_unix_s: u64) {
+        let installed = self.installed.take().filter(|installed| installed.release.is_same(release));
+        let installed = installed.unwrap_or_else(|| Installed { release: release.clone(), at_unix_s });
+        let resting = Resting { installed, previous: self.previous.take(), is_replaced: false };
+        self.lost_stored();
+        self.resting = Some(resting);
+        self.judge(release.clone(), Some(until_unix_s), reason, at_unix_s);
+    }
+
+    /// Whether the release that rests is to be tried again at this start of the service.
+    pub(crate) fn is_rested(&self, now_unix_s: u64) -> bool {
+        self.resting.as_ref().is_some_and(|resting| !resting.is_replaced || !self.is_unwanted(&resting.installed.release, now_unix_s))
+    }
+
+    /// It is in the binary store again.
+    pub(crate) fn has_rested(&mut self) {
+        let Some(Resting { installed, previous, .. }) = self.resting.take() else { return };
+        self.verdicts.retain(|judged| !judged.release.is_same(&installed.release));
+        (self.installed, self.previous, self.unready_starts) = (Some(installed), previous, 0);
+    }
+
+    /// What the service was started with comes up, so its starts do not add up. Answers whether that is news.
+    pub(crate) fn comes_up(&mut self) -> bool {
+        let was_replaced = self.resting.as_mut().is_none_or(|resting| std::mem::replace(&mut resting.is_replaced, true));
+        std::mem::take(&mut self.unready_starts) > 0 || !was_replaced
+    }
+
+    /// Whether what runs where nothing is in the binary store is the installed release itself: the packaged file.
+    pub(crate) fn is_package_installed(&self) -> bool {
+        let packaged = self.packaged.as_ref().filter(|packaged| !packaged.id.is_empty());
+        packaged.zip(self.installed.as_ref()).is_some_and(|(packaged, installed)| packaged.id == installed.release.id)
+    }
+
+    /// The IDs of the releases whose files may lie in the binary store, or rest beside it.
     pub(crate) fn stored_ids(&self) -> Vec<String> {
-        let installed = self.installed.iter().map(|installed| &installed.release);
+        let resting = self.resting.iter().map(|resting| &resting.installed);
+        let installed = self.installed.iter().chain(resting).map(|installed| &installed.release);
         let all = installed.chain(&self.previous).chain(self.probation.iter().map(|probation| &probation.release));
         all.map(|release| release.id.clone()).collect()
     }

@@ -39,6 +39,9 @@ pub(crate) enum StateDirError {
     /// Stays until somebody removes or corrects it.
     #[error("others can write {path} (mode {mode:04o})")]
     Writable { path: PathBuf, mode: u32 },
+    /// Stays until somebody removes the other name. What it leads to may be anybody's.
+    #[error("{path} is a file that has other names too (hard links are not followed)")]
+    Linked { path: PathBuf },
     #[error("cannot {what} {path}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
 }
@@ -169,6 +172,9 @@ impl StateDir {
             Ok(file) => file,
             Err(source) => return Err(StateDirError::Io { what: "open", path, source }),
         };
+        if file.metadata().is_ok_and(|metadata| metadata.nlink() != 1) {
+            return Err(StateDirError::Linked { path });
+        }
         self.give(&file);
         match file.try_lock() {
             Ok(()) => Ok(Some(Lock(file))),
@@ -262,8 +268,7 @@ impl StateDir {
             return Err(io::Error::other(format!("{} bytes are more than {RECORD_BYTES_MAX}", bytes.len())));
         }
         let new = self.path.join(RECORD_NEW);
-        // What is there and is no file of ours is in the way of the next attempt too.
-        let mut file = create(&new).inspect_err(|_| drop(fs::remove_file(&new)))?;
+        let mut file = create(&new)?;
         self.give(&file);
         let written = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
         if written.is_err() {
@@ -304,7 +309,7 @@ impl StateDir {
     /// What was shown before is still there.
     pub(crate) fn show(&self, live: &Live) -> io::Result<()> {
         let new = self.path.join(LIVE_NEW);
-        let mut file = create(&new).inspect_err(|_| drop(fs::remove_file(&new)))?;
+        let mut file = create(&new)?;
         self.give(&file);
         let written = serde_json::to_vec(live).map_err(io::Error::from).and_then(|bytes| file.write_all(&bytes));
         let shown = written.and_then(|()| fs::rename(&new, self.path.join(LIVE)));
@@ -384,10 +389,13 @@ fn holder_in(table: &str, inode: u64) -> Option<u32> {
     holders.next().filter(|_| holders.next().is_none())
 }
 
-/// Makes or empties a file that only its owner can read. Never through a symlink, and never waits for the reader of a FIFO.
+/// Makes a new file that only its owner can read, in place of what is there, which may be a link to anything.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
-    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path)
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn read_command(path: &Path, owner: u32) -> Result<CommandFile, String> {
@@ -469,8 +477,34 @@ mod tests {
         let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
         let new = state_dir.path().join(RECORD_NEW);
         nix::unistd::mkfifo(&new, nix::sys::stat::Mode::S_IRWXU).expect("made");
-        state_dir.save(&Record::default()).expect_err("it is in the way");
         state_dir.save(&Record::default()).expect("it was removed");
+    }
+
+    #[test]
+    fn what_others_have_linked_to_is_neither_emptied_nor_given_away() {
+        let directory = testing::directory();
+        let state_dir = StateDir::open(&place(directory.path())).expect("a state directory");
+        let theirs = directory.path().join("theirs");
+        fs::write(&theirs, "of somebody else").expect("written");
+        for name in [RECORD_NEW, LIVE_NEW, LOCK] {
+            for link in [|from: &Path, to: &Path| fs::hard_link(from, to), |from: &Path, to: &Path| symlink(from, to)] {
+                let _ = fs::remove_file(state_dir.path().join(name));
+                link(&theirs, &state_dir.path().join(name)).expect("a link");
+                let owner = fs::metadata(&theirs).expect("metadata").uid();
+                if testing::is_root("a file that is given away") {
+                    std::os::unix::fs::chown(state_dir.path(), Some(4711), None).expect("owner set");
+                }
+                match name {
+                    RECORD_NEW => state_dir.save(&Record::default()).expect("saved"),
+                    LIVE_NEW => state_dir.show(&Live::default()).expect("shown"),
+                    _ => drop(state_dir.lock().expect_err("it is no file of ours")),
+                }
+                assert_eq!(
+                    (fs::read(&theirs).expect("read"), fs::metadata(&theirs).expect("metadata").uid()),
+                    (b"of somebody else".to_vec(), owner)
+                );
+            }
+        }
     }
 
     #[test]

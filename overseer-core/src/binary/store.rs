@@ -52,6 +52,8 @@ pub(crate) enum Stored {
     CopyOfPackaged,
     /// It was to be moved away before.
     SetAside,
+    /// Nothing, since the installed release is the packaged file, or rests beside its place.
+    Nothing,
     /// A release was committed, and is not there.
     Missing,
     Bad(String),
@@ -68,8 +70,11 @@ pub(crate) enum Choice {
     PackagedForCopy,
     /// The packaged file, since the release cannot be run.
     NotStored(String),
-    /// The packaged file, since no generation of the release ever became ready.
+    /// The packaged file, since no generation of the release, which is on probation, ever became ready.
     NeverReady { starts: u32 },
+    /// The packaged file for now, since no generation of the release became ready lately. It has lived before, so it may be for want of something that it needs, and
+    /// the packaged file as well.
+    Rest { starts: u32 },
     /// The release failed too often: the previous binary is put back, and then it is chosen again.
     TakeBack { starts: u32 },
     /// The release.
@@ -83,6 +88,7 @@ pub(crate) fn choose(facts: Facts) -> Choice {
         Some(Stored::SetAside) => return Choice::NewPackaged,
         Some(_) if facts.package_has_changed => return Choice::NewPackaged,
         Some(Stored::CopyOfPackaged) => return Choice::PackagedForCopy,
+        Some(Stored::Nothing) => return Choice::Packaged,
         Some(Stored::Missing) => return Choice::NotStored("is not there any more".to_owned()),
         Some(Stored::Bad(why)) => return Choice::NotStored(why),
         Some(Stored::Whole) => {}
@@ -92,8 +98,9 @@ pub(crate) fn choose(facts: Facts) -> Choice {
     }
     match facts.probation_starts.map(|before| before + 1) {
         Some(starts) if starts >= STARTS_MAX => Choice::TakeBack { starts },
-        _ if facts.unready_starts >= STARTS_MAX => Choice::NeverReady { starts: facts.unready_starts },
-        _ => Choice::Stored,
+        Some(_) if facts.unready_starts >= STARTS_MAX => Choice::NeverReady { starts: facts.unready_starts },
+        None if facts.unready_starts >= STARTS_MAX => Choice::Rest { starts: facts.unready_starts },
+        Some(_) | None => Choice::Stored,
     }
 }
 
@@ -105,7 +112,7 @@ impl Packaged {
     }
 
     pub(crate) fn of(metadata: &Metadata) -> Self {
-        Self { identity: Identity::of(metadata), changed_ns: changed_ns(metadata), sha256: String::new() }
+        Self { identity: Identity::of(metadata), changed_ns: changed_ns(metadata), ..Self::default() }
     }
 
     /// The same, with its hash.
@@ -115,8 +122,8 @@ impl Packaged {
     pub(crate) fn hashed(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let before = Self::of(&file.metadata()?);
-        let sha256 = Hashed::of(&mut file)?.sha256;
-        Ok(Self { sha256, ..before })
+        let Hashed { id, sha256 } = Hashed::of(&mut file)?;
+        Ok(Self { id, sha256, ..before })
     }
 
     /// What the file there is now; with its hash, if it has not been touched since that was known.
@@ -283,7 +290,7 @@ pub(crate) struct Unwritten {
 impl Unwritten {
     /// # Errors
     /// It cannot be read, or somebody has it open for writing.
-    fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
@@ -303,6 +310,15 @@ impl Unwritten {
 
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// What it hashes to, in hex. Reads all of it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn sha256(&mut self) -> io::Result<String> {
+        self.file.seek(SeekFrom::Start(0))?;
+        Hashed::of(&mut self.file).map(|hashed| hashed.sha256)
     }
 
     /// Whether it is what it was when it was opened.
@@ -380,7 +396,8 @@ mod tests {
 
     #[test]
     fn a_changed_package_wins_over_all_that_was_committed() {
-        let all = [Stored::Whole, Stored::CopyOfPackaged, Stored::SetAside, Stored::Missing, Stored::Bad("is damaged".to_owned())];
+        let bad = Stored::Bad("is damaged".to_owned());
+        let all = [Stored::Whole, Stored::CopyOfPackaged, Stored::SetAside, Stored::Nothing, Stored::Missing, bad];
         for stored in all {
             let facts = Facts {
                 package_has_changed: true,
@@ -401,11 +418,12 @@ mod tests {
     fn the_packaged_file_runs_where_the_release_cannot() {
         let not_stored = |why: &str| Choice::NotStored(why.to_owned());
         assert_eq!(choose(facts(Stored::CopyOfPackaged)), Choice::PackagedForCopy);
+        assert_eq!(choose(facts(Stored::Nothing)), Choice::Packaged);
         assert_eq!(choose(facts(Stored::Missing)), not_stored("is not there any more"));
         assert_eq!(choose(facts(Stored::Bad("is damaged".to_owned()))), not_stored("is damaged"));
         let failed = Facts { failed: Some("cannot be executed".to_owned()), probation_starts: Some(2), ..facts(Stored::Whole) };
         assert_eq!(choose(failed), not_stored("cannot be executed"));
-        assert_eq!(choose(Facts { unready_starts: 3, ..facts(Stored::Whole) }), Choice::NeverReady { starts: 3 });
+        assert_eq!(choose(Facts { unready_starts: 3, ..facts(Stored::Whole) }), Choice::Rest { starts: 3 }, "it has lived before");
         assert_eq!(
             choose(Facts { unready_starts: 3, probation_starts: Some(1), ..facts(Stored::Whole) }),
             Choice::NeverReady { starts: 3 }
@@ -433,7 +451,7 @@ mod tests {
         write(&beside, b"one");
         fs::rename(&beside, &path).expect("renamed");
         let (is_still, now) = known.is_still(&path).expect("read");
-        assert!(is_still && now.identity != known.identity && now.sha256 == known.sha256);
+        assert!(is_still && now.identity != known.identity && (&now.sha256, &now.id) == (&known.sha256, &known.id));
         assert_eq!(known.again(&path).expect("there").sha256, "");
         // Nobody has had the time to hash the one before.
         assert!(!numbers.is_still(&path).expect("read").0);

@@ -289,8 +289,8 @@ fn play(part: Part, mut link: Link) -> ! {
     let order: CheckOrder = order;
     let right = Checked { token: order.token.clone(), protocol: VERSIONS, ..Checked::default() };
     let said = match part {
-        Part::OtherToken => link.send(&Checked { token: "0".repeat(32), ..right }, &[]),
-        Part::NewProtocol => link.send(&Checked { protocol: Versions { min: 7, max: 9 }, ..right }, &[]),
+        Part::OtherToken => link.send(&Checked { token: "0".repeat(32), ..right }, []),
+        Part::NewProtocol => link.send(&Checked { protocol: Versions { min: 7, max: 9 }, ..right }, []),
         Part::Garbage => {
             let socket = std::os::fd::AsFd::as_fd(&link).try_clone_to_owned().expect("a copy");
             File::from(socket).write_all(b"\x04\0\0\0oops").expect("written");
@@ -305,7 +305,7 @@ fn play(part: Part, mut link: Link) -> ! {
             child.wait().expect("waited");
             Ok(())
         }
-        _ => link.send(&right, &[]),
+        _ => link.send(&right, []),
     };
     said.expect("said");
     match part {

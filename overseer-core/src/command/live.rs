@@ -87,6 +87,8 @@ pub(crate) struct Live {
     /// `None` without a fetcher, or where upgrades are impossible.
     pub(crate) source: Option<String>,
     pub(crate) upgrades: Upgrades,
+    /// Nobody has set that: a release would be gone with the container.
+    pub(crate) is_ephemeral: bool,
     /// Why upgrades are impossible here.
     pub(crate) why_off: Option<String>,
     pub(crate) probation_until_unix_s: Option<u64>,

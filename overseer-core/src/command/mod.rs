@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the master may take to see a command.
@@ -76,6 +76,8 @@ struct Scene {
     place: Place,
     /// `None`: no master has ever made it.
     directory: Option<StateDir>,
+    /// The binary store, if only a start of the service makes it.
+    missing_store: Option<PathBuf>,
     master: Master,
 }
 
@@ -88,7 +90,6 @@ enum Master {
     /// Nobody can tell from here whether one runs, for this reason; what was shown last, if that can be read.
     Unclear(String, Option<Box<Live>>),
 }
-
 impl Master {
     fn of(directory: &StateDir) -> Result<Self, Refused> {
         let live = match directory.shown() {
@@ -141,9 +142,10 @@ impl Scene {
         if let Some(store) = binary_store.filter(|store| store.is_dir()) {
             place = place.with_store(store, state_dir).map_err(unable)?;
         }
+        let missing_store = binary_store.filter(|store| !store.is_dir()).map(Path::to_owned);
         let directory = StateDir::find(&place).map_err(|error| Refused(NOT_ALLOWED, FetchError::chain(&error)))?;
         let master = directory.as_ref().map_or(Ok(Master::Nobody), Master::of)?;
-        Ok(Self { place, directory, master })
+        Ok(Self { place, directory, missing_store, master })
     }
 
     /// The program's name, for what is said of it.

@@ -12,6 +12,9 @@ pub(super) fn command(scene: &Scene, directory: Option<&StateDir>, command: Comm
         return Err(Refused::failed(format!("no master of {} runs (by {})", scene.program(), scene.state_dir())));
     }
     let failed = |error: binary::StateDirError| Refused::failed(FetchError::chain(&error));
+    if let Some(store) = &scene.missing_store {
+        return Err(Refused::failed(format!("there is no {}: start the service first, which makes it", store.display())));
+    }
     let Some(directory) = directory else {
         // Nobody knows whether the first master will look there: the environment of the service may name another place.
         return Err(Refused::failed(format!(

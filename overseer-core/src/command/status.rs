@@ -6,7 +6,7 @@ use super::live::{Live, LiveGeneration, LiveState};
 use super::{DONE, NOT_ALLOWED, NOT_SERVING, Refused, Scene, page, say};
 use crate::binary::{Judged, Record, unix_s};
 use crate::config::Upgrades;
-use crate::message::Date;
+use crate::message::{Date, EPHEMERAL};
 use crate::protocol::ReleaseName;
 use crate::sys::connections::open_connections;
 use nix::unistd::Pid;
@@ -14,6 +14,8 @@ use serde::Serialize;
 
 /// The number of this form.
 const SCHEMA: u32 = 1;
+/// Of so many sockets at most, those of a generation are counted; an operator can wait for that.
+const COUNTED_MAX: usize = 1 << 18;
 /// The last events that people see; JSON has all.
 pub(super) const EVENTS_SHOWN: usize = 8;
 
@@ -180,7 +182,7 @@ pub(super) fn show(scene: &Scene, json: bool) -> Result<i32, Refused> {
     });
     if let super::Master::Here(_) = scene.master {
         for generation in &mut status.generations {
-            generation.connections = open_connections(Pid::from_raw(generation.pid));
+            generation.connections = open_connections(Pid::from_raw(generation.pid), COUNTED_MAX);
         }
     }
     match json {
@@ -334,7 +336,8 @@ fn summary(record: &Record, live: &Live, now: u64) -> String {
         return format!("{waiting} is proved and waits for the next restart");
     }
     if live.upgrades == Upgrades::Notify && record.named.is_some() {
-        return format!("upgrades are set to notify{there} and is not installed");
+        let why = if live.is_ephemeral { EPHEMERAL } else { "upgrades are set to notify" };
+        return format!("{why}{there} and is not installed");
     }
     if looks.failures > 0 {
         let since = looks.last_success_unix_s.map(|last| format!(" since {}", Date(last))).unwrap_or_default();

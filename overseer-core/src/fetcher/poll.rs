@@ -24,7 +24,7 @@ use std::any::Any;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::exit;
@@ -70,16 +70,15 @@ pub(crate) fn run(mut link: Link, poll: Poll) -> ! {
         if has_grown && last.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
             last = Some(Instant::now());
             // That nobody listens shows at the report.
-            let _ = link.send(&FromPoll::Progress { bytes }, &[]);
+            let _ = link.send(&FromPoll::Progress { bytes }, []);
         }
     };
     let (said, file) = poll.look(order, &original, &mut progress);
-    exit(report(&mut link, said, file.as_ref()))
+    exit(report(&mut link, said, file))
 }
 
-fn report(link: &mut Link, report: Report, file: Option<&File>) -> i32 {
-    let descriptors: Vec<BorrowedFd<'_>> = file.map(AsFd::as_fd).into_iter().collect();
-    match link.send(&FromPoll::Report(Box::new(report)), &descriptors) {
+fn report(link: &mut Link, report: Report, file: Option<File>) -> i32 {
+    match link.send(&FromPoll::Report(Box::new(report)), file.map(OwnedFd::from)) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("the report could not be sent: {}", FetchError::chain(&error));

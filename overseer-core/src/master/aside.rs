@@ -45,7 +45,7 @@ impl Aside {
         program: BorrowedFd<'_>,
         role: RoleName,
         order: &impl Serialize,
-        beside: &[BorrowedFd<'_>],
+        beside: impl IntoIterator<Item = OwnedFd>,
         original: &Original,
     ) -> io::Result<Self> {
         let (last_words, writer) = LastWords::pipe()?;

@@ -1,17 +1,26 @@
 //! What the master does with files: opens what it starts, commits a release, puts a binary back, has the source looked at, and writes down what is remembered.
 
-use super::Master;
 use super::poller::Poller;
+use super::{Master, Memory};
 use crate::FetchError;
-use crate::binary::{self, Identity, Packaged};
+use crate::binary::{self, Identity, Packaged, Record};
 use crate::message::Message;
-use crate::protocol::{Order, Outcome, Report, StoreOrder};
-use crate::supervisor::{Asker, Event, NewPackage, Program};
+use crate::protocol::{Order, Outcome, ProofOrder, Report, StoreOrder};
+use crate::supervisor::{Asker, Blame, Event, Generation, NewPackage, Program};
 use crate::sys::files;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// A second master that could not prove the file at the path tries it again after this, or when somebody has touched the file.
+const PROVED_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a process may take to read a file and to prove it: on a slow machine, a hundred times what it takes on others.
+pub(super) fn time_to_prove(file: &Identity) -> Duration {
+    Duration::from_micros(file.size_bytes / 2)
+}
 
 impl Master {
     /// Opens the file to be executed, without reading it: `O_PATH` needs no right to read. With it comes what it is, if it is the packaged one and somebody has
@@ -45,6 +54,35 @@ impl Master {
         file.map(|file| (file, None))
     }
 
+    /// What has to be proved of a file that is to be a candidate, if anything: one in the binary store that is not the one that serves, which nobody can write to.
+    pub(super) fn proof_order(&self, generation: Generation, identity: Identity) -> Option<ProofOrder> {
+        let path = self.place.target().ok().filter(|path| self.place.has_store() && fs::symlink_metadata(path).is_ok())?;
+        let is_candidate = self.supervisor.active() != Some(generation);
+        let state_dir = self.place.state_dir().to_owned();
+        let packaged = self.supervisor.record().packaged.clone().unwrap_or_default();
+        (is_candidate && !identity.same_inode(&self.supervisor.running())).then(|| ProofOrder {
+            path,
+            identity,
+            state_dir,
+            packaged_path: self.place.invoked().to_owned(),
+            packaged,
+        })
+    }
+
+    /// The process has told that the file is not to be run, and why; the text goes on from the path.
+    pub(super) fn unproved(&mut self, generation: Generation, why: &str) {
+        if !self.supervisor.is_starting(generation) {
+            return;
+        }
+        let now = self.now();
+        let path = self.place.target().unwrap_or_default();
+        if let Some(memory) = &mut self.memory {
+            memory.unproved = Packaged::at(&path).ok().map(|there| (there, now + PROVED_AGAIN_AFTER));
+        }
+        let why = format!("is not run: {} {why}", path.display());
+        self.handle(Event::Refused { generation, why, blame: Blame::Nobody });
+    }
+
     pub(super) fn commit(&mut self) -> Result<(), String> {
         // What is remembered of the release must be there before it is.
         self.save();
@@ -67,6 +105,11 @@ impl Master {
 
     /// Lets the packaged file be the one that is at the program's path.
     pub(super) fn set_stored_aside(&mut self) {
+        if let Some(Memory { directory, lock: None, .. }) = &self.memory {
+            // The other master may run it. Until that takes the packaged file too, this one prefers that.
+            let before = directory.peek().unwrap_or_default().packaged;
+            return self.supervisor.knows_package(before);
+        }
         let path = self.place.target().unwrap_or_default();
         match self.place.set_stored_aside() {
             Ok(Some(aside)) => self.log.write(&Message::PackageWins { packaged: self.place.packaged().unwrap_or_default(), aside }),
@@ -107,13 +150,22 @@ impl Master {
             if !std::mem::replace(&mut memory.has_said_second, true) {
                 self.log.write(&Message::SecondMaster { path: path.clone() });
             }
-            let there = std::fs::metadata(&path).map(|metadata| Identity::of(&metadata));
-            let shunned = memory.shunned;
-            let is_new = there.is_ok_and(|there| !there.same_inode(&running) && Some(there) != shunned);
+            let (shunned, unproved) = (memory.shunned, memory.unproved.clone());
+            let first = memory.directory.peek().unwrap_or_default().for_second_master();
+            let packaged = self.place.packaged().and_then(|path| Packaged::at(&path).ok()).map(|packaged| packaged.identity);
+            if first.packaged.as_ref().is_some_and(|first| Some(first.identity) == packaged) {
+                self.supervisor.knows_package(first.packaged.clone());
+            }
+            let path = self.changed_package().unwrap_or(path);
+            let now = self.now();
+            let is_unproved = |there: &Packaged| unproved.as_ref().is_some_and(|(unproved, until)| unproved == there && now < *until);
+            let is_new = Packaged::at(&path)
+                .is_ok_and(|there| !there.identity.same_inode(&running) && Some(there.identity) != shunned && !is_unproved(&there));
             if is_new && self.supervisor.takes_up_changes() {
                 self.log.write(&Message::PathChanged { path });
-                // If it is a release on probation, a crash of it takes it back here too.
-                self.supervisor.adopt(memory.directory.load().0.for_second_master());
+                // If it is a release on probation, a crash of it takes it back here too. The packaged file may have other numbers there.
+                let packaged = self.supervisor.record().packaged.clone();
+                self.supervisor.adopt(Record { packaged, ..first });
                 let now = self.now();
                 self.supervisor.handle(now, Event::RestartAsked { asker: Asker::PathChanged });
             }

@@ -36,8 +36,8 @@ pub(crate) struct Handed {
 impl Handed {
     /// # Errors
     /// It cannot be read.
-    pub(crate) fn read(file: &File) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&bytes_of(file)?)?)
+    pub(crate) fn read(file: File) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&bytes_of(&file)?)?)
     }
 
     /// Whether this process runs the packaged file again.
@@ -89,7 +89,7 @@ pub(super) struct Home {
 pub(super) fn find(setup: &mut Setup, own: &File, original: &Original, log: &mut Log) -> Result<Home, Error> {
     let failed = match setup.handed.take() {
         Some(Handed { failed: Some(why), packaged, .. }) => {
-            drop(packaged.take());
+            drop(packaged.take_if_here());
             Some(why)
         }
         Some(handed) => return Ok(of_stored(handed, setup, log)),
@@ -120,10 +120,9 @@ fn without_store(place: Place, setup: &Setup, own: &File, original: &Original, l
 /// The release goes on where the packaged file has executed it.
 fn of_stored(handed: Handed, setup: &Setup, log: &mut Log) -> Home {
     let Handed { place, packaged, is_counted, .. } = handed;
-    drop(packaged.take());
+    drop(packaged.take_if_here());
     process::set_name(place.name());
-    if setup.binary_store.as_deref().and_then(|store| fs::canonicalize(store).ok()).as_deref() != Some(place.directory()) {
-        let why = format!("{} decides where releases lie; it is what the service is started by", place.invoked().display());
+    if let Some(why) = place.why_not_in(setup.binary_store.as_deref()) {
         log.write(&Message::SettingWaits { setting: "binary_store".to_owned(), why });
     }
     let (memory, record) = remember(&place, &setup.settings, log);
@@ -174,10 +173,19 @@ impl Start<'_> {
     /// What is in the store cannot be moved out of the way.
     fn choose(&mut self, mut failed: Option<String>, log: &mut Log) -> io::Result<bool> {
         let is_first = self.record.packaged.is_none();
+        self.try_again(log);
         loop {
             let began = Instant::now();
             let (facts, now, found) = self.look(failed.take(), is_first);
+            let has_changed = facts.package_has_changed;
             match (choose(facts), found) {
+                (choice, _) if choice != Choice::Stored && self.memory.lock.is_none() => {
+                    self.leave_to_other(choice, log);
+                    if !has_changed {
+                        self.record.packaged = Some(now);
+                    }
+                    return Ok(false);
+                }
                 (Choice::Stored, Some(found)) => {
                     // With other numbers perhaps.
                     self.record.packaged = Some(now);
@@ -196,15 +204,14 @@ impl Start<'_> {
                     }
                     self.record.package_wins(now.clone());
                 }
-                // Another master may run it.
-                (Choice::PackagedForCopy, _) if self.memory.lock.is_none() => {}
                 (Choice::PackagedForCopy, _) => fs::remove_file(&self.target)?,
                 (Choice::NotStored(why), _) => self.refuse(why, None, log)?,
                 (Choice::NeverReady { starts }, found) => {
                     let why = format!("was started {starts} times in a row, and none of its generations became ready");
                     self.refuse(why, found.as_ref(), log)?;
                 }
-                (Choice::Stored | Choice::TakeBack { .. }, None) => unreachable!("it is chosen only if it was found"),
+                (Choice::Rest { starts }, Some(found)) => self.rest(&found, starts, log)?,
+                (Choice::Stored | Choice::Rest { .. } | Choice::TakeBack { .. }, None) => unreachable!("it is chosen only if it was found"),
             }
             self.record.packaged = Some(now);
             self.save();
@@ -216,13 +223,19 @@ impl Start<'_> {
     fn look(&self, failed: Option<String>, is_first: bool) -> (Facts, Packaged, Option<Found>) {
         let before = self.record.packaged.clone().unwrap_or_default();
         let is_there = fs::symlink_metadata(&self.target).is_ok();
-        let is_missing = !is_there && !is_first && self.record.installed.is_some();
-        let (is_still, now) = match is_there || is_missing {
+        let has_been = !is_first && (self.record.installed.is_some() || self.record.resting.is_some());
+        let is_missing = !is_there && has_been && self.record.installed.is_some() && !self.record.is_package_installed();
+        let (is_still, now) = match is_there || has_been {
             true => before.is_still(&self.packaged).unwrap_or((true, before)),
             false => (true, before.again(&self.packaged).unwrap_or(before)),
         };
         let mut facts = Facts {
-            stored: if is_missing { Some(Stored::Missing) } else { is_there.then_some(Stored::Whole) },
+            stored: match (is_there, has_been) {
+                (true, _) => Some(Stored::Whole),
+                (false, true) if is_missing => Some(Stored::Missing),
+                (false, true) => Some(Stored::Nothing),
+                (false, false) => None,
+            },
             package_has_changed: !is_still,
             failed,
             probation_starts: None,
@@ -299,6 +312,47 @@ impl Start<'_> {
         }
         self.save();
         Ok(())
+    }
+
+    /// Puts a release that makes way for a while back into its place, if its time has come. Whether it is sound is found out as ever.
+    fn try_again(&mut self, log: &mut Log) {
+        let is_due = self.memory.lock.is_some() && self.record.is_rested(unix_s()) && fs::symlink_metadata(&self.target).is_err();
+        let Some(resting) = self.record.resting.as_ref().filter(|_| is_due) else { return };
+        let release = crate::supervisor::describe(&resting.installed.release);
+        match self.place.put_stored_back() {
+            Ok(()) => {
+                self.record.has_rested();
+                self.say(Message::StoredAgain { release, path: self.target.clone() }, log);
+            }
+            // It is fetched again when it is not held back any more.
+            Err(_) => self.record.resting = None,
+        }
+        self.save();
+    }
+
+    /// Lets the packaged file run in place of a release that does not come up, for a while.
+    fn rest(&mut self, found: &Found, starts: u32, log: &mut Log) -> io::Result<()> {
+        self.place.set_stored_aside()?;
+        let now = unix_s();
+        let pause = self.record.hold_back_until_mended(&found.release);
+        let why = format!("was started {starts} times in a row, and none of its generations became ready");
+        self.record.rests(&found.release, now + pause.as_secs(), why.clone(), now);
+        let why = format!("{why} (it is tried again in {}, or at the next start if this one does not come up either)", Seconds(pause));
+        self.say(Message::StoredRefused { path: self.target.clone(), why, packaged: self.packaged.clone() }, log);
+        Ok(())
+    }
+
+    /// The packaged file runs, and what becomes of the release is for the master that has the lock to decide.
+    fn leave_to_other(&self, choice: Choice, log: &mut Log) {
+        let why = match choice {
+            Choice::NotStored(why) => why,
+            Choice::NewPackaged => "was committed before the packaged file was changed".to_owned(),
+            Choice::Packaged | Choice::PackagedForCopy => return,
+            // Who does not have the lock knows of no starts.
+            Choice::NeverReady { .. } | Choice::Rest { .. } | Choice::TakeBack { .. } | Choice::Stored => return,
+        };
+        let why = format!("{why}, and is left to the master that has the lock");
+        log.write(&Message::StoredRefused { path: self.target.clone(), why, packaged: self.packaged.clone() });
     }
 
     fn forget_old_proofs(&self) {

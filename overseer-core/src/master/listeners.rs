@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -59,6 +58,10 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
+    fn new(wanted: &Wanted, error: io::Error) -> Self {
+        Self { address: shown(wanted.name.as_deref(), &wanted.text), error, overlaps: false }
+    }
+
     pub(crate) fn why(&self) -> String {
         let hint = if self.overlaps { "; a generation that is still there listens there, so it needs overlap(false)" } else { "" };
         format!("{}{hint}", self.error)
@@ -90,9 +93,26 @@ pub(crate) struct HeldState {
 impl HeldState {
     /// # Errors
     /// The address is of a kind that is unknown here.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        Address::parse(&self.address).map(drop).map_err(|error| error.to_string())
+    pub(crate) fn address(&self) -> Result<Address, String> {
+        Address::parse(&self.address).map_err(|error| error.to_string())
     }
+}
+
+/// What is to be remembered of the service manager's descriptor store; it goes on through an exec.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StoreState {
+    /// The names of those in it that are not needed there any more, until it was told.
+    dropped: Vec<String>,
+    has_said_full: bool,
+}
+
+/// What came of giving listeners to the store.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    /// What those are bound to that are kept from now on, for each generation that uses some of them.
+    pub(crate) of_users: BTreeMap<Generation, Vec<String>>,
+    pub(crate) warning: Option<Message>,
 }
 
 /// All listening sockets of the master.
@@ -101,9 +121,7 @@ pub(crate) struct Listeners {
     held: BTreeMap<Key, Held>,
     /// What was passed to this process and is not claimed yet; `None` once the start is over.
     offers: Option<Offers>,
-    /// The names of those in the descriptor store that are not needed there any more.
-    dropped: Vec<String>,
-    has_said_store_full: bool,
+    store: StoreState,
 }
 
 /// A listener as a child gets it.
@@ -136,15 +154,18 @@ impl Listeners {
         states.collect()
     }
 
-    /// # Errors
-    /// A socket is not here, or an address is of a kind that is unknown here.
-    pub(crate) fn resume(states: Vec<HeldState>) -> io::Result<Self> {
-        let held = states.into_iter().map(|state| {
-            let address = Address::parse(&state.address).map_err(io::Error::other)?;
+    /// This goes on too.
+    pub(crate) fn store_state(&self) -> &StoreState {
+        &self.store
+    }
+
+    /// Takes those that were handed over, each with its [`address`](HeldState::address).
+    pub(crate) fn resume(states: Vec<HeldState>, addresses: Vec<Address>, store: StoreState) -> Self {
+        let held = states.into_iter().zip(addresses).map(|(state, address)| {
             let HeldState { key, socket, bound_to, file, keeper, users, .. } = state;
-            Ok((key, Held { address, socket: socket.take()?, bound_to, file, keeper, users }))
+            (key, Held { address, socket: socket.take(), bound_to, file, keeper, users })
         });
-        Ok(Self { held: held.collect::<io::Result<_>>()?, ..Self::default() })
+        Self { held: held.collect(), offers: None, store }
     }
 
     /// Holds for `generation` the listeners that it wants; binds those that nobody has yet.
@@ -152,20 +173,46 @@ impl Listeners {
     /// # Errors
     /// An address cannot be had; what was bound for this generation before it is closed again.
     pub(crate) fn hold_all(&mut self, generation: Generation, wanted: &[Wanted]) -> Result<(), Refusal> {
+        let keys = self.known_keys(wanted);
+        // First whatever is there for one of them: what is not may have to give way to those that are bound.
+        let held = self.claim_all(generation, &keys, wanted).and_then(|()| self.bind_all(generation, &keys, wanted));
+        held.inspect_err(|_| self.release(generation))
+    }
+
+    /// Holds what others hold, and what was passed. That stays if another address cannot be had, since nobody passes it again.
+    fn claim_all(&mut self, generation: Generation, keys: &[Key], wanted: &[Wanted]) -> Result<(), Refusal> {
+        for (key, wanted) in keys.iter().zip(wanted) {
+            if let Some(held) = self.held.get_mut(key) {
+                held.users.insert(generation);
+            } else if let Some(offers) = &mut self.offers {
+                let address = parsed(wanted)?;
+                let claimed = offers.claim(&address, &wanted.resolved, Some(&key.store_name()));
+                if let Some(claim) = claimed.map_err(|error| Refusal::new(wanted, error))? {
+                    self.held.insert(key.clone(), Held::new(address, claim, generation));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds what is not held.
+    fn bind_all(&mut self, generation: Generation, keys: &[Key], wanted: &[Wanted]) -> Result<(), Refusal> {
         let mut bound = Vec::new();
-        for (key, wanted) in self.known_keys(wanted).into_iter().zip(wanted) {
-            match self.hold(&key, wanted, generation) {
-                Ok(true) => bound.push(key),
-                Ok(false) => {}
+        for (key, wanted) in keys.iter().zip(wanted) {
+            if self.held.contains_key(key) {
+                continue;
+            }
+            match parsed(wanted).and_then(|address| self.bind(address, wanted, generation)) {
+                Ok(held) => drop(self.held.insert(key.clone(), held)),
                 Err(refusal) => {
-                    self.release(generation);
                     // Only what was bound for it: what others have left may be asked for again.
-                    for key in &bound {
+                    for key in bound {
                         self.held.remove(key).iter().for_each(Held::remove_file);
                     }
                     return Err(refusal);
                 }
             }
+            bound.push(key);
         }
         Ok(())
     }
@@ -188,49 +235,28 @@ impl Listeners {
         self.known_keys(wanted).iter().filter_map(|key| self.held.get(key)).map(Held::provided).collect()
     }
 
-    /// `true` if it was bound for this; what was passed stays, since nobody passes it again.
-    fn hold(&mut self, key: &Key, wanted: &Wanted, generation: Generation) -> Result<bool, Refusal> {
-        if let Some(held) = self.held.get_mut(key) {
-            held.users.insert(generation);
-            return Ok(false);
-        }
-        let shown = shown(wanted.name.as_deref(), &wanted.text);
-        let refused = |error, overlaps| Refusal { address: shown.clone(), error, overlaps };
-        let address = Address::parse(&shown).map_err(|error| refused(io::Error::other(error), false))?;
-        let claimed = match &mut self.offers {
-            Some(offers) => offers.claim(&address, &wanted.resolved, Some(&key.store_name())).map_err(|error| refused(error, false))?,
-            None => None,
-        };
-        let is_claimed = claimed.is_some();
-        let Claim { socket, keeper, file } = match claimed {
-            Some(claim) => claim,
-            None => self.bind(&address, &wanted.resolved).map_err(|error| {
-                let overlaps = is_in_use(&error) && self.held.values().any(|held| held.is_in_the_way_of(&address));
-                refused(error, overlaps)
-            })?,
-        };
-        let bound_to = sockets::bound_to(socket.as_fd());
-        let held = Held { address, socket, bound_to, file, keeper, users: BTreeSet::from([generation]) };
-        self.held.insert(key.clone(), held);
-        Ok(!is_claimed)
-    }
-
-    fn bind(&mut self, address: &Address, resolved: &[SocketAddr]) -> io::Result<Claim> {
-        let socket = sockets::listen(address, resolved).or_else(|error| {
+    fn bind(&mut self, address: Address, wanted: &Wanted, generation: Generation) -> Result<Held, Refusal> {
+        let listen = || sockets::listen(&address, &wanted.resolved);
+        let bound = listen().or_else(|error| {
             // A listener that nobody has any more gives way.
-            if is_in_use(&error) && self.close_unused_like(address) { sockets::listen(address, resolved) } else { Err(error) }
+            if is_in_use(&error) && self.make_way_for(&address) { listen() } else { Err(error) }
+        });
+        let socket = bound.map_err(|error| {
+            let overlaps = is_in_use(&error) && self.held.values().any(|held| held.is_in_the_way_of(&address));
+            Refusal { overlaps, ..Refusal::new(wanted, error) }
         })?;
         let file = match &address.kind {
             Kind::Unix { path, .. } => sockets::file_of(path).map(|file| (path.clone(), file)),
             Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Systemd { .. } => None,
         };
-        Ok(Claim { socket, keeper: Keeper::Nobody, file })
+        Ok(Held::new(address, Claim { socket, keeper: Keeper::Nobody, file }, generation))
     }
 
-    /// Closes listeners that may be in the way of the address and that no generation has. Answers whether there were any.
-    fn close_unused_like(&mut self, address: &Address) -> bool {
+    /// Closes listeners that may be in the way of the address and that no generation has, and those that were stored for an address that nobody asks for. Answers
+    /// whether there were any.
+    fn make_way_for(&mut self, address: &Address) -> bool {
         let before = self.held.len();
-        let dropped = &mut self.dropped;
+        let dropped = &mut self.store.dropped;
         self.held.retain(|_, held| {
             let gives_way = held.users.is_empty() && held.is_in_the_way_of(address);
             if gives_way {
@@ -243,7 +269,11 @@ impl Listeners {
             }
             !gives_way
         });
-        self.held.len() < before
+        let stored = self.offers.as_mut().map(|offers| offers.close_stored(|bound_to| address.may_clash_with(bound_to)));
+        let stored = stored.unwrap_or_default();
+        let gave_way = self.held.len() < before || !stored.is_empty();
+        self.store.dropped.extend(stored);
+        gave_way
     }
 
     /// The generation does not use any. What it had stays open: another one may be about to ask for it.
@@ -256,9 +286,9 @@ impl Listeners {
     /// The start is over: closes what was passed and no address has claimed. Tells of it.
     pub(crate) fn refuse_offers(&mut self) -> Vec<Message> {
         let Some(mut offers) = self.offers.take() else { return Vec::new() };
-        let stored = offers.close_stored();
-        let mut messages: Vec<Message> = stored.iter().map(|name| Message::StoredSocketDropped { name: name.clone() }).collect();
-        self.dropped.extend(stored);
+        self.store.dropped.extend(offers.close_stored(|_| true));
+        let dropped = self.store.dropped.iter().map(|name| Message::StoredSocketDropped { name: name.clone() });
+        let mut messages: Vec<Message> = dropped.collect();
         messages.extend(offers.close().into_iter().map(|(name, what)| Message::SocketUnclaimed { name, what }));
         messages
     }
@@ -275,27 +305,35 @@ impl Listeners {
         messages.collect()
     }
 
+    /// Tells the service manager what it need not keep any more.
+    pub(crate) fn tell_dropped(&mut self, notify: &mut Notify) {
+        self.store.dropped.retain(|name| !notify.remove_stored(name) && notify.is_wanted());
+    }
+
     /// Gives the service manager what it is to keep for the next master, as far as its store has room, and tells it what it need not keep any more.
-    pub(crate) fn keep_in_store(&mut self, notify: &mut Notify) -> Option<Message> {
+    pub(crate) fn keep_in_store(&mut self, notify: &mut Notify) -> Stored {
         // First, since that makes room.
-        self.dropped.retain(|name| !notify.remove_stored(name) && notify.is_wanted());
+        self.tell_dropped(notify);
+        let mut now = Stored::default();
         let size = activation::store_size();
         let mut stored = self.held.values().filter(|held| matches!(held.keeper, Keeper::Store(_))).count();
         for (key, held) in self.held.iter_mut().filter(|(_, held)| held.keeper == Keeper::Nobody) {
             if !notify.is_wanted() || size == 0 {
-                return None;
+                break;
             }
             if stored >= size {
-                let is_first = !std::mem::replace(&mut self.has_said_store_full, true);
-                return is_first.then(|| Message::StoreFull { size, address: held.bound_to.clone() });
+                let is_first = !std::mem::replace(&mut self.store.has_said_full, true);
+                now.warning = is_first.then(|| Message::StoreFull { size, address: held.bound_to.clone() });
+                break;
             }
             let name = name_in_store(&key.store_name(), held.file.as_ref().map(|(_, id)| *id));
             if notify.store(&name, &[held.socket.as_fd()]) {
                 held.keeper = Keeper::Store(name);
                 stored += 1;
+                held.users.iter().for_each(|user| now.of_users.entry(*user).or_default().push(held.bound_to.clone()));
             }
         }
-        None
+        now
     }
 
     /// Closes what no generation uses. What a socket unit has given stays until the end: nobody gives it again, and a release that is taken back may want it.
@@ -307,7 +345,7 @@ impl Listeners {
                 if let Keeper::Store(name) = &held.keeper {
                     // The service manager may have it a moment longer, and nobody would ever accept.
                     let _ = sockets::shut_down(held.socket.as_fd());
-                    self.dropped.push(name.clone());
+                    self.store.dropped.push(name.clone());
                 }
             }
             stays
@@ -370,17 +408,16 @@ impl Key {
 }
 
 impl Held {
-    /// Whether it may be in the way of the address, and would not be if it were closed: it has the same port, or the same file with another mode.
+    fn new(address: Address, claim: Claim, user: Generation) -> Self {
+        let Claim { socket, keeper, file } = claim;
+        let bound_to = sockets::bound_to(socket.as_fd());
+        Self { address, socket, bound_to, file, keeper, users: BTreeSet::from([user]) }
+    }
+
+    /// Whether it may be in the way of the address, and would not be if it were closed.
     fn is_in_the_way_of(&self, address: &Address) -> bool {
-        let is_like = match &address.kind {
-            Kind::Tcp { port, .. } | Kind::TcpAny { port } => {
-                self.bound_to.parse::<SocketAddr>().is_ok_and(|bound_to| bound_to.port() == *port)
-            }
-            Kind::Unix { path, .. } => self.bound_to == format!("unix:{}", path.display()),
-            Kind::Systemd { .. } => false,
-        };
         // What a socket unit has given is the service manager's too.
-        is_like && !matches!(self.keeper, Keeper::SocketUnit(_))
+        address.may_clash_with(&self.bound_to) && !matches!(self.keeper, Keeper::SocketUnit(_))
     }
 
     fn provided(&self) -> Provided<'_> {
@@ -395,6 +432,11 @@ impl Held {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+fn parsed(wanted: &Wanted) -> Result<Address, Refusal> {
+    let address = Address::parse(&shown(wanted.name.as_deref(), &wanted.text));
+    address.map_err(|error| Refusal::new(wanted, io::Error::other(error)))
 }
 
 fn shown(name: Option<&str>, text: &str) -> String {
@@ -419,6 +461,7 @@ fn keys(wanted: &[Wanted]) -> Vec<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::master::notify::NotifyState;
     use std::net::TcpStream;
 
     impl Listeners {
@@ -593,6 +636,54 @@ mod tests {
             assert_eq!(listeners.held.len(), 1);
             listeners.release(Generation(2));
         }
+    }
+
+    #[test]
+    fn a_stored_socket_gives_way_to_an_address_that_overlaps_it() {
+        let stored = sockets::listen(&Address::parse(":0").expect("it is good"), &[]).expect("bound");
+        let (port, store) =
+            (sockets::bound_to_address(stored.as_fd()).expect("bound").port(), stored.try_clone().expect("the service manager's"));
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("overseer-x", stored)]));
+        listeners.provide(Generation(1), &wanted(&[&format!("127.0.0.1:{port}")])).expect("nobody else listens there");
+        assert!(!sockets::is_listening(store.as_fd()), "nobody would ever accept");
+        let told = listeners.refuse_offers();
+        assert!(matches!(&told[..], [Message::StoredSocketDropped { name }] if name == "overseer-x"), "{told:?}");
+    }
+
+    #[test]
+    fn what_the_store_is_not_told_yet_is_told_by_the_master_that_goes_on() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("notify");
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+        let stored = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("overseer-x", stored.into())]));
+        listeners.refuse_offers();
+        let (mut nowhere, _) = Notify::to(directory.path().join("nobody").as_ref(), NotifyState::default());
+        listeners.tell_dropped(&mut nowhere);
+        let text = serde_json::to_string(listeners.store_state()).expect("it can be written down");
+        let mut next = Listeners::resume(Vec::new(), Vec::new(), serde_json::from_str(&text).expect("it can be read"));
+        let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
+        next.tell_dropped(&mut notify);
+        let mut bytes = [0; 100];
+        let length = manager.recv(&mut bytes).expect("a message");
+        assert_eq!(&bytes[..length], b"FDSTOREREMOVE=1\nFDNAME=overseer-x");
+        assert_eq!(*next.store_state(), StoreState::default(), "it is told once");
+    }
+
+    #[test]
+    fn a_stored_socket_that_another_address_means_does_not_give_way() {
+        let listen = |text: &str| sockets::listen(&Address::parse(text).expect("it is good"), &[]).expect("bound");
+        let v4 = listen("0.0.0.0:0");
+        let port = sockets::bound_to_address(v4.as_fd()).expect("bound").port();
+        let v6 = listen(&format!("[::1]:{port}"));
+        let waiting = TcpStream::connect(("::1", port)).expect("it listens");
+        let offers = vec![("overseer-v4", v4), ("overseer-v6", v6)];
+        let mut listeners = Listeners::with_offers(Offers::of(offers));
+        let both = wanted(&[&format!("127.0.0.1:{port}"), &format!("[::1]:{port}")]);
+        let v6 = listeners.provide(Generation(1), &both).expect("one gives way, one is there")[1].socket.try_clone_to_owned();
+        std::net::TcpListener::from(v6.expect("a copy")).accept().expect("who waits is served");
+        drop(waiting);
+        assert!(matches!(&listeners.refuse_offers()[..], [Message::StoredSocketDropped { name }] if name == "overseer-v4"));
     }
 
     #[test]

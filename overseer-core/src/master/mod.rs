@@ -26,7 +26,7 @@ use crate::FetchError;
 use crate::binary::{self, Identity, Lock, Packaged, Place, Record, StateDir};
 use crate::command::Live;
 use crate::message::Message;
-use crate::protocol::{Drain, Hello, Refused, Staged, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
+use crate::protocol::{Drain, Hello, Kept, Refused, Staged, ToChild, ToMaster, VERSIONS, Wanted, Welcome};
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
@@ -36,6 +36,7 @@ use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
 use crate::sys::signals::{Arrived, Original, Signals, stop_self};
 use crate::sys::spawn::Spawn;
+use files::time_to_prove;
 use listeners::{Listeners, Refusal};
 use log::Log;
 use nix::unistd::Pid;
@@ -47,8 +48,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
+
+/// Of more sockets than these, the connections of a generation are not counted for a message: that would take the master away from its duties for more than
+/// some 5 ms.
+const COUNTED_MAX: usize = 4096;
 
 /// A generation's process.
 #[derive(Debug)]
@@ -87,6 +92,8 @@ struct Memory {
     has_said_second: bool,
     /// The file at the path that another master has installed and that has crashed here.
     shunned: Option<Identity>,
+    /// The file at the path that could not be proved, and when it is to be proved again though nobody has touched it.
+    unproved: Option<(Packaged, Time)>,
     has_said_unsaved: bool,
     /// Why upgrades are impossible here, if that is so.
     why_off: Option<String>,
@@ -98,8 +105,6 @@ struct Master {
     started: Instant,
     /// When the loop was last seen to run.
     awake: Time,
-    /// We have stopped ourselves, so the SIGCONT that comes next needs no second count.
-    has_stopped_itself: bool,
     signals: Signals,
     original: Original,
     log: Log,
@@ -146,6 +151,7 @@ impl Master {
             }
             if self.notify.take_refused() {
                 self.keep_listeners();
+                self.act();
             }
             let now = self.now();
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
@@ -196,13 +202,13 @@ impl Master {
             Action::Spawn { generation, program } => return Some(self.spawn(generation, program)),
             Action::Welcome { generation } => return self.welcome(generation),
             Action::Accept { generation } => {
-                self.tell(generation, &ToChild::Accept, &[]);
+                self.tell(generation, &ToChild::Accept, Vec::new());
                 self.last = None;
                 self.close_unused_listeners();
             }
             Action::Drain { generation, within } => {
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                self.tell(generation, &ToChild::Drain(Drain { within_ms }), &[]);
+                self.tell(generation, &ToChild::Drain(Drain { within_ms }), Vec::new());
             }
             Action::Signal { generation, signal } => self.signal(generation, signal),
             Action::Kill { generation } => self.signal(generation, Signal::KILL),
@@ -268,11 +274,13 @@ impl Master {
             Action::Save => self.has_unsaved = true,
             Action::Say(message) => self.say(message),
             Action::Notify(notices) => {
+                // Whoever asks because of what the process manager is told is to see it.
+                self.show();
                 if let Some(message) = self.notify.tell(&notices) {
                     self.log.write(&message);
                 }
             }
-            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, &[]),
+            Action::Ping { generation } => self.tell(generation, &ToChild::Ping, Vec::new()),
             Action::Leave(exit) => self.leave(exit),
         }
         None
@@ -280,7 +288,7 @@ impl Master {
 
     fn say(&mut self, mut message: Message) {
         if let Some((generation, connections)) = message.connections_to_count() {
-            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid));
+            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid, COUNTED_MAX));
         }
         self.log.write(&message);
     }
@@ -295,9 +303,13 @@ impl Master {
             Ok(metadata) => Identity::of(&metadata),
             Err(error) => return failed(format!("its file cannot be looked at: {error}"), Blame::Nobody),
         };
+        let order = if program == Program::AtPath && package.is_none() { self.proof_order(generation, identity) } else { None };
+        let prover = order.is_some().then(|| self.supervisor.active().and_then(|active| self.children.get(&active)));
+        let prover = prover.map(|active| active.map_or(&self.own, |active| &active.program));
+        let role = if prover.is_some() { RoleName::Proof } else { RoleName::Child };
         let spawn = Spawn {
-            program: file.as_fd(),
-            role: RoleName::Child,
+            program: prover.unwrap_or(&file).as_fd(),
+            role,
             quiet: None,
             own_group: false,
             expendable: self.supervisor.active() != Some(generation),
@@ -305,19 +317,26 @@ impl Master {
             original: &self.original,
         };
         match spawn.start() {
-            Ok((pid, link)) => {
+            Ok((pid, mut link)) => {
+                let proof = order.as_ref().map_or(Duration::ZERO, |_| time_to_prove(&identity));
+                if let Some(order) = &order
+                    && let Err(error) = link.send(order, [])
+                {
+                    self.log.write(&Message::Misbehaved { generation, why: FetchError::chain(&error) });
+                }
                 self.children.insert(
                     generation,
                     Child { pid, link: Some(link), unheard: None, program: file, why: None, asks: None, has_listeners: false },
                 );
-                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package } }
+                Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package, proof } }
             }
             Err(error) => failed(format!("could not be started: {error}"), Blame::Nobody),
         }
     }
 
     fn signal(&mut self, generation: Generation, signal: Signal) {
-        if let Some(child) = self.children.get(&generation)
+        // Once other code in this process has reaped it, its number may be anybody's.
+        if let Some(child) = self.children.get(&generation).filter(|child| process::is_child(child.pid))
             && let Err(error) = process::kill(child.pid, signal)
         {
             let why = format!("it cannot be sent {signal}: {error}");
@@ -326,11 +345,10 @@ impl Master {
     }
 
     /// Sends a message. A child that does not take it is told of as misbehaving.
-    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: &[OwnedFd]) {
+    fn tell(&mut self, generation: Generation, message: &ToChild, descriptors: Vec<OwnedFd>) {
         let Some(child) = self.children.get_mut(&generation) else { return };
         let Some(link) = &mut child.link else { return };
-        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = link.send(message, &borrowed) {
+        if let Err(error) = link.send(message, descriptors) {
             let why = FetchError::chain(&error);
             child.unheard = child.link.take();
             let now = self.now();
@@ -342,8 +360,8 @@ impl Master {
     fn take_signals(&mut self) {
         let all: Vec<Arrived> = std::iter::from_fn(|| self.signals.next()).collect();
         // First, since it moves what was waited for while the master was stopped, and not what the other signals begin: process managers
-        // send SIGCONT right after SIGTERM, whether somebody was stopped or not.
-        if all.iter().any(|arrived| arrived.signal == Signal::CONT) && !std::mem::take(&mut self.has_stopped_itself) {
+        // send SIGCONT right after SIGTERM, whether somebody was stopped or not. Nor is a stop of our own counted twice: the loop has been awake since.
+        if all.iter().any(|arrived| arrived.signal == Signal::CONT) {
             let now = self.now();
             // Only one that was slept through tells of a stop; anybody can send SIGCONT.
             if self.supervisor.deadline().is_some_and(|deadline| deadline < now) {
@@ -357,7 +375,6 @@ impl Master {
                 Signal::TSTP => {
                     self.handle(Event::Signal { signal: Signal::TSTP, to_the_group: arrived.to_the_group });
                     let before = self.now();
-                    self.has_stopped_itself = true;
                     stop_self();
                     let stopped = self.now().saturating_sub(before);
                     self.handle(Event::Continued { stopped });
@@ -377,12 +394,16 @@ impl Master {
             // What it said before it ended counts. Until it is reaped its number is nobody else's, whatever is sent to it because of that.
             while self.read_child(generation) {}
             let Some(child) = self.children.get(&generation) else { continue };
-            let Some((_, exit)) = process::reap(Some(child.pid)) else { continue };
+            let exit = process::reap(Some(child.pid)).map(|(_, exit)| exit);
             let Some(child) = self.children.remove(&generation) else { continue };
             self.listeners.release(generation);
             if self.supervisor.last() == Some(generation) {
                 self.last = Some(child.program);
             }
+            let exit = exit.unwrap_or_else(|| {
+                self.log.write(&Message::ExitTaken { generation, pid: child.pid.as_raw() });
+                Exit::Code(1)
+            });
             self.handle(Event::Exited { generation, exit, why: child.why });
             self.close_unused_listeners();
         }
@@ -417,8 +438,13 @@ impl Master {
 
     /// Lets the process manager's store have what is listened on.
     fn keep_listeners(&mut self) {
-        if let Some(message) = self.listeners.keep_in_store(&mut self.notify) {
-            self.log.write(&message);
+        let stored = self.listeners.keep_in_store(&mut self.notify);
+        stored.warning.iter().for_each(|warning| self.log.write(warning));
+        for (generation, addresses) in stored.of_users {
+            // Who has no listeners yet hears of it with them.
+            if self.children.get(&generation).is_some_and(|child| child.has_listeners) {
+                self.tell(generation, &ToChild::Kept(Kept { addresses }), Vec::new());
+            }
         }
     }
 
@@ -493,6 +519,7 @@ impl Master {
             ToMaster::Ready => self.handle(Event::Ready { generation }),
             ToMaster::Restart => self.handle(Event::RestartAsked { asker: Asker::Program }),
             ToMaster::Poll => self.handle(Event::PollAsked),
+            ToMaster::Unproved { why } => self.unproved(generation, &why),
             ToMaster::Pong => self.handle(Event::Pong { generation }),
             ToMaster::Unknown => {}
         }
@@ -502,7 +529,7 @@ impl Master {
     fn hello(&mut self, generation: Generation, hello: Hello) {
         if !self.supervisor.is_starting(generation) {
             let why = "it is to leave, or has said hello before".to_owned();
-            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), &[]);
+            self.tell(generation, &ToChild::Refused(Refused { address: None, why }), Vec::new());
             return self.act();
         }
         let Some(protocol) = VERSIONS.common(hello.protocol) else {
@@ -549,7 +576,7 @@ impl Master {
                 let path = self.place.resolve().unwrap_or_else(|_| self.place.invoked().to_owned());
                 let pings = self.supervisor.watchdog().is_some();
                 let welcome = Welcome { protocol, generation: generation.0, id, path, addresses, kept, pings };
-                self.tell(generation, &ToChild::Welcome(welcome), &sockets);
+                self.tell(generation, &ToChild::Welcome(welcome), sockets);
                 if let Some(child) = self.children.get_mut(&generation) {
                     child.has_listeners = true;
                 }
@@ -597,7 +624,7 @@ impl Master {
     /// Tells it that it cannot have what it asks for; then the rules are to be told.
     fn refuse(&mut self, generation: Generation, address: Option<String>, why: String, blame: Blame) -> Event {
         let shown = address.as_ref().map_or_else(|| why.clone(), |address| format!("cannot have {address}: {why}"));
-        self.tell(generation, &ToChild::Refused(Refused { address, why }), &[]);
+        self.tell(generation, &ToChild::Refused(Refused { address, why }), Vec::new());
         Event::Refused { generation, why: shown, blame }
     }
 

@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// The most messages that wait for a manager that takes none; the newest are dropped.
+/// The most messages that wait for a manager that takes none. Beyond it, the oldest that tells of no state is dropped, and else the oldest.
 const WAITING_MAX: usize = 64;
 
 /// The way to the process manager, if there is one that wants to be told.
@@ -29,7 +29,9 @@ pub(crate) struct Notify {
     socket: Option<NotifySocket>,
     address: String,
     state: NotifyState,
-    /// A descriptor, or the removal of one, could not be told because others wait in front of the manager.
+    /// Others wait in front of the manager, who takes more when it has heard them.
+    is_full: bool,
+    /// A descriptor, or the removal of one, could not be told for that reason.
     has_refused: bool,
 }
 
@@ -49,10 +51,13 @@ impl Notify {
         address.map(|address| Self::to(&address, state)).unwrap_or_default()
     }
 
-    fn to(address: &OsStr, state: NotifyState) -> (Self, Option<Message>) {
+    pub(super) fn to(address: &OsStr, state: NotifyState) -> (Self, Option<Message>) {
         let shown = address.to_string_lossy().into_owned();
         match NotifySocket::open(address) {
-            Ok(socket) => (Self { socket: Some(socket), address: shown, state, has_refused: false }, None),
+            Ok(socket) => {
+                let is_full = !state.waiting.is_empty();
+                (Self { socket: Some(socket), address: shown, state, is_full, has_refused: false }, None)
+            }
             Err(error) => {
                 let why = match error.kind() {
                     io::ErrorKind::Unsupported => "it is neither a path nor an @name".to_owned(),
@@ -74,21 +79,23 @@ impl Notify {
 
     /// What to wait for: that the manager takes what waits.
     pub(crate) fn interest(&self) -> Option<Interest<'_>> {
-        let socket = self.socket.as_ref().filter(|_| self.has_refused || !self.state.waiting.is_empty())?;
+        let socket = self.socket.as_ref().filter(|_| self.has_refused || self.is_full)?;
         Some(Interest { descriptor: socket.as_fd(), write: true })
     }
 
-    /// Sends what waits, as far as the manager takes it.
+    /// Sends what waits, as far as the manager takes it. What it cannot be told now waits for the next time: it may be back then, and in whatever state
+    /// it takes the service for, what it hears last is right.
     pub(crate) fn flush(&mut self) -> Option<Message> {
         let socket = self.socket.as_ref()?;
+        self.is_full = false;
         while let Some(text) = self.state.waiting.front() {
             match socket.send(text, &[]) {
                 Ok(()) => drop(self.state.waiting.pop_front()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) => {
-                    self.state.waiting.clear();
-                    return self.warn(&error);
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_full = true;
+                    return None;
                 }
+                Err(error) => return self.warn(&error),
             }
         }
         None
@@ -119,11 +126,14 @@ impl Notify {
 
     fn say(&mut self, lines: String) -> Option<Message> {
         self.socket.as_ref()?;
-        let is_full = self.state.waiting.len() >= WAITING_MAX;
-        match self.state.waiting.back_mut().filter(|last| is_passing(last) && is_passing(&lines)) {
+        let waiting = &mut self.state.waiting;
+        match waiting.back_mut().filter(|last| is_passing(last) && is_passing(&lines)) {
             Some(last) => *last = newest(last, &lines),
-            None if is_full => {}
-            None => self.state.waiting.push_back(lines),
+            None => waiting.push_back(lines),
+        }
+        if waiting.len() > WAITING_MAX {
+            let least = waiting.iter().position(|lines| is_passing(lines)).unwrap_or_default();
+            waiting.remove(least);
         }
         self.flush()
     }
@@ -287,7 +297,57 @@ mod tests {
         assert_eq!(notify.say("STATUS=2".to_owned()), None);
         let manager = UnixDatagram::bind(&path).expect("bound");
         assert_eq!(notify.say("STATUS=3".to_owned()), None);
-        assert_eq!(next(&manager), "STATUS=3");
+        assert_eq!((next(&manager), next(&manager)), ("READY=1".to_owned(), "STATUS=3".to_owned()));
+    }
+
+    /// All that was told and not heard yet.
+    fn heard(manager: &UnixDatagram, notify: &mut Notify) -> Vec<String> {
+        manager.set_nonblocking(true).expect("set");
+        let mut heard = Vec::new();
+        loop {
+            let mut bytes = [0; 64];
+            match manager.recv(&mut bytes) {
+                Ok(length) => heard.push(String::from_utf8_lossy(&bytes[..length]).into_owned()),
+                Err(_) if notify.state().waiting.is_empty() => return heard,
+                Err(_) => assert_eq!(notify.flush(), None),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_of_what_waits_is_what_tells_of_no_state_and_then_the_oldest() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).expect("bound");
+        let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
+        while notify.state().waiting.is_empty() {
+            notify.say("READY=0".to_owned());
+        }
+        notify.say("STATUS=0".to_owned());
+        for number in 1..WAITING_MAX {
+            notify.say(format!("READY={number}"));
+        }
+        notify.say("READY=last".to_owned());
+        assert_eq!(notify.state().waiting.len(), WAITING_MAX);
+        let told = heard(&manager, &mut notify);
+        let expected: Vec<String> = (1..WAITING_MAX).map(|number| format!("READY={number}")).chain(["READY=last".to_owned()]).collect();
+        assert!(told.ends_with(&expected), "{told:?}");
+    }
+
+    #[test]
+    fn states_that_a_manager_does_not_hear_of_for_the_moment_are_told_when_it_is_there_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).expect("bound");
+        let (mut notify, _) = Notify::to(path.as_ref(), NotifyState::default());
+        drop(manager);
+        fs::remove_file(&path).expect("removed");
+        notify.say("RELOADING=1".to_owned()).expect("a warning");
+        assert_eq!(notify.say("READY=1".to_owned()), None);
+        assert!(notify.interest().is_none(), "nothing tells when it is there again, and who polls would never sleep");
+        let manager = UnixDatagram::bind(&path).expect("bound");
+        assert_eq!(notify.flush(), None);
+        assert_eq!(heard(&manager, &mut notify), ["RELOADING=1", "READY=1"]);
     }
 
     #[test]

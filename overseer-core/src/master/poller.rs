@@ -26,7 +26,7 @@ pub(crate) type Looked = (Report, Option<(Staged, OwnedFd)>);
 impl Poller {
     /// Starts a look, by the program that serves.
     pub(crate) fn start(program: BorrowedFd<'_>, order: &Order, original: &Original) -> io::Result<Self> {
-        let process = Aside::start(program, RoleName::Poll, order, &[], original)?;
+        let process = Aside::start(program, RoleName::Poll, order, [], original)?;
         Ok(Self { process, report: None, is_overdue: false })
     }
 

@@ -9,7 +9,7 @@ use crate::sys::signals::Original;
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 #[derive(Debug)]
 pub(crate) struct Rehearsal {
@@ -21,10 +21,10 @@ pub(crate) struct Rehearsal {
 }
 
 impl Rehearsal {
-    pub(crate) fn start(program: BorrowedFd<'_>, generation: Generation, snapshot: &File, original: &Original) -> io::Result<Self> {
+    pub(crate) fn start(program: BorrowedFd<'_>, generation: Generation, snapshot: File, original: &Original) -> io::Result<Self> {
         let token = format!("{:032x}", fastrand::u128(..));
         let order = CheckOrder { token: token.clone(), snapshot: true };
-        let process = Aside::start(program, RoleName::Rehearsal, &order, &[snapshot.as_fd()], original)?;
+        let process = Aside::start(program, RoleName::Successor, &order, [snapshot.into()], original)?;
         Ok(Self { generation, process, token, said: None, is_overdue: false })
     }
 

@@ -4,7 +4,7 @@
 //! not replaced by it. [`Header`] is for ever: whoever cannot read the rest finds the way back in it.
 
 use super::Asks;
-use super::listeners::HeldState;
+use super::listeners::{HeldState, StoreState};
 use super::notify::NotifyState;
 use crate::binary::{Identity, Place};
 use crate::protocol::Staged;
@@ -48,6 +48,8 @@ pub(crate) struct Snapshot {
     pub(crate) rules: Supervisor,
     pub(crate) children: Vec<ChildState>,
     pub(crate) listeners: Vec<HeldState>,
+    #[serde(default)]
+    pub(crate) store: StoreState,
     pub(crate) signals: SignalsState,
     pub(crate) original: Original,
     pub(crate) place: Place,
@@ -55,8 +57,6 @@ pub(crate) struct Snapshot {
     pub(crate) memory: Option<MemoryState>,
     #[serde(default)]
     pub(crate) has_sought_memory: bool,
-    #[serde(default)]
-    pub(crate) has_stopped_itself: bool,
     pub(crate) pid_file: Option<(PathBuf, Passed)>,
     #[serde(default)]
     pub(crate) lost_lines: u64,
@@ -110,7 +110,7 @@ impl Snapshot {
             return Err(format!("the snapshot has the format {}, and this build reads {FORMAT}", header.format));
         }
         let snapshot: Self = serde_json::from_slice(bytes).map_err(|error| format!("the snapshot cannot be read: {error}"))?;
-        snapshot.listeners.iter().try_for_each(HeldState::check)?;
+        snapshot.listeners.iter().try_for_each(|held| held.address().map(drop))?;
         Ok(snapshot)
     }
 

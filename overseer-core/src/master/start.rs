@@ -98,6 +98,8 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
     match bound {
         Ok(()) => {}
         Err(error) => {
+            // Else the next start would get it again.
+            listeners.tell_dropped(notify);
             if let Some(file) = &pid_file {
                 let _ = file.remove();
             }
@@ -126,7 +128,6 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
         supervisor,
         started: Instant::now(),
         awake: Duration::ZERO,
-        has_stopped_itself: false,
         signals,
         original,
         log,
@@ -151,9 +152,9 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
 
 /// The settings for releases that go to this place: where they would be gone with the container, they are only named, unless the program has said what it wants.
 pub(super) fn in_place(settings: &Settings, place: &Place) -> Settings {
-    let is_unsaid = settings.upgrades.is_none() && settings.source.is_some();
-    let upgrades = if is_unsaid && place.is_ephemeral() { Some(Upgrades::Notify) } else { settings.upgrades };
-    Settings { upgrades, ..settings.clone() }
+    let is_ephemeral = settings.upgrades.is_none() && settings.source.is_some() && place.is_ephemeral();
+    let upgrades = if is_ephemeral { Some(Upgrades::Notify) } else { settings.upgrades };
+    Settings { upgrades, is_ephemeral, ..settings.clone() }
 }
 
 /// Why upgrades are impossible here, if that is plain beforehand.
@@ -199,7 +200,7 @@ fn open_memory(place: &Place, log: &mut Log) -> Result<(Memory, Record), String>
         directory.clean(lock, place);
     }
     let (saved, shunned, why_off) = (None, None, None);
-    Ok((Memory { directory, lock, saved, has_said_second: false, shunned, has_said_unsaved: false, why_off }, record))
+    Ok((Memory { directory, lock, saved, has_said_second: false, shunned, unproved: None, has_said_unsaved: false, why_off }, record))
 }
 
 /// Counts the starts of a release that has not lived through its probation: neither a reboot nor a killed master lets it off. At

@@ -80,6 +80,7 @@ fn hello() -> Box<Hello> {
             overlap: true,
             max_draining: 4,
             upgrades: None,
+            is_ephemeral: false,
             upgrade_master: true,
             answers_pings: false,
         },
@@ -113,6 +114,7 @@ fn what_a_child_says_in_version_1_is_written_and_read_as_ever() {
     is_golden("v1-child-restart.bin", &ToMaster::Restart, 0);
     is_golden("v1-child-poll.bin", &ToMaster::Poll, 0);
     is_golden("v1-child-pong.bin", &ToMaster::Pong, 0);
+    is_golden("v1-child-unproved.bin", &ToMaster::Unproved { why: "is not signed".to_owned() }, 0);
 }
 
 #[test]
@@ -135,6 +137,16 @@ fn what_a_master_says_in_version_1_is_written_and_read_as_ever() {
     is_golden("v1-master-accept.bin", &ToChild::Accept, 0);
     is_golden("v1-master-drain.bin", &ToChild::Drain(Drain { within_ms: 30_000 }), 0);
     is_golden("v1-master-ping.bin", &ToChild::Ping, 0);
+    let identity = Identity { device: 64769, inode: 12, size_bytes: 9_437_184, modified_ns: 1_799_999_999_123_456_789 };
+    let proof = ProofOrder {
+        path: "/var/lib/app/app".into(),
+        identity,
+        state_dir: "/var/lib/app/.app.overseer".into(),
+        packaged_path: "/usr/bin/app".into(),
+        packaged: Packaged { identity, changed_ns: 1_799_999_999_123_456_790, sha256: "ab".repeat(32), id: "ab".repeat(20) },
+    };
+    is_golden("v1-master-proof-order.bin", &proof, 0);
+    is_golden("v1-master-kept.bin", &ToChild::Kept(Kept { addresses: vec!["[::]:3000".to_owned()] }), 0);
 }
 
 #[test]

@@ -338,8 +338,8 @@ impl Supervisor {
 
     /// No restart that has not begun will be.
     pub(super) fn restarts_are_out(&mut self, why: &str) {
-        self.rollback = None;
-        self.answer_all(|waits| matches!(waits, WaitsFor::Restart | WaitsFor::Rollback), false, why);
+        self.restart_wanted = None;
+        self.answer_all(|waits| *waits == WaitsFor::Restart, false, why);
     }
 
     pub(super) fn look_has_begun(&mut self) {
@@ -390,6 +390,7 @@ impl Supervisor {
             is_restart_wanted: self.restart_wanted.is_some(),
             source: self.settings.source.clone(),
             upgrades: self.settings.upgrades(),
+            is_ephemeral: self.settings.is_ephemeral,
             probation_until_unix_s: self.probation_until.filter(|_| self.record.probation.is_some()).map(unix),
             is_looking: self.looking.running_until.is_some(),
             next_look_unix_s: self.next_look().map(unix),
@@ -424,10 +425,9 @@ impl std::fmt::Display for Command {
 }
 
 impl crate::binary::Record {
-    /// Everything is to be tried again.
+    /// Everything is to be tried again. But not what somebody has set aside by a package: that has other reasons than a failure.
     pub(crate) fn forget_verdicts(&mut self) {
         self.verdicts.clear();
-        self.set_aside = None;
         // It may keep the fetcher from offering again what it has offered.
         self.memo = None;
         self.looks.failures = 0;

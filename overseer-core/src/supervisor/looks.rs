@@ -5,7 +5,7 @@ use super::{Action, Blame, Installation, Stage, Supervisor, describe};
 use crate::binary::{Hold, Identity, Named};
 use crate::config::Upgrades;
 use crate::fetcher::{FetchError, FetchErrorKind, Known};
-use crate::message::{Message, Seconds, Serving};
+use crate::message::{EPHEMERAL, Message, Seconds, Serving};
 use crate::protocol::{Naming, Outcome, ReleaseName, Report, Staged, Verdict};
 use std::time::Duration;
 
@@ -256,6 +256,7 @@ impl Supervisor {
     pub(super) fn why_not_installed(&self) -> String {
         match &self.record.held {
             Some(Hold { by, reason, .. }) => format!("upgrades are held by {by}: {reason}"),
+            None if self.settings.is_ephemeral => EPHEMERAL.to_owned(),
             None => format!("upgrades are set to {}", self.settings.upgrades()),
         }
     }

@@ -87,6 +87,8 @@ pub(crate) struct Started {
     pub(crate) pid: i32,
     pub(crate) identity: Identity,
     pub(crate) package: Option<NewPackage>,
+    /// How long it may take to prove the file, before it can say hello.
+    pub(crate) proof: Duration,
 }
 
 /// Releases lie in a binary store, and this is the packaged file, which somebody has changed since.
@@ -382,6 +384,9 @@ struct Child {
     sent: Vec<Signal>,
     /// It could not have what it needs, which is not its fault either.
     is_blameless: bool,
+    /// It was the active generation, so what it has open is what a working generation has accepted.
+    #[serde(default)]
+    has_served: bool,
 }
 
 impl Child {
@@ -607,6 +612,11 @@ impl Supervisor {
     /// Remembers the ID of a file, for which the master has no time.
     pub(crate) fn learn(&mut self, file: Identity, id: &str) {
         self.record.remember_id(file, id);
+    }
+
+    /// Releases are committed over this packaged file.
+    pub(crate) fn knows_package(&mut self, packaged: Option<Packaged>) {
+        self.record.packaged = packaged;
     }
 
     /// Goes on with what another master has remembered, which has ended. A probation of the running file begins anew.

@@ -79,8 +79,11 @@ impl Record {
         if fits { Ok(()) } else { Err(bytes) }
     }
 
-    /// For how long the release is to be held back when it fails now; `None` rejects it.
+    /// For how long the release is to be held back when it fails now; `None` rejects it. One that only rests has served before.
     pub(crate) fn hold_back_of(&self, release: &ReleaseName) -> Option<Duration> {
+        if self.resting.as_ref().is_some_and(|resting| resting.installed.release.is_same(release)) {
+            return Some(self.hold_back_until_mended(release));
+        }
         HOLD_BACKS.get(self.failures_of(release) as usize).copied()
     }
 
@@ -89,9 +92,9 @@ impl Record {
         HOLD_BACKS[(self.failures_of(release) as usize).min(HOLD_BACKS.len() - 1)]
     }
 
-    /// When the installed release was signed; no older one is taken.
+    /// When the installed release was signed, or the last of which that is known; no older one is taken.
     pub(crate) fn installed_signed_unix_s(&self) -> Option<u64> {
-        self.installed.as_ref().or(self.set_aside.as_ref())?.release.signed_unix_s
+        self.installed.as_ref().and_then(|installed| installed.release.signed_unix_s).or(self.signed_unix_s)
     }
 
     /// Whether the release is rejected, or held back and its time has not come.
@@ -112,13 +115,15 @@ impl Record {
         release.signed_unix_s = release.signed_unix_s.or(before.and_then(|before| before.release.signed_unix_s));
         let at_unix_s = before.map_or(now_unix_s, |before| before.at_unix_s);
         self.named = None;
+        self.signed_unix_s = release.signed_unix_s.or(self.signed_unix_s);
         self.installed = Some(Installed { release, at_unix_s });
     }
 
     /// The release is at the program's path, and what was there before is `previous`.
     pub(crate) fn was_installed(&mut self, release: ReleaseName, identity: Identity, now_unix_s: u64) {
         self.previous = self.installed.take().map(|installed| installed.release);
-        self.set_aside = None;
+        (self.set_aside, self.resting) = (None, None);
+        self.signed_unix_s = release.signed_unix_s.or(self.signed_unix_s);
         // It was nameless while its signature was not accepted.
         let nameless = ReleaseName { id: String::new(), ..release.clone() };
         self.verdicts.retain(|judged| !judged.release.is_same(&release) && !judged.release.is_same(&nameless));

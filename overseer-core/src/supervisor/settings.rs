@@ -49,7 +49,7 @@ pub(crate) struct Settings {
     pub(crate) source: Option<String>,
     pub(crate) installation: Installation,
     /// Whether it may run beside another generation.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_true")]
     pub(crate) overlap: bool,
     /// How many old generations may drain at once.
     #[serde(skip_serializing_if = "is_usual")]
@@ -57,8 +57,11 @@ pub(crate) struct Settings {
     /// `None`: the program has not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) upgrades: Option<Upgrades>,
+    /// The program has not said, and a release would be gone with the container. The master finds that out, whatever a child says.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_ephemeral: bool,
     /// Whether the master becomes the file that the serving generation runs.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_true")]
     pub(crate) upgrade_master: bool,
     /// Whether the program's process answers `Ping` where `Welcome` says that it will be asked, whatever the program does.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -84,6 +87,7 @@ impl Default for Settings {
             overlap: true,
             max_draining: MAX_DRAINING,
             upgrades: None,
+            is_ephemeral: false,
             upgrade_master: true,
             answers_pings: false,
         }
@@ -103,7 +107,7 @@ impl Settings {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_default(is_so: &bool) -> bool {
+fn is_true(is_so: &bool) -> bool {
     *is_so
 }
 

@@ -6,6 +6,7 @@
 
 use super::testing::{Master, file, generation, release, report, seconds, settings};
 use super::{Action, Asker, Blame, Command, Event, Generation, Installation, Program, Settings, Time};
+use crate::binary::Identity;
 use crate::config::Upgrades;
 use crate::fetcher::FetchError;
 use crate::protocol::{Outcome, ReleaseName, Report, Verdict};
@@ -65,6 +66,8 @@ struct World {
     characters: BTreeMap<u64, Character>,
     /// Generations that the master started from its own file.
     originals: BTreeSet<Generation>,
+    /// What lies beside the path, to be tried again at a later start.
+    resting: Option<Identity>,
     /// What the source offers.
     published: u64,
     newest_file: u64,
@@ -84,6 +87,7 @@ impl World {
             number: 0,
             characters: BTreeMap::from([(1, Character::Good)]),
             originals: BTreeSet::new(),
+            resting: None,
             published: 1,
             newest_file: 100,
             said: BTreeMap::new(),
@@ -295,6 +299,7 @@ impl World {
                 *self.said.entry("start-taken-back").or_default() += 1;
             }
         }
+        next = self.rests_or_has_rested(next);
         next.saved = next.rules.record.clone();
         self.master = next;
         self.masters += 1;
@@ -304,6 +309,26 @@ impl World {
         self.originals.clear();
         self.after(30.0, Happening::Outside);
         self.react();
+    }
+
+    /// A start with a binary store: a release that has not come up lately makes way for the packaged file, or is put back in its place, as in `master::home`.
+    fn rests_or_has_rested(&mut self, mut next: Master) -> Master {
+        let (mut record, now) = (next.rules.record.clone(), next.rules.unix_s());
+        match (&record.resting, self.resting) {
+            (Some(_), Some(file)) if record.is_rested(now) => {
+                record.has_rested();
+                next.path = file;
+                *self.said.entry("stored-again").or_default() += 1;
+            }
+            (None, _) if record.probation.is_none() && self.one_in(3) => {
+                let Some(installed) = record.installed.clone() else { return next };
+                record.rests(&installed.release, now + 600, "did not come up".to_owned(), now);
+                self.resting = Some(std::mem::replace(&mut next.path, file(1)));
+            }
+            (Some(_) | None, _) => return next,
+        }
+        (next.previous, next.saved) = (None, record);
+        next.after_reboot().under_a_manager(Some(WATCHDOG))
     }
 
     /// The processes do what they do when they are told.
@@ -529,6 +554,7 @@ const REACHED: &[&str] = &[
     "silent",
     "start-taken-back",
     "started-again",
+    "stored-again",
     "take-back-failed",
     "taken-back",
     "tried-again",

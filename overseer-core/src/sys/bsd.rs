@@ -95,6 +95,17 @@ pub(super) fn other_threads() -> Vec<String> {
     Vec::new()
 }
 
+/// issetugid(2).
+pub(super) fn has_rights_of_its_file() -> bool {
+    // SAFETY: the call takes nothing.
+    unsafe { libc::issetugid() != 0 }
+}
+
+/// getpeereid(3).
+pub(super) fn maker_of(socket: &OwnedFd) -> nix::Result<(libc::uid_t, libc::gid_t)> {
+    nix::unistd::getpeereid(socket).map(|(user, group)| (user.as_raw(), group.as_raw()))
+}
+
 /// They call a process by the name of its file.
 pub(super) fn set_name(_name: &OsStr) {}
 

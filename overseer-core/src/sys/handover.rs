@@ -6,7 +6,8 @@ use super::system;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{fchown, getegid};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -46,25 +47,41 @@ impl Passed {
         fcntl(self.borrow(), FcntlArg::F_SETFD(flags)).map(drop).map_err(io::Error::from)
     }
 
-    /// Takes it; it does not live through another exec. To be called once for each.
-    ///
-    /// # Errors
-    /// It is not here; nothing was changed.
-    pub(crate) fn take(self) -> io::Result<OwnedFd> {
-        if !self.is_here() {
-            return Err(io::Error::other(format!("descriptor {} is not the one that was handed over", self.descriptor)));
-        }
-        self.outlives_exec(false)?;
+    /// Takes it; it does not live through another exec. To be called once for each, and only if it [`is_here`](Self::is_here).
+    pub(crate) fn take(self) -> OwnedFd {
+        // Nothing but a closed descriptor makes it fail.
+        let _ = self.outlives_exec(false);
         // SAFETY: it was left open for this program under this number; the snapshot names each number once, and nobody else in here knows it.
-        Ok(unsafe { OwnedFd::from_raw_fd(self.descriptor) })
+        unsafe { OwnedFd::from_raw_fd(self.descriptor) }
+    }
+
+    /// Takes it if it is here.
+    pub(crate) fn take_if_here(self) -> Option<OwnedFd> {
+        self.is_here().then(|| self.take())
     }
 }
 
-/// A file without a name that holds these bytes: in memory, or an unlinked one in the directory for temporary files where that is not to be had.
+/// A file without a name that holds these bytes and belongs to the user and group of this process: in memory, or an unlinked one in the directory for temporary
+/// files where that is not to be had.
 pub(crate) fn file_of(bytes: &[u8]) -> io::Result<File> {
     let file = system::memory_file().or_else(|_| tempfile::tempfile())?;
-    file.write_all_at(bytes, 0)?;
+    // Some directories give a file their own group. See `maker_of`.
+    let _ = fchown(&file, None, Some(getegid()));
+    rewrite(&file, bytes)?;
     Ok(file)
+}
+
+/// As which user and group the process ran that made such a file; `None` if it has a name, as no such file has.
+pub(crate) fn maker_of(file: &File) -> io::Result<Option<(u32, u32)>> {
+    let status = fstat(file)?;
+    let is_such = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG && status.st_nlink == 0;
+    Ok(is_such.then_some((status.st_uid, status.st_gid)))
+}
+
+/// Puts other bytes into such a file, without another descriptor for it.
+pub(crate) fn rewrite(file: &File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all_at(bytes, 0)?;
+    file.set_len(bytes.len() as u64)
 }
 
 /// The bytes of such a file. Its offset, which several processes share, does not matter and stays.
@@ -106,11 +123,17 @@ mod tests {
         assert!(passed.is_here());
         assert!(!Passed { inode: passed.inode + 1, ..passed }.is_here());
         assert!(!Passed { descriptor: 9999, ..passed }.is_here());
-        Passed { descriptor: 9999, ..passed }.take().expect_err("it is not open");
+        assert!(Passed { descriptor: 9999, ..passed }.take_if_here().is_none());
         std::mem::forget(file);
-        let taken = File::from(passed.take().expect("it is the one"));
+        let taken = File::from(passed.take_if_here().expect("it is the one"));
         assert_eq!(bytes_of(&taken).expect("read"), b"what is known");
         assert_eq!(bytes_of(&taken).expect("read again"), b"what is known");
+        assert_eq!(maker_of(&taken).expect("known"), Some(crate::sys::process::effective_ids()));
+        assert_eq!(maker_of(&File::open("/dev/null").expect("opened")).expect("known"), None);
+        let named = tempfile::NamedTempFile::new().expect("a file");
+        assert_eq!(maker_of(named.as_file()).expect("known"), None);
+        rewrite(&taken, b"more").expect("written");
+        assert_eq!(bytes_of(&taken).expect("read"), b"more");
         taken.set_len(SNAPSHOT_BYTES_MAX + 1).expect("longer");
         bytes_of(&taken).expect_err("it is too long");
     }

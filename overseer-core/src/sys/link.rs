@@ -69,6 +69,11 @@ pub(crate) fn is_socket(descriptor: RawFd, inode: u64) -> bool {
     status.is_ok_and(|status| SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK && status.st_ino == inode)
 }
 
+/// As which user and group the process ran that made this pair of sockets.
+pub(crate) fn maker_of(socket: &OwnedFd) -> io::Result<(u32, u32)> {
+    Ok(system::maker_of(socket)?)
+}
+
 /// One end of a socket pair.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -99,19 +104,17 @@ impl LinkState {
         std::iter::once(&self.socket).chain(beside).copied()
     }
 
-    /// # Errors
-    /// A descriptor is not here.
-    pub(crate) fn take(self) -> io::Result<Link> {
-        let mut link = Link::new(self.socket.take()?);
+    /// To be called once, if all its [`descriptors`](Self::descriptors) are here.
+    pub(crate) fn take(self) -> Link {
+        let mut link = Link::new(self.socket.take());
         link.decoder.push(&self.read);
-        link.descriptors = self.descriptors.into_iter().map(Passed::take).collect::<io::Result<_>>()?;
-        let outgoing = self.outgoing.into_iter().map(|(bytes, descriptors)| {
-            let descriptors = descriptors.into_iter().map(Passed::take).collect::<io::Result<_>>()?;
-            Ok(Outgoing { bytes, sent: 0, descriptors })
-        });
-        link.outgoing = outgoing.collect::<io::Result<_>>()?;
+        let take_all = |descriptors: Vec<Passed>| descriptors.into_iter().map(Passed::take);
+        link.descriptors = take_all(self.descriptors).collect();
+        let outgoing = self.outgoing.into_iter();
+        link.outgoing =
+            outgoing.map(|(bytes, descriptors)| Outgoing { bytes, sent: 0, descriptors: take_all(descriptors).collect() }).collect();
         link.is_ended = self.is_ended;
-        Ok(link)
+        link
     }
 }
 
@@ -179,16 +182,16 @@ impl Link {
         }
     }
 
-    /// Sends a message, or queues it where the link does not block and the socket is full.
+    /// Sends a message, or queues it where the link does not block and the socket is full. Makes no copies of the descriptors, for which there might be no room.
     ///
     /// # Errors
     /// The link cannot be used any more. A closed peer is none: its end is told by [`Link::receive`].
-    pub(crate) fn send<T: Serialize>(&mut self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+    pub(crate) fn send<T: Serialize>(&mut self, message: &T, descriptors: impl IntoIterator<Item = OwnedFd>) -> Result<(), LinkError> {
         if self.outgoing.len() >= QUEUE_FRAMES_MAX {
             return Err(LinkError::QueueFull);
         }
+        let descriptors: Vec<OwnedFd> = descriptors.into_iter().collect();
         let bytes = encode(message, descriptors.len())?;
-        let descriptors = descriptors.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>()?;
         self.outgoing.push_back(Outgoing { bytes, sent: 0, descriptors });
         self.flush()
     }

@@ -3,7 +3,7 @@
 use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{SockFlag, setsockopt, sockopt};
+use nix::sys::socket::{SockFlag, getsockopt, setsockopt, sockopt};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -223,6 +223,17 @@ pub(super) fn is_from_kernel(code: libc::c_int) -> bool {
 /// Has the system vouch for who sends what comes over the socket (unix(7)).
 pub(super) fn name_senders(socket: &OwnedFd) -> nix::Result<()> {
     setsockopt(socket, sockopt::PassCred, &true)
+}
+
+/// Whether the file that this process runs gave it rights that whoever executed it may not have: a set-user-ID or set-group-ID bit, or capabilities (getauxval(3)).
+pub(super) fn has_rights_of_its_file() -> bool {
+    // SAFETY: the call takes a number.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// As which user and group the process ran that made the socket's pair, or connected it (unix(7), `SO_PEERCRED`).
+pub(super) fn maker_of(socket: &OwnedFd) -> nix::Result<(libc::uid_t, libc::gid_t)> {
+    getsockopt(socket, sockopt::PeerCredentials).map(|maker| (maker.uid(), maker.gid()))
 }
 
 /// Who sent a message, if this control message tells it.

@@ -165,9 +165,28 @@ pub(crate) fn namespace() -> Option<u64> {
     std::fs::metadata("/proc/self/ns/pid").ok().map(|metadata| metadata.ino())
 }
 
+/// Whether this process is in a container, as far as can be seen from in there.
+pub(crate) fn is_in_container() -> bool {
+    /// The number of the namespace that a machine starts with (`PID_NS_INIT_INO` in linux/nsfs.h).
+    const OF_MACHINE: u64 = 0xEFFF_FFFC;
+    /// What Docker, Podman and CRI-O, and systemd in a container leave there.
+    const MARKS: [&str; 3] = ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"];
+    namespace().is_some_and(|namespace| namespace != OF_MACHINE) || MARKS.iter().any(|mark| std::fs::exists(mark).unwrap_or_default())
+}
+
 /// Sends a signal to the process that the descriptor stands for, and, where the system can, to no other one that has its PID by now.
 pub(crate) fn signal_by_descriptor(process: BorrowedFd<'_>, pid: Pid, signal: Signal) -> io::Result<()> {
     system::signal_by_descriptor(process, pid, signal)
+}
+
+/// Whether the file that this process runs gave it rights that whoever executed it may not have, and who has chosen its environment and its descriptors.
+pub(crate) fn has_rights_of_its_file() -> bool {
+    system::has_rights_of_its_file()
+}
+
+/// As which user and group this process does what it does.
+pub(crate) fn effective_ids() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
 }
 
 /// Takes a variable out of the environment. Only while no other thread runs.

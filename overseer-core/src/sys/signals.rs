@@ -36,7 +36,7 @@ pub(crate) struct Original {
 pub(crate) struct Signals {
     pipe: OwnedFd,
     /// Kept open for the handlers, which know its number.
-    _writer: OwnedFd,
+    writer: OwnedFd,
     read: Vec<u8>,
 }
 
@@ -73,20 +73,21 @@ fn set(signal: Signal, action: &SigAction) -> io::Result<()> {
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
-fn is_ignored(signal: Signal) -> bool {
-    // SAFETY: with no new action, sigaction(2) only writes the old one to `old`.
+/// What is done about the signal now; `None` if there is no such signal.
+fn action_of(signal: Signal) -> Option<libc::sigaction> {
+    // SAFETY: all zeros are a valid structure, and with no new action sigaction(2) only writes to it.
     unsafe {
-        let mut old = std::mem::zeroed::<libc::sigaction>();
-        libc::sigaction(signal.as_raw(), std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
+        let mut action = std::mem::zeroed::<libc::sigaction>();
+        (libc::sigaction(signal.as_raw(), std::ptr::null(), &raw mut action) == 0).then_some(action)
     }
 }
 
+fn is_ignored(signal: Signal) -> bool {
+    action_of(signal).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN)
+}
+
 fn is_default(signal: Signal) -> bool {
-    // SAFETY: as in `is_ignored`.
-    unsafe {
-        let mut old = std::mem::zeroed::<libc::sigaction>();
-        libc::sigaction(signal.as_raw(), std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_DFL
-    }
+    action_of(signal).is_some_and(|action| action.sa_sigaction == libc::SIG_DFL)
 }
 
 /// Every signal there is.
@@ -105,12 +106,7 @@ pub(crate) struct ChildrenStay(Option<libc::sigaction>);
 
 impl ChildrenStay {
     pub(crate) fn begin() -> Self {
-        // SAFETY: with no new action, sigaction(2) only writes the old one to `before`, for which all zeros are a valid value.
-        let mut before = unsafe {
-            let mut before = std::mem::zeroed::<libc::sigaction>();
-            libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut before);
-            before
-        };
+        let Some(mut before) = action_of(Signal::CHLD) else { return Self(None) };
         if before.sa_sigaction != libc::SIG_IGN && before.sa_flags & libc::SA_NOCLDWAIT == 0 {
             return Self(None);
         }
@@ -196,23 +192,19 @@ impl Signals {
     /// What goes on through an exec; to be called while all signals are held.
     pub(crate) fn state(&self) -> io::Result<SignalsState> {
         let overflow = OVERFLOW.iter().map(|count| count.load(Ordering::Relaxed)).enumerate().filter(|(_, count)| *count > 0).collect();
-        Ok(SignalsState { reader: Passed::of(&self.pipe)?, writer: Passed::of(&self._writer)?, read: self.read.clone(), overflow })
+        Ok(SignalsState { reader: Passed::of(&self.pipe)?, writer: Passed::of(&self.writer)?, read: self.read.clone(), overflow })
     }
 
-    /// Goes on with the pipe of the master before. Signals are still held afterwards.
-    ///
-    /// # Errors
-    /// The pipe is not here, or a handler cannot be installed.
-    pub(crate) fn resume(state: SignalsState, original: &Original, always: Signal) -> io::Result<Self> {
-        let this = Self { pipe: state.reader.take()?, _writer: state.writer.take()?, read: state.read };
-        WRITER.store(this._writer.as_raw_fd(), Ordering::Relaxed);
+    /// Goes on with the pipe of the master before, once [`handle`] has been called. Signals are still held afterwards.
+    pub(crate) fn resume(state: SignalsState) -> Self {
+        let this = Self { pipe: state.reader.take(), writer: state.writer.take(), read: state.read };
+        WRITER.store(this.writer.as_raw_fd(), Ordering::Relaxed);
         for (place, count) in state.overflow {
             if let Some(known) = OVERFLOW.get(place) {
                 known.fetch_add(count, Ordering::Relaxed);
             }
         }
-        handle(original, always)?;
-        Ok(this)
+        this
     }
 
     /// Installs handlers for all signals that the master takes, and lets them through. A signal that was ignored stays so (nohup),
@@ -235,7 +227,7 @@ impl Signals {
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_WRONLY | OFlag::O_NONBLOCK))?;
         WRITER.store(writer.as_raw_fd(), Ordering::Relaxed);
-        Ok(Self { pipe, _writer: writer, read: Vec::new() })
+        Ok(Self { pipe, writer, read: Vec::new() })
     }
 
     /// The next signal that arrived, in their order; `None` when there is no more.
@@ -262,8 +254,11 @@ impl Signals {
     }
 }
 
-/// Takes the master's signals. One that was ignored stays so, also where another program in this process had a handler for it.
-fn handle(original: &Original, always: Signal) -> io::Result<()> {
+/// Installs the master's handlers. A signal that was ignored stays so, also where another program in this process had a handler for it.
+///
+/// # Errors
+/// The system refuses one; those before it are installed. Whatever this process executes has none of them.
+pub(crate) fn handle(original: &Original, always: Signal) -> io::Result<()> {
     for signal in all() {
         let ours = matches!(signal, Signal::CHLD | Signal::CONT | Signal::TSTP);
         let was_ignored = original.ignored.contains(&signal);

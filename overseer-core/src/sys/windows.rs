@@ -151,7 +151,7 @@ pub(crate) mod link {
     pub(crate) enum Link {}
 
     impl Link {
-        pub(crate) fn send<T>(&mut self, _message: &T, _descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        pub(crate) fn send<T>(&mut self, _message: &T, _descriptors: [OwnedFd; 0]) -> std::io::Result<()> {
             match *self {}
         }
     }

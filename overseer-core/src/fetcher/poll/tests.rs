@@ -10,6 +10,7 @@ use crate::sys::spawn::Spawn;
 use minisign::KeyPair;
 use nix::unistd::Pid;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -719,7 +720,7 @@ impl Process {
             original: &original,
         };
         let (pid, mut link) = spawn.start().expect("started");
-        link.send(&scene.order(Known::nothing()), &[]).expect("sent");
+        link.send(&scene.order(Known::nothing()), []).expect("sent");
         Self(pid, link)
     }
 

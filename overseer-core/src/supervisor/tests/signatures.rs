@@ -1,4 +1,5 @@
-use super::super::testing::{Master, UNIX_START, release, settings};
+use super::super::testing::{Master, UNIX_START, file, release, settings};
+use crate::binary::{Packaged, Record};
 use crate::protocol::{Outcome, ReleaseName, Staged, Verdict};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
@@ -78,17 +79,35 @@ fn what_is_taken_back_brings_its_own_signed_time_with_it() {
     first.until(1.0);
     install(&mut first, 2, signed(2, 700), 2);
     first.exits(2, CRASH);
-    assert_eq!(first.rules.installed_signed_unix_s(), None, "nobody knows when the original was signed");
+    assert_eq!(
+        first.rules.installed_signed_unix_s(),
+        Some(700),
+        "nobody knows when the original was signed, so the newest that is known holds"
+    );
 }
 
 #[test]
-fn an_installed_release_that_was_not_signed_leaves_no_time_behind() {
+fn an_installed_release_that_was_not_signed_leaves_the_time_that_is_known() {
     let mut master = Master::serving(settings());
     master.until(1.0);
     install(&mut master, 2, signed(2, 700), 2);
     master.until(400.0);
     install(&mut master, 3, release(3), 3);
-    assert_eq!(master.rules.installed_signed_unix_s(), None);
+    assert_eq!(master.rules.installed_signed_unix_s(), Some(700));
+}
+
+#[test]
+fn what_is_lost_or_set_aside_is_followed_by_nothing_that_was_signed_before() {
+    let mut master = Master::upgraded(settings());
+    master.rules.record.was_installed(signed(2, 700), file(2), UNIX_START);
+    for forget in [Record::lost_stored, Record::forget_verdicts, |record: &mut Record| record.package_wins(Packaged::default())] {
+        forget(&mut master.rules.record);
+        assert_eq!(master.rules.installed_signed_unix_s(), Some(700));
+    }
+    // Which was allowed.
+    master.rules.record.was_installed(signed(3, 600), file(3), UNIX_START);
+    master.rules.record.lost_stored();
+    assert_eq!(master.rules.installed_signed_unix_s(), Some(600));
 }
 
 #[test]
@@ -116,7 +135,7 @@ fn the_installed_release_found_again_tells_its_time_and_does_not_lose_it() {
     master.looked(Outcome::Same { release: signed(1, 800) });
     assert_eq!(master.rules.installed_signed_unix_s(), Some(800));
     master.looked(Outcome::Same { release: release(7) });
-    assert_eq!(master.rules.installed_signed_unix_s(), None, "an operator's file is another one");
+    assert_eq!(master.rules.installed_signed_unix_s(), Some(800), "whoever offers it without a signature does not turn the time back");
 }
 
 #[test]

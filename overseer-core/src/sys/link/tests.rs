@@ -74,10 +74,10 @@ fn a_peer_that_ends_in_the_middle_of_a_frame_is_an_error() {
 #[test]
 fn what_is_sent_to_a_peer_that_is_gone_is_no_error_and_its_last_words_count() {
     let (mut link, mut peer) = pair();
-    link.send(&ToChild::Accept, &[]).expect("it is sent");
+    link.send(&ToChild::Accept, []).expect("it is sent");
     peer.write_all(&frame_of(&ToMaster::Ready, 0)).expect("it is sent");
     drop(peer);
-    link.send(&ToChild::Drain(Drain { within_ms: 1 }), &[]).expect("its end is told elsewhere");
+    link.send(&ToChild::Drain(Drain { within_ms: 1 }), []).expect("its end is told elsewhere");
     assert!(!link.wants_write());
     assert!(matches!(receive(&mut link), Ok(Received::Message(ToMaster::Ready, _))));
     assert!(matches!(receive(&mut link), Ok(Received::Ended)));
@@ -218,16 +218,50 @@ fn descriptors_of_unknown_messages_are_closed() {
     becomes_closed(&mut reader);
 }
 
-/// The limit on open files holds for a whole process, so this test runs again in one of its own.
+/// The limit on open files holds for a whole process, so a test that lowers it runs again in one of its own. Whether this is that one.
+fn is_alone(name: &str) -> bool {
+    const ALONE: &str = "OVERSEER_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let test = std::env::current_exe().expect("this test");
+    let name = format!("sys::link::tests::{name}");
+    let ran = std::process::Command::new(test).args(["--exact", &name]).env(ALONE, "1").output().expect("it runs");
+    let words = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && words.contains("1 passed"), "{words}");
+    false
+}
+
+/// Does it while no descriptor from this number on can be opened.
+fn without_descriptors_from<T>(number: RawFd, action: impl FnOnce() -> T) -> T {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(number).expect("not negative"), hard).expect("a lower limit");
+    let done = action();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("the old limit");
+    done
+}
+
+#[test]
+fn what_is_given_to_be_sent_is_sent_where_no_descriptor_is_left() {
+    if !is_alone("what_is_given_to_be_sent_is_sent_where_no_descriptor_is_left") {
+        return;
+    }
+    let (mut link, theirs) = Link::pair().expect("a socket pair");
+    let (_reader, writer) = pipe();
+    let given = OwnedFd::from(writer);
+    let next = File::open("/dev/null").expect("it is there").as_raw_fd();
+    let sent = without_descriptors_from(next, || {
+        File::open("/dev/null").expect_err("there is no room for a copy");
+        link.send(&ToChild::Accept, [given])
+    });
+    sent.expect("it needs none");
+    let received = Link::new(theirs).receive::<ToChild>();
+    assert!(matches!(received, Ok(Received::Message(ToChild::Accept, descriptors)) if descriptors.len() == 1));
+}
+
 #[test]
 fn descriptors_that_were_cut_off_are_fatal_and_none_stays_open() {
-    const ALONE: &str = "OVERSEER_TEST_ALONE";
-    if std::env::var_os(ALONE).is_none() {
-        let name = "sys::link::tests::descriptors_that_were_cut_off_are_fatal_and_none_stays_open";
-        let test = std::env::current_exe().expect("this test");
-        let ran = std::process::Command::new(test).args(["--exact", name]).env(ALONE, "1").output().expect("it runs");
-        let words = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success() && words.contains("1 passed"), "{words}");
+    if !is_alone("descriptors_that_were_cut_off_are_fatal_and_none_stays_open") {
         return;
     }
     let (mut link, peer) = pair();
@@ -235,11 +269,7 @@ fn descriptors_that_were_cut_off_are_fatal_and_none_stays_open() {
     send_raw(&peer, &frame_of(&ToMaster::Ready, 9), &[writer.as_raw_fd(); 9]);
     drop(writer);
     let next = File::open("/dev/null").expect("it is there").as_raw_fd();
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    let room_for_two = u64::try_from(next).expect("not negative") + 2;
-    setrlimit(Resource::RLIMIT_NOFILE, room_for_two, hard).expect("a lower limit");
-    let received = receive(&mut link);
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("the old limit");
+    let received = without_descriptors_from(next + 2, || receive(&mut link));
     assert!(matches!(received, Err(LinkError::Frame(FrameError::Truncated))), "{received:?}");
     becomes_closed(&mut reader);
 }
@@ -280,7 +310,7 @@ fn a_peer_that_never_reads_ends_the_link_when_the_queue_is_full_and_blocks_nobod
     let (mut link, peer) = pair();
     let mut sent = 0;
     let error = loop {
-        match link.send(&ToChild::Drain(Drain { within_ms: 30_000 }), &[]) {
+        match link.send(&ToChild::Drain(Drain { within_ms: 30_000 }), []) {
             Ok(()) => sent += 1,
             Err(error) => break error,
         }
@@ -298,8 +328,7 @@ fn what_waits_in_the_queue_arrives_whole_and_in_order_once_the_peer_reads() {
     let (mut reader, writer) = pipe();
     let mut sent = 0;
     while link.outgoing.len() < 10 {
-        let descriptors = [writer.as_fd()];
-        let beside = if sent % 50 == 0 { &descriptors[..] } else { &[] };
+        let beside = (sent % 50 == 0).then(|| writer.as_fd().try_clone_to_owned().expect("a copy"));
         link.send(&ToChild::Drain(Drain { within_ms: sent }), beside).expect("there is room");
         sent += 1;
     }
@@ -325,7 +354,7 @@ fn carried_over(link: Link) -> Link {
     let text = serde_json::to_string(&state).expect("it can be written down");
     let read: LinkState = serde_json::from_str(&text).expect("it can be read");
     assert_eq!(read, state);
-    read.take().expect("all of it is here")
+    read.take()
 }
 
 #[test]
@@ -358,7 +387,7 @@ fn frames_that_were_not_sent_or_not_whole_go_on_through_an_exec_with_their_descr
     let refused = |number: usize| ToChild::Refused(Refused { address: Some(number.to_string()), why: "x".repeat(60_000) });
     let mut sent = 0;
     while link.outgoing.len() < 4 {
-        link.send(&refused(sent), &[writer.as_fd()]).expect("there is room");
+        link.send(&refused(sent), [writer.as_fd().try_clone_to_owned().expect("a copy")]).expect("there is room");
         sent += 1;
     }
     drop(writer);
