@@ -307,7 +307,7 @@ impl<T> Config<T> {
     /// The next generation is started before, up to [`run`](crate::run()): a file that cannot be started, wrong settings, and addresses that cannot be had are found while the old
     /// one serves. Then connections wait in the backlog until the next generation accepts; none is refused. How long that takes is how long the old one drains
     /// (`terminate_timeout` at most, so set that to what clients may wait), and how long the next one needs to be ready. If it fails before its commit, the
-    /// file that served before is started again. The setting holds for both sides of a hand-over: if either version says `false`, the two do not overlap.
+    /// file that served before is started again. If it is taken back later, old generations of it have 2 s to finish, since nobody serves meanwhile. The setting holds for both sides of a hand-over: if either version says `false`, the two do not overlap.
     ///
     /// An address that overlaps one of the old version, such as `127.0.0.1:3000` in place of `:3000`, can be had only in this way. Who waits in the backlog of the old one is cut.
     pub fn overlap(mut self, overlap: bool) -> Self {
@@ -316,7 +316,7 @@ impl<T> Config<T> {
     }
 
     /// How many old generations may drain at once; 4 unless set, and at least 1. Where there is one more, the oldest has 2 s left and is killed then; what it has told
-    /// by [`Draining::deadline`](crate::Draining::deadline) becomes as much earlier. For programs that are replaced often and drain for long: each old generation has memory of its own.
+    /// by [`Draining::deadline`](crate::Draining::deadline) becomes as much earlier. A candidate that failed before it served gives way before all others. For programs that are replaced often and drain for long: each old generation has memory of its own.
     pub fn max_draining(mut self, generations: usize) -> Self {
         self.settings.max_draining = generations;
         self

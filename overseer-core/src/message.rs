@@ -83,8 +83,8 @@ messages! {
         "generation {generation} does not follow a drain, so it gets SIGTERM; use incoming() or draining() to let it finish its open requests"
     Warning "drain-overdue" DrainOverdue { generation: Generation, pid: i32, age: Seconds, after: Seconds, connections: Connections }
         "generation {generation} has not finished after {after} and is killed, with {connections} open (pid {pid}, started {age} ago)"
-    Warning "gives-way" GivesWay { generation: Generation, pid: i32, age: Seconds, within: Seconds, max: usize, connections: Connections }
-        "too many generations drain (max_draining is {max}), so generation {generation} has {within} left and is killed then, with {connections} open (pid {pid}, started {age} ago)"
+    Warning "gives-way" GivesWay { generation: Generation, pid: i32, age: Seconds, within: Seconds, why: String, connections: Connections }
+        "{why}, so generation {generation} has {within} left and is killed then, with {connections} open (pid {pid}, started {age} ago)"
     Info "drained" Drained { generation: Generation, exit: Exit, after: Seconds }
         "generation {generation} is gone ({exit}) after draining for {after}"
     Debug "generation-gone" GenerationGone { generation: Generation, exit: Exit }
@@ -226,6 +226,8 @@ messages! {
         "got {signal}: finishing what is open"
     Debug "forwarded" Forwarded { signal: Signal, generation: Generation }
         "{signal} is passed on to generation {generation}"
+    Warning "signals-dropped" SignalsDropped { signal: Signal, generation: Generation, kept: usize }
+        "{kept} of {signal} wait until generation {generation} is ready; further ones are dropped until then"
     Warning "killing" Killing { signal: Signal }
         "got {signal} again: killing what is left"
     Info "shutting-down" ShuttingDown {}

@@ -1,12 +1,22 @@
 //! Programs of which two cannot run at once: `overlap(false)`.
 
-use crate::app::{App, Scene};
+use crate::app::{App, Scene, put, release};
 use crate::load::{Load, Request, ask, tell};
 use nix::sys::signal::Signal;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 /// A program that takes a lock, which the next one gets when it is gone.
 const LOCKED: &str = "lock alone";
+
+/// How many connections wait until somebody accepts them: what the system shows as the receive queue of a TCP socket that listens (proc_pid_net(5)).
+fn backlog(address: &str) -> u64 {
+    let address: SocketAddr = address.parse().expect("an address");
+    let local = format!("0100007F:{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = lines.find(|words| words[1] == local && words[3] == "0A").expect("the listener is open");
+    u64::from_str_radix(line[4].split_once(':').expect("two queues").1, 16).expect("a number")
+}
 
 /// Waits until this generation serves. The log says for how long nobody did.
 fn served_again(app: &mut App, generation: u64) {
@@ -67,11 +77,10 @@ fn who_connects_while_nobody_serves_waits_and_is_answered() {
     let mut app = scene.start();
     let open = Request::begin(app.address());
     app.signal(Signal::SIGUSR2);
-    app.line_after("generation 1 drains");
     app.line_after("ending version=1 generation=1");
     let address = app.address().to_owned();
     let waiting = std::thread::spawn(move || ask(&address));
-    app.wait_until("the connection is in the backlog", |_| !waiting.is_finished());
+    app.wait_until("the connection is in the backlog", |app| backlog(app.address()) == 1);
     assert_eq!(open.finish().expect("an answer").generation, 1, "what was open is finished first");
     assert_eq!(waiting.join().expect("no panic").generation, 2);
     app.line_after("generation 1 is gone (exit code 0) after draining for");
@@ -134,6 +143,30 @@ fn a_crash_in_the_probation_of_a_program_with_a_lock_brings_the_previous_one_bac
     app.line_after("the previous binary is back");
     app.wait_until("version 1 answers", |app| ask(app.address()).version == "1");
     assert_eq!(scene.version_at_path(), "1");
+}
+
+#[test]
+fn after_a_bad_release_the_previous_one_that_must_run_alone_waits_for_no_hour() {
+    let scene = Scene::with_source("");
+    let alone = release("version=1 alone");
+    put(&scene.program(), &alone);
+    scene.publish_bytes(&alone);
+    let mut app = scene.start();
+    scene.publish("version=2 terminate_timeout=3600000");
+    app.line_after("the master runs ");
+    let open = Request::begin(app.address());
+    app.signal(Signal::SIGUSR2);
+    app.line_after("generation 3 took over");
+    app.line_after_start("ending version=2 generation=2");
+    let _ = tell(app.address(), "crash");
+    app.line_after("the previous binary is back");
+    app.line_after(
+        "nobody serves, and generation 4 must not run beside it, so generation 2 has 2s left and is killed then, with 1 connection open",
+    );
+    app.line_after("generation 4 is ready after ");
+    assert_eq!(ask(app.address()).version, "1");
+    open.finish().expect_err("it was cut");
+    assert!(app.terminate().success());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe, setsid};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -518,7 +519,13 @@ fn process(pid: i32) -> Option<Process> {
     })
 }
 
-/// Whether a tool is there; if not, the test says what it cannot show, which in CI is a failure.
+/// Says what a test cannot show here, which in CI is a failure.
+pub(crate) fn not_shown(what: &str) {
+    assert!(env::var_os("OVERSEER_CI").is_none(), "{what}");
+    println!("{what}");
+}
+
+/// Whether a tool is there; if not, the test says what it cannot show.
 pub(crate) fn can_run(what: &str, tool: &str, arguments: &[&str]) -> bool {
     let output = {
         let _guard = neither_writing_nor_starting();
@@ -526,18 +533,16 @@ pub(crate) fn can_run(what: &str, tool: &str, arguments: &[&str]) -> bool {
     };
     let can = output.is_ok_and(|output| output.status.success());
     if !can {
-        assert!(std::env::var_os("CI").as_deref() != Some(OsStr::new("true")), "{what} needs {tool} {}", arguments.join(" "));
-        println!("skipped: {what} needs {tool} {}", arguments.join(" "));
+        not_shown(&format!("{what} is not shown: it needs {tool} {}; .ci/run names the packages", arguments.join(" ")));
     }
     can
 }
 
-/// Whether the test may do what only root may; if not, it says what it cannot show, which in CI is a failure.
+/// Whether the test may do what only root may; if not, it says what it cannot show.
 pub(crate) fn is_root(what: &str) -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        assert!(std::env::var_os("CI").as_deref() != Some(OsStr::new("true")), "{what} needs root");
-        println!("skipped: {what} needs root");
+        not_shown(&format!("{what} is not shown: it needs root"));
     }
     is_root
 }

@@ -1,7 +1,7 @@
 //! What a process manager is told over its notify socket.
 
 use crate::app::{App, FROZEN_CHILD, Scene, put, release, with_words};
-use crate::load::{PATIENCE, ask, tell};
+use crate::load::{PATIENCE, Request, ask, tell};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,6 +24,15 @@ impl Listener {
         socket.set_read_timeout(Some(PATIENCE)).expect("set");
         command.env("NOTIFY_SOCKET", path);
         Self { socket, heard: Vec::new() }
+    }
+
+    /// Forgets all that was told until now.
+    fn forget(&mut self) {
+        self.socket.set_nonblocking(true).expect("set");
+        let mut bytes = [0; 4096];
+        while self.socket.recv(&mut bytes).is_ok() {}
+        self.socket.set_nonblocking(false).expect("set");
+        self.heard.clear();
     }
 
     fn receive(&mut self) -> &[String] {
@@ -180,7 +189,7 @@ fn a_start_and_an_end_that_take_long_are_granted_their_time() {
     fs::write(scene.directory().join("app/be-ready"), "").expect("written");
     app.wait_until_ready();
     listener.line_after("READY=1");
-    let request = crate::load::Request::begin(app.address());
+    let request = Request::begin(app.address());
     app.signal(Signal::SIGTERM);
     listener.line_after("STOPPING=1");
     assert!(listener.heard.last().is_some_and(|lines| lines.contains(&"EXTEND_TIMEOUT_USEC=30000000".to_owned())), "{:?}", listener.heard);
@@ -214,6 +223,64 @@ fn the_watchdog_is_told_only_while_the_serving_generation_answers() {
     kill(child, Signal::SIGCONT).expect("it lives");
     app.line_after("generation 2 answers again after ");
     (0..2).for_each(|_| drop(listener.line_after("WATCHDOG=1")));
+    assert!(app.terminate().success());
+}
+
+/// A start under a watchdog that takes the service for hung after a second.
+fn start_watched(scene: &Scene) -> (App, Listener) {
+    start(scene, |command| {
+        command.env("WATCHDOG_USEC", "1000000");
+    })
+}
+
+/// Waits for so many signs of life from now on that the service has lived for more than the second of the watchdog.
+fn outlives_the_watchdog(listener: &mut Listener) {
+    listener.forget();
+    (0..4).for_each(|_| drop(listener.line_after("WATCHDOG=1")));
+}
+
+#[test]
+fn while_one_generation_makes_room_for_another_the_watchdog_hears_of_the_service_although_a_bad_release_dies_meanwhile() {
+    let scene = Scene::with_source("alone terminate_timeout=600000");
+    let (mut app, mut listener) = start_watched(&scene);
+    let open = Request::begin(app.address());
+    scene.publish("version=2");
+    app.line_after("ending version=1 generation=1");
+    outlives_the_watchdog(&mut listener);
+    let candidate = app.line_after_start("generation 2 started as pid ").parse().expect("a PID");
+    kill(Pid::from_raw(candidate), Signal::SIGKILL).expect("it lives");
+    app.line_after("the binary that served before starts again as generation 3");
+    app.line_after("generation 3 begins when these are gone, beside which it must not run: 1");
+    outlives_the_watchdog(&mut listener);
+    assert_eq!(open.finish().expect("it was not cut").generation, 1);
+    app.line_after("generation 3 serves, after ");
+    assert_eq!(ask(app.address()).version, "1");
+    outlives_the_watchdog(&mut listener);
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn a_previous_binary_that_is_slow_to_be_ready_after_a_bad_release_answers_the_watchdog_itself() {
+    let scene = Scene::with_source("behave=ready-with-file");
+    let hasty = release("version=1 ready_timeout=500");
+    put(&scene.program(), &hasty);
+    scene.publish_bytes(&hasty);
+    let be_ready = scene.directory().join("app/be-ready");
+    fs::write(&be_ready, "").expect("written");
+    let (mut app, mut listener) = start_watched(&scene);
+    scene.publish("version=2");
+    app.line_after("the master runs ");
+    app.line_after_start("generation 1 is gone");
+    fs::remove_file(&be_ready).expect("removed");
+    let _ = tell(app.address(), "crash");
+    app.line_after("the previous binary is back");
+    app.line_after("generation 3 is not ready after ");
+    outlives_the_watchdog(&mut listener);
+    let address = app.address().to_owned();
+    let waiting = std::thread::spawn(move || ask(&address));
+    fs::write(&be_ready, "").expect("written");
+    assert_eq!(waiting.join().expect("no panic").generation, 3);
+    outlives_the_watchdog(&mut listener);
     assert!(app.terminate().success());
 }
 

@@ -56,7 +56,7 @@ fn the_oldest_of_too_many_draining_generations_gives_way_and_the_log_says_what_i
     let oldest = [Request::begin(app.address()), Request::begin(app.address())];
     app.signal(Signal::SIGUSR2);
     app.line_after("generation 1 drains; it has 60s to finish, with 2 connections open");
-    app.line_after("ending version=1 generation=1");
+    app.line_after_start("ending version=1 generation=1");
     let older = Request::begin(app.address());
     app.signal(Signal::SIGUSR2);
     let line = app.line_after(

@@ -86,10 +86,11 @@ fn take_all_descriptors() {
 /// Whether the system refuses a handler for SIGCHLD, when some others are installed.
 static REFUSES_HANDLERS: AtomicBool = AtomicBool::new(false);
 
-/// Stands in for the function of the C library, for all of this program.
+/// Stands in for the function of the C library, for all of this program, where that can be had under another program's name.
 ///
 /// # Safety
 /// As for sigaction(2).
+#[cfg(target_env = "gnu")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sigaction(signal: libc::c_int, action: *const libc::sigaction, old: *mut libc::sigaction) -> libc::c_int {
     type Sigaction = unsafe extern "C" fn(libc::c_int, *const libc::sigaction, *mut libc::sigaction) -> libc::c_int;

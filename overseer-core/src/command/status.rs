@@ -14,6 +14,8 @@ use serde::Serialize;
 
 /// The number of this form.
 const SCHEMA: u32 = 1;
+/// Of so many sockets at most, those of a generation are counted; an operator can wait for that.
+const COUNTED_MAX: usize = 1 << 18;
 /// The last events that people see; JSON has all.
 pub(super) const EVENTS_SHOWN: usize = 8;
 
@@ -180,7 +182,7 @@ pub(super) fn show(scene: &Scene, json: bool) -> Result<i32, Refused> {
     });
     if let super::Master::Here(_) = scene.master {
         for generation in &mut status.generations {
-            generation.connections = open_connections(Pid::from_raw(generation.pid));
+            generation.connections = open_connections(Pid::from_raw(generation.pid), COUNTED_MAX);
         }
     }
     match json {

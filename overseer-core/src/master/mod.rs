@@ -51,6 +51,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// Of more sockets than these, the connections of a generation are not counted for a message: that would take the master away from its duties for more than
+/// some 5 ms.
+const COUNTED_MAX: usize = 4096;
+
 /// A generation's process.
 #[derive(Debug)]
 struct Child {
@@ -284,7 +288,7 @@ impl Master {
 
     fn say(&mut self, mut message: Message) {
         if let Some((generation, connections)) = message.connections_to_count() {
-            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid));
+            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid, COUNTED_MAX));
         }
         self.log.write(&message);
     }

@@ -338,8 +338,8 @@ impl Supervisor {
 
     /// No restart that has not begun will be.
     pub(super) fn restarts_are_out(&mut self, why: &str) {
-        self.rollback = None;
-        self.answer_all(|waits| matches!(waits, WaitsFor::Restart | WaitsFor::Rollback), false, why);
+        self.restart_wanted = None;
+        self.answer_all(|waits| *waits == WaitsFor::Restart, false, why);
     }
 
     pub(super) fn look_has_begun(&mut self) {

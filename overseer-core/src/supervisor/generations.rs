@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// How long draining generations have once the active one has ended abnormally.
 const ABNORMAL_END_GRACE: Duration = Duration::from_secs(2);
-/// How long a draining generation still has when there are too many of them.
+/// How long a draining generation still has when it is in somebody's way, or there are too many of them.
 pub(super) const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 /// How the program ended, as the rules see it.
@@ -45,6 +45,7 @@ impl Supervisor {
             kept: Vec::new(),
             sent: Vec::new(),
             is_blameless: false,
+            has_served: false,
         };
         self.children.insert(generation, child);
         self.act(Action::Spawn { generation, program });
@@ -170,6 +171,7 @@ impl Supervisor {
     fn serves(&mut self, generation: Generation) {
         let Some(child) = self.child(generation) else { return };
         child.stage = Stage::Active;
+        child.has_served = true;
         let (settings, identity, package) = (child.settings.clone(), child.identity, child.package.clone());
         self.go_by(settings);
         self.act(Action::Accept { generation });
@@ -309,13 +311,9 @@ impl Supervisor {
 
     /// Asks the generation to finish what is open, within its own time-out.
     pub(super) fn drain(&mut self, generation: Generation) {
-        self.drain_within(generation, Duration::MAX);
-    }
-
-    fn drain_within(&mut self, generation: Generation, limit: Duration) {
         let now = self.now;
         let Some(child) = self.child(generation) else { return };
-        let within = child.settings.terminate_timeout.min(limit);
+        let within = child.settings.terminate_timeout;
         match child.stage {
             Stage::Draining | Stage::Killed => return,
             Stage::Starting | Stage::Waiting => return self.kill(generation),
@@ -325,47 +323,52 @@ impl Supervisor {
         child.drains_since = Some(now);
         child.deadline = Some(now + within);
         let (drains, was_ready) = (child.drains, child.ready_at.is_some());
-        self.say(Message::Draining { generation, within: Seconds(within), connections: Connections::default() });
+        // To count its connections takes a moment, which nobody is to wait for.
         self.act(Action::Drain { generation, within });
         if !drains {
-            if was_ready {
-                self.say(Message::NoDrain { generation });
-            }
             self.send_signal(generation, Signal::TERM);
+        }
+        self.say(Message::Draining { generation, within: Seconds(within), connections: Connections::default() });
+        if !drains && was_ready {
+            self.say(Message::NoDrain { generation });
         }
         self.act(Action::CheckListeners);
     }
 
-    /// Where more generations drain than may, the oldest make room: one gets a last moment, and those before it have had theirs.
+    /// Those that drain, in the order in which they make room where they are too many: first what never served, so that a release which has failed cuts nothing
+    /// that a working generation has accepted; then the oldest.
+    pub(super) fn draining(&self) -> Vec<Generation> {
+        let drains = |(generation, child): &(&Generation, &Child)| child.stage == Stage::Draining && self.active != Some(**generation);
+        let mut draining: Vec<_> = self.children.iter().filter(drains).map(|(generation, child)| (child.has_served, *generation)).collect();
+        draining.sort_unstable();
+        draining.into_iter().map(|(_, generation)| generation).collect()
+    }
+
+    /// Where more generations drain than may, those beyond have a last moment, each its own.
     pub(super) fn limit_draining(&mut self) {
         if self.is_leaving() {
             return;
         }
-        let draining =
-            self.children.iter().filter(|(generation, child)| child.stage == Stage::Draining && self.active != Some(**generation));
-        let draining: Vec<Generation> = draining.map(|(generation, _)| *generation).collect();
-        let surplus = draining.len().saturating_sub(self.settings.max_draining);
-        let Some((newest, older)) = draining[..surplus].split_last() else { return };
-        for generation in older {
-            self.overdue(*generation);
+        let (draining, max) = (self.draining(), self.settings.max_draining);
+        for generation in &draining[..draining.len().saturating_sub(max)] {
+            self.hurry(*generation, &format!("too many generations drain (max_draining is {max})"));
         }
-        self.hurry(*newest);
     }
 
     /// Gives a draining generation an earlier deadline.
-    fn hurry(&mut self, generation: Generation) {
-        let (by, age, max) = (self.now + LAST_MOMENT, self.age(generation), self.settings.max_draining);
-        let Some(child) = self.child(generation) else { return };
+    pub(super) fn hurry(&mut self, generation: Generation, why: &str) {
+        let (by, age) = (self.now + LAST_MOMENT, self.age(generation));
+        let Some(child) = self.child(generation).filter(|child| child.stage == Stage::Draining) else { return };
         if child.deadline.is_some_and(|deadline| deadline <= by) {
             return;
         }
         child.deadline = Some(by);
         let (pid, drains, within, connections) = (child.pid, child.drains, Seconds(LAST_MOMENT), Connections::default());
-        self.say(Message::GivesWay { generation, pid, age, within, max, connections });
         // Another one has had its SIGTERM.
         if drains {
             self.act(Action::Drain { generation, within: LAST_MOMENT });
         }
+        self.say(Message::GivesWay { generation, pid, age, within, why: why.to_owned(), connections });
     }
 
     /// What is open is cut.
@@ -443,9 +446,7 @@ impl Supervisor {
     pub(super) fn failed(&mut self, generation: Generation, why: String, blame: Blame) {
         if self.candidate == Some(generation) {
             self.candidate_failed(&why, blame);
-            // Somebody waits for its end, and the clients with it.
-            let limit = if self.gap.is_some() { LAST_MOMENT } else { Duration::MAX };
-            self.drain_within(generation, limit);
+            self.drain(generation);
         } else if self.active == Some(generation) {
             self.say(Message::ProgramFailed { generation, why });
             let end = self.now + self.settings.check_timeout;
@@ -623,8 +624,10 @@ impl Supervisor {
         let exit = self.failed_exit.take().unwrap_or(Exit::Code(1));
         let Some(release) = self.record.probation.as_ref().map(|probation| probation.release.clone()) else { return };
         self.probation_until = None;
-        self.restart_wanted = None;
-        self.restarts_are_out("the program has crashed in its probation, and the previous binary is started");
+        if !at_path {
+            // A restart would start again what has just crashed.
+            self.restarts_are_out("the program has crashed in its probation, and the previous binary is started");
+        }
         if let Some(candidate) = self.candidate {
             self.candidate_failed("has to give way to the previous binary", Blame::Nobody);
             self.drain(candidate);

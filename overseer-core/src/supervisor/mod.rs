@@ -384,6 +384,9 @@ struct Child {
     sent: Vec<Signal>,
     /// It could not have what it needs, which is not its fault either.
     is_blameless: bool,
+    /// It was the active generation, so what it has open is what a working generation has accepted.
+    #[serde(default)]
+    has_served: bool,
 }
 
 impl Child {

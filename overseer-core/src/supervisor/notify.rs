@@ -3,12 +3,12 @@
 //! It follows from what the rules know, and is compared after each event with what was told before; so nothing that happens can forget to tell it.
 //!
 //! - Ready once, when the first generation serves. A restart, whoever asked for it, is a reload: it begins when it is asked for, and is over (ready again)
-//!   when its generation has taken over or has failed. An upgrade is none: nobody waits for it, and a reload would be passed on to other units, hold up
-//!   `systemctl reload`, and be given up after the time for starts.
+//!   when its generation has taken over or has failed, and somebody serves. An upgrade is none: nobody waits for it, and a reload would be passed on to other
+//!   units, hold up `systemctl reload`, and be given up after the time for starts.
 //! - While somebody has a deadline that the manager waits for (a start, a reload, the end), it is asked for that much time, in pieces: so the manager
 //!   still ends a master that hangs.
 //! - The generation that serves is asked for a sign of life twice in the time of the watchdog, and the manager is told when it has answered. While one
-//!   is being started in its place, the master answers for it until its deadline.
+//!   is being started in its place, the master answers for it until its deadline; then, if it is waited for all the same, it is asked itself.
 //! - The PID never changes, so it is never told.
 //!
 //! The status line is shown to every user of the system: no reason that a release or a source has given is in it. The log has those.
@@ -155,7 +155,7 @@ impl Supervisor {
             Watch::Asked { until, .. } => Some(until),
             Watch::Silent { .. } => None,
         };
-        let watch = watch.filter(|_| self.is_watched());
+        let watch = watch.filter(|_| self.is_watched() && self.witness() != Witness::Nobody);
         self.told.plea_at.into_iter().chain(watch).min()
     }
 
@@ -167,8 +167,9 @@ impl Supervisor {
             self.enter(Phase::Stopping);
             return notices.push(Notice::Stopping);
         }
+        let is_served = self.serving().is_some_and(|(_, child)| child.stage == Stage::Active);
         if self.told.phase == Phase::Starting {
-            if !self.serving().is_some_and(|(_, child)| child.stage == Stage::Active) {
+            if !is_served {
                 return;
             }
             self.enter(Phase::Serving);
@@ -183,7 +184,9 @@ impl Supervisor {
             self.told.failed_restart = has_failed.then(|| (generation, self.unix_s()));
         }
         match (self.told.phase, wanted) {
-            (Phase::Reloading { generation: Some(over) }, Some(next)) if next != Some(over) => {
+            // It is over when all is well again.
+            (Phase::Reloading { .. }, None) if !is_served => self.told.phase = Phase::Reloading { generation: None },
+            (Phase::Reloading { generation: Some(over) }, Some(next)) if next != Some(over) && is_served => {
                 notices.push(Notice::Ready);
                 self.begin_reload(next, notices);
             }
@@ -214,16 +217,12 @@ impl Supervisor {
 
     /// Asks the manager to wait for whoever has a deadline.
     fn plead(&mut self, notices: &mut Vec<Notice>) {
-        let parts = [self.active, self.candidate].into_iter().flatten().filter_map(|generation| self.children.get(&generation));
         let until = match self.told.phase {
-            Phase::Starting => parts.filter_map(|child| child.deadline).max(),
             // A service that hangs is not to be kept by a restart.
             Phase::Reloading { .. } if matches!(self.told.watch, Watch::Silent { .. }) => None,
-            // All others are waited for, before it may begin.
-            Phase::Reloading { .. } if parts.clone().any(|child| child.stage == Stage::Waiting) => {
-                self.children.values().filter_map(|child| child.deadline).max()
+            Phase::Starting | Phase::Reloading { .. } => {
+                [self.active, self.candidate].into_iter().flatten().filter_map(|generation| self.waits_until(generation)).max()
             }
-            Phase::Reloading { .. } => parts.filter_map(|child| child.deadline).max(),
             Phase::Stopping => self.children.values().filter_map(|child| child.deadline).max(),
             Phase::Serving => None,
         };
@@ -251,17 +250,19 @@ impl Supervisor {
     }
 
     fn witness(&self) -> Witness {
-        match self.serving() {
-            Some((generation, child)) if child.stage == Stage::Active => {
-                // What tells of drains listens to the master, and answers.
-                if child.settings.answers_pings || child.drains { Witness::Generation(generation) } else { Witness::Master }
-            }
+        let Some((generation, child)) = self.serving() else { return Witness::Nobody };
+        // What tells of drains listens to the master, and answers.
+        let can_be_asked = child.settings.answers_pings || child.drains;
+        match child.stage {
+            Stage::Active if can_be_asked => Witness::Generation(generation),
+            Stage::Active => Witness::Master,
             // For those that are on their way out, each by its deadline.
-            Some((_, child)) if child.stage == Stage::Waiting => Witness::Master,
-            Some((_, child)) if child.stage != Stage::Killed && child.deadline.is_some_and(|deadline| deadline > self.now) => {
-                Witness::Master
-            }
-            Some(_) | None => Witness::Nobody,
+            Stage::Waiting => Witness::Master,
+            Stage::Killed => Witness::Nobody,
+            _ if child.deadline.is_some_and(|deadline| deadline > self.now) => Witness::Master,
+            // Nobody could serve instead.
+            Stage::Welcomed if can_be_asked => Witness::Generation(generation),
+            Stage::Starting | Stage::Welcomed | Stage::WarmingUp | Stage::Draining => Witness::Nobody,
         }
     }
 
@@ -282,7 +283,8 @@ impl Supervisor {
             Watch::Lives { next } if next <= now => {}
             Watch::Asked { .. } | Watch::Silent { .. } | Watch::Lives { .. } => return,
         }
-        self.told.watch = Watch::Lives { next: now + pause };
+        // Due at once when there is somebody again.
+        self.told.watch = Watch::Lives { next: if witness == Witness::Nobody { now } else { now + pause } };
         match witness {
             Witness::Generation(generation) => {
                 self.told.watch = Watch::Asked { generation, since: now, until: now + pause };
@@ -354,7 +356,8 @@ impl Supervisor {
         }
         match (self.told.phase, self.candidate) {
             (Phase::Reloading { generation: Some(generation) }, _) => parts.push(format!("restarting as generation {generation}")),
-            (Phase::Reloading { generation: None }, _) => parts.push("a restart waits".to_owned()),
+            (Phase::Reloading { generation: None }, _) if self.restart_wanted.is_some() => parts.push("a restart waits".to_owned()),
+            (Phase::Reloading { generation: None }, _) => {}
             (_, Some(candidate)) => parts.push(format!("upgrading as generation {candidate}")),
             (_, None) => {}
         }

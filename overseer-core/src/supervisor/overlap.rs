@@ -3,6 +3,9 @@
 //! The next generation is started all the same, and says hello: what cannot even start costs nothing. But the program begins only when the hello is answered,
 //! and the answer waits until nobody runs any more that must not run beside it. When that is only the serving generation, it drains: the *gap* begins, in which nobody serves
 //! and connections wait in the backlog. If the candidate fails in the gap, the binary that served before is started again.
+//!
+//! Where it is the active generation that has to wait, nobody serves; so those in its way have a last moment. All but one: who makes room in a gap has the
+//! time that it has at each restart, since a release that fails is not to cut what a working generation has accepted.
 
 use super::{Action, Child, Generation, Origin, Program, Settings, Stage, Supervisor, Time};
 use crate::message::{Message, Seconds, Serving};
@@ -43,9 +46,21 @@ impl Supervisor {
     }
 
     /// Those that run and must not run beside it.
-    fn in_the_way_of(&self, generation: Generation, settings: &Settings) -> Vec<Generation> {
+    pub(super) fn in_the_way_of(&self, generation: Generation, settings: &Settings) -> Vec<Generation> {
         let is_in_the_way = |other: &Child| other.runs && !(settings.overlap && other.settings.overlap);
         self.children.iter().filter(|(id, other)| **id != generation && is_in_the_way(other)).map(|(id, _)| *id).collect()
+    }
+
+    /// Until when the generation may take for what it is at: until its own deadline, or the latest of those whom it waits for.
+    pub(super) fn waits_until(&self, generation: Generation) -> Option<Time> {
+        let child = self.children.get(&generation)?;
+        match child.stage {
+            Stage::Waiting if child.deadline.is_none() => {
+                let others = self.in_the_way_of(generation, &child.settings);
+                others.iter().filter_map(|other| self.children[other].deadline).max()
+            }
+            _ => child.deadline,
+        }
     }
 
     /// Lets programs begin that nobody is in the way of any more. A candidate that waits for the serving generation alone makes that one leave.
@@ -56,6 +71,11 @@ impl Supervisor {
             let is_asked_for = self.actions.iter().any(|action| *action == Action::Welcome { generation });
             if in_its_way.is_empty() && !is_asked_for {
                 self.act(Action::Welcome { generation });
+            } else if self.active == Some(generation) && !self.is_leaving() {
+                let last = self.last();
+                for other in in_its_way.into_iter().filter(|other| last != Some(*other)) {
+                    self.hurry(other, &format!("nobody serves, and generation {generation} must not run beside it"));
+                }
             } else if let [last] = in_its_way[..]
                 && self.candidate == Some(generation)
                 && self.active == Some(last)

@@ -89,8 +89,9 @@ impl Supervisor {
     pub(crate) fn due_replacement(&self) -> Option<Generation> {
         let Replacement::Due { generation } = self.replacement else { return None };
         let serves = self.active == Some(generation) && self.children.get(&generation).is_some_and(|child| child.stage == Stage::Active);
-        debug_assert!(!serves || self.gap.is_none(), "somebody serves in a gap");
-        (serves && !self.is_leaving() && self.looking.running_until.is_none() && self.actions.is_empty()).then_some(generation)
+        // What is known of a gap is not handed over.
+        (serves && self.gap.is_none() && !self.is_leaving() && self.looking.running_until.is_none() && self.actions.is_empty())
+            .then_some(generation)
     }
 
     /// The master could not be replaced and goes on as it is.

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 /// A second request to leave counts from here on: before, it is the process manager's to the whole group, or a key that bounced.
 const SECOND_REQUEST: Duration = Duration::from_secs(1);
+/// So many of one signal wait for a generation that is not ready; the system keeps some thousands of all together.
+pub(super) const KEPT_MAX: usize = 1024;
 
 impl Supervisor {
-    /// A signal reached the master. What the kernel sent to the whole process group is not passed on: the children have it.
+    /// A signal reached the master. What the kernel sent to the whole process group is not passed on: the children have it. But SIGTSTP is, since a SIGCONT
+    /// that was passed on after the key was pressed has made them go on again; a stopped process forgets a second one when it is continued.
     pub(super) fn signal(&mut self, signal: Signal, to_the_group: bool) {
         if signal == self.settings.restart_signal {
             return self.restart_asked(Asker::Signal);
@@ -21,7 +24,9 @@ impl Supervisor {
         if to_the_group {
             // They have it, and an end by it is not their fault.
             self.children.values_mut().for_each(|child| child.has_got(signal));
-            return;
+            if signal != Signal::TSTP {
+                return;
+            }
         }
         let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
         let all: Vec<Generation> = self.children.keys().copied().collect();
@@ -38,7 +43,16 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&generation) else { return };
         let is_job_control = matches!(signal, Signal::TSTP | Signal::CONT);
         match child.stage {
-            Stage::Starting | Stage::Waiting | Stage::Welcomed if !is_job_control => child.kept.push(signal),
+            Stage::Starting | Stage::Waiting | Stage::Welcomed if !is_job_control => {
+                let kept = child.kept.iter().filter(|kept| **kept == signal).count() + 1;
+                if kept <= KEPT_MAX {
+                    child.kept.push(signal);
+                }
+                // It is said once, since it holds until the generation is ready.
+                if kept == KEPT_MAX {
+                    self.say(Message::SignalsDropped { signal, generation, kept });
+                }
+            }
             Stage::Killed => {}
             Stage::Starting | Stage::Waiting | Stage::Welcomed | Stage::WarmingUp | Stage::Active | Stage::Draining => {
                 self.send_signal(generation, signal);

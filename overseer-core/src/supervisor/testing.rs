@@ -2,6 +2,7 @@
 //! every event it checks what must always hold, so each test of the rules is a test of that too.
 
 use super::generations::LAST_MOMENT;
+use super::signals::KEPT_MAX;
 use super::{
     Action, Asker, Blame, Command, Event, Generation, NewPackage, Notice, Program, Settings, Stage, Start, Started, Supervisor, Time,
 };
@@ -20,8 +21,8 @@ pub(super) const SOURCE: &str = "https://releases.test/app";
 pub(super) const UNIX_START: u64 = 1_800_000_000;
 /// The file of the first generation.
 pub(super) const ORIGINAL: u64 = 1;
-/// More actions than this after one event are taken for a loop without end.
-const ACTIONS_MAX: usize = 200;
+/// More actions than this after one event are taken for a loop without end; signals that were kept come all at once.
+const ACTIONS_MAX: usize = 200 + 2 * KEPT_MAX;
 
 /// A file by its number.
 pub(super) fn file(number: u64) -> Identity {
@@ -58,7 +59,8 @@ struct Told {
     sent: BTreeMap<Signal, usize>,
     /// When it must be gone at the latest, once it drains.
     gone_by: Option<Time>,
-    was_ready: bool,
+    /// It was the active generation, and ready.
+    has_served: bool,
     /// It cannot be talked to, was refused or never said anything: the master may end it even if it is the active one.
     is_faulty: bool,
 }
@@ -77,6 +79,8 @@ pub(super) struct ProcessManager {
     pinged: Option<Generation>,
     /// Until when it waits.
     pub(super) waits_until: Option<Time>,
+    /// When it has last heard a sign of life, or began to wait for one.
+    last_sign: Time,
 }
 
 impl ProcessManager {
@@ -89,6 +93,9 @@ impl ProcessManager {
             match notice {
                 Notice::Ready => {
                     assert!(!self.is_stopping && (!self.is_ready || self.is_reloading), "ready again");
+                    if !self.is_ready {
+                        self.last_sign = now;
+                    }
                     (self.is_ready, self.is_reloading) = (true, false);
                 }
                 Notice::Reloading => {
@@ -112,6 +119,7 @@ impl ProcessManager {
                     assert!(self.is_ready && !self.is_stopping, "nobody watches");
                     let makes_room = rules.last().is_some();
                     assert!(makes_room || self.pinged.is_none() || self.pinged != rules.active, "a sign of life of one that is silent");
+                    self.last_sign = now;
                 }
             }
         }
@@ -122,7 +130,7 @@ impl ProcessManager {
     }
 
     /// Whether it knows what the rules know.
-    fn check(&self, rules: &Supervisor) {
+    fn check(&self, rules: &Supervisor, now: Time) {
         if !self.is_there {
             return;
         }
@@ -130,10 +138,23 @@ impl ProcessManager {
         if rules.is_leaving() {
             return;
         }
-        let serves = rules.active.and_then(|active| rules.children.get(&active)).is_some_and(|child| child.stage == Stage::Active);
+        let active = rules.active.and_then(|active| rules.children.get(&active));
+        let serves = active.is_some_and(|child| child.stage == Stage::Active);
         assert!(self.is_ready || !serves, "it does not know that the service is ready");
         let restarts = rules.restart_wanted.is_some() || (rules.candidate.is_some() && rules.candidate == rules.told.restarts_as);
-        assert!(!self.is_ready || self.is_reloading == restarts, "reloading: {}, restarting: {restarts}", self.is_reloading);
+        let goes_on = self.is_reloading && !serves;
+        assert!(!self.is_ready || self.is_reloading == restarts || goes_on, "reloading: {}, restarting: {restarts}", self.is_reloading);
+        // Until somebody hangs: one that was asked and is silent, one that was killed and is not gone, or one that is late and cannot be asked.
+        let hangs = active.is_some_and(|child| {
+            let is_late = child.stage == Stage::Welcomed && child.deadline.is_none();
+            child.stage == Stage::Killed || (is_late && !child.settings.answers_pings && !child.drains)
+        });
+        if let Some(watchdog) =
+            rules.watchdog().filter(|_| self.is_ready && !hangs && (self.pinged.is_none() || self.pinged != rules.active))
+        {
+            let silence = now - self.last_sign;
+            assert!(silence < watchdog, "it takes the service for hung: no sign of life for {silence:?}");
+        }
     }
 }
 
@@ -164,6 +185,8 @@ pub(super) struct Master {
     pub(super) welcome_fails: Option<Blame>,
     pub(super) commit_fails: bool,
     pub(super) take_back_fails: bool,
+    /// Another master has installed what runs, and decides what is at the path.
+    pub(super) is_second: bool,
     /// How many commands were given, each by its token.
     pub(super) commands: usize,
     /// Seconds since 1970 when this master started.
@@ -226,6 +249,7 @@ impl Master {
             welcome_fails: None,
             commit_fails: false,
             take_back_fails: false,
+            is_second: false,
             commands: 0,
             unix_start,
             own: path,
@@ -421,6 +445,9 @@ impl Master {
             let mut serving: Vec<Generation> = [self.rules.active, self.rules.candidate].into_iter().flatten().collect();
             serving.retain(|generation| self.stage_of(*generation).is_some_and(|stage| stage != Stage::Killed));
             for generation in serving {
+                if self.kept(generation, signal) == KEPT_MAX {
+                    continue;
+                }
                 *self.told(generation.0).due.entry(signal).or_default() += 1;
             }
         }
@@ -440,6 +467,7 @@ impl Master {
         for told in self.told.values_mut() {
             told.gone_by = told.gone_by.map(|by| by + stopped);
         }
+        self.manager.last_sign += stopped;
         let deadlines = |master: &Self| master.rules.children.values().map(|child| child.deadline).collect::<Vec<_>>();
         let moved: Vec<Option<Time>> = deadlines(self).into_iter().map(|deadline| deadline.map(|deadline| deadline + stopped)).collect();
         self.handle(Event::Continued { stopped });
@@ -500,6 +528,11 @@ impl Master {
 
     pub(super) fn stage_of(&self, generation: Generation) -> Option<Stage> {
         self.rules.children.get(&generation).map(|child| child.stage)
+    }
+
+    /// How many of the signal wait for the generation.
+    fn kept(&self, generation: Generation, signal: Signal) -> usize {
+        self.rules.children.get(&generation).map_or(0, |child| child.kept.iter().filter(|kept| **kept == signal).count())
     }
 
     fn told(&mut self, number: u64) -> &mut Told {
@@ -570,7 +603,21 @@ impl Master {
                 self.rules.handle(self.now, answer);
             }
             match action {
-                Action::Say(message) => self.said.push(message),
+                Action::Say(message) => {
+                    match message {
+                        // The shell counts its connections for this, which takes a moment.
+                        Message::Draining { generation, .. } => {
+                            assert!(self.told(generation.0).gone_by.is_some(), "generation {generation} is counted before it is told");
+                        }
+                        Message::GivesWay { generation, within, .. } => {
+                            let by = self.now + within.0;
+                            let told = self.told(generation.0);
+                            told.gone_by = told.gone_by.map(|before| before.min(by));
+                        }
+                        _ => {}
+                    }
+                    self.said.push(message);
+                }
                 Action::Save
                 | Action::CheckListeners
                 | Action::Rehearse { .. }
@@ -609,6 +656,10 @@ impl Master {
             }
             Action::Kill { generation } => {
                 assert!(self.alive.contains_key(generation), "generation {generation} is killed and was gone");
+                let (now, is_leaving) = (self.now, self.rules.is_leaving());
+                let told = self.told(generation.0);
+                let has_had_its_time = told.gone_by.is_none_or(|by| by <= now);
+                assert!(has_had_its_time || told.is_faulty || is_leaving, "generation {generation} is killed before its time");
             }
             Action::Commit { generation } => {
                 assert!(self.rules.may_install(), "generation {generation} is committed, and upgrades are not to be installed");
@@ -757,6 +808,9 @@ impl Master {
     }
 
     fn take_back(&mut self, failed: &Identity) -> Event {
+        if self.is_second {
+            return Event::TakenBack { at_path: false };
+        }
         let previous = self.previous.filter(|_| self.path == *failed && !self.take_back_fails);
         self.take_back_fails = false;
         match previous {
@@ -819,12 +873,14 @@ impl Master {
             assert!(child.stage != Stage::Draining || child.deadline.is_some(), "generation {id} may drain for ever");
             assert!(child.stage != Stage::Active || rules.active == Some(*id), "two active generations");
         }
-        let drains = |(id, child): &(&Generation, &super::Child)| child.stage == Stage::Draining && rules.active != Some(**id);
-        let draining: Vec<&super::Child> = rules.children.iter().filter(drains).map(|(_, child)| child).collect();
-        if let Some(surplus) = draining.len().checked_sub(rules.settings.max_draining + 1).filter(|_| !rules.is_leaving()) {
-            assert_eq!(surplus, 0, "too many generations drain");
-            assert!(draining[0].deadline <= Some(self.now + LAST_MOMENT), "the oldest does not give way");
+        let last_moment = Some(self.now + LAST_MOMENT);
+        let draining = rules.draining();
+        let surplus = draining.len().saturating_sub(rules.settings.max_draining);
+        for id in draining[..surplus].iter().filter(|_| !rules.is_leaving()) {
+            assert!(rules.children[id].deadline <= last_moment, "generation {id} does not give way");
         }
+        let order: Vec<bool> = draining.iter().map(|id| self.told.get(id).is_some_and(|told| told.has_served)).collect();
+        assert!(order.is_sorted(), "one that has served gives way before one that has not: {draining:?}");
         if let Some(candidate) = rules.candidate {
             assert!(rules.active.is_some() && rules.active != Some(candidate), "a candidate with nobody to replace");
             assert!(!self.is_polling, "a poll runs beside a candidate");
@@ -832,6 +888,13 @@ impl Master {
         let active = rules.active.and_then(|active| rules.children.get(&active).map(|child| (active, child)));
         if let Some((active, child)) = active {
             self.was_ready |= child.stage == Stage::Active;
+            if child.stage == Stage::Waiting && !rules.is_leaving() {
+                for other in rules.in_the_way_of(active, &child.settings) {
+                    let (stage, by) = (rules.children[&other].stage, rules.children[&other].deadline);
+                    let is_on_its_way = stage == Stage::Killed || (by.is_some() && (by <= last_moment || rules.last() == Some(other)));
+                    assert!(is_on_its_way, "generation {other} is {stage:?} until {by:?}, and nobody serves until it is gone");
+                }
+            }
             let told = self.told.get(&active);
             let was_ended = matches!(child.stage, Stage::Draining | Stage::Killed);
             assert!(
@@ -855,12 +918,10 @@ impl Master {
         if let Some(next) = rules.next_look() {
             assert!(next > self.now, "a look is due and nobody looks");
         }
-        self.manager.check(rules);
+        self.manager.check(rules, self.now);
         self.check_children();
         for id in ids {
-            if matches!(self.stage_of(id), Some(Stage::Active | Stage::WarmingUp)) {
-                self.told(id.0).was_ready = true;
-            }
+            self.told(id.0).has_served |= self.stage_of(id) == Some(Stage::Active);
         }
     }
 

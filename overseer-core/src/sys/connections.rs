@@ -1,48 +1,46 @@
 //! How many connections a process has open: its sockets, looked up among those of the system.
 //!
 //! Nothing is asked of the process, so one that is stuck is counted too. The system is asked by sock_diag(7) for sockets in the states that matter: the
-//! table in `/proc`, which is read where a sandbox forbids netlink sockets, is long where many connections have ended lately.
+//! table in `/proc`, which is read where a sandbox forbids netlink sockets, is long where many connections have ended lately. Both have the sockets of all
+//! processes, so whoever counts says of how many at most.
 
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::ops::RangeInclusive;
 
-/// More descriptors of a process than this are not looked at.
-const DESCRIPTORS_MAX: usize = 1 << 16;
-/// Longer tables are not read: some 10,000 connections of all processes, those that have ended among them.
-const TABLE_BYTES_MAX: u64 = 2 << 20;
 /// Ports that the system gives to those who ask for none, unless it says otherwise.
 const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
 
 /// The connections that others have made to the process and that it holds open: over TCP, also half-closed ones, and over Unix sockets.
 ///
 /// One that the process has made itself, to a database say, does not count. (What tells them apart is the local port: a listener has it, or the
-/// system gives it to nobody by itself. A Unix socket has a path.) Takes some milliseconds, and does not block. `None`: the
-/// process is gone or may not be looked at, there are too many to count, or this system has no such tables.
-pub(crate) fn open_connections(pid: Pid) -> Option<u64> {
-    let sockets = sockets_of(pid)?;
+/// system gives it to nobody by itself. A Unix socket has a path.) Takes about a microsecond for each of them, and for the tables themselves
+/// a millisecond or two, and does not block. `None`: the process is gone or may not be looked at, it has more descriptors than `count_max` or all processes have more
+/// sockets than that, or this system has no such tables.
+pub(crate) fn open_connections(pid: Pid, count_max: usize) -> Option<u64> {
+    let sockets = sockets_of(pid, count_max)?;
     if sockets.is_empty() {
         return Some(0);
     }
-    let tcp = diag::tcp_sockets().or_else(|| tcp_sockets(pid))?;
+    let tcp = diag::tcp_sockets(count_max).or_else(|| tcp_sockets(pid, count_max))?;
     let listened: BTreeSet<u16> = tcp.iter().filter(|tcp| tcp.listens).map(|tcp| tcp.port).collect();
     let given = ports_given();
     let came_in = |port: u16| listened.contains(&port) || !given.contains(&port);
     let over_tcp = tcp.iter().filter(|tcp| !tcp.listens && sockets.contains(&tcp.inode) && came_in(tcp.port)).count();
     let mut over_unix = 0;
     if let Some(table) = table(pid, "unix") {
-        read(table, |line| over_unix += usize::from(accepted_unix_socket(line).is_some_and(|inode| sockets.contains(&inode))))?;
+        read(table, count_max, |line| over_unix += usize::from(accepted_unix_socket(line).is_some_and(|inode| sockets.contains(&inode))))?;
     }
     u64::try_from(over_tcp + over_unix).ok()
 }
 
 /// The inodes of its sockets.
-fn sockets_of(pid: Pid) -> Option<BTreeSet<u64>> {
+fn sockets_of(pid: Pid, count_max: usize) -> Option<BTreeSet<u64>> {
     let mut sockets = BTreeSet::new();
     for (index, entry) in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.enumerate() {
-        if index == DESCRIPTORS_MAX {
+        if index == count_max {
             return None;
         }
         // One that was closed meanwhile.
@@ -54,11 +52,11 @@ fn sockets_of(pid: Pid) -> Option<BTreeSet<u64>> {
 }
 
 /// The TCP sockets in the table of the system.
-fn tcp_sockets(pid: Pid) -> Option<Vec<Tcp>> {
+fn tcp_sockets(pid: Pid, count_max: usize) -> Option<Vec<Tcp>> {
     let mut tcp = Vec::new();
     // A system without IPv6 has no such table.
     for table in ["tcp", "tcp6"].into_iter().filter_map(|name| table(pid, name)) {
-        read(table, |line| tcp.extend(Tcp::from_line(line)))?;
+        read(table, count_max, |line| tcp.extend(Tcp::from_line(line)))?;
     }
     Some(tcp)
 }
@@ -69,20 +67,21 @@ fn table(pid: Pid, name: &str) -> Option<File> {
 }
 
 /// Reads a table, but for the heads of its columns. `None`: it is too long.
-fn read(table: File, mut line: impl FnMut(&str)) -> Option<()> {
-    let mut table = BufReader::with_capacity(1 << 16, table.take(TABLE_BYTES_MAX));
+fn read(table: File, count_max: usize, mut line: impl FnMut(&str)) -> Option<()> {
+    let mut table = BufReader::with_capacity(1 << 16, table);
     let mut bytes = Vec::new();
-    let mut is_head = true;
-    loop {
+    // Before them come their heads.
+    for count in 0..=count_max {
         bytes.clear();
         if table.read_until(b'\n', &mut bytes).ok()? == 0 {
-            return (table.get_ref().limit() > 0).then_some(());
+            return Some(());
         }
         // A path in the table of Unix sockets need not be text.
-        if !std::mem::take(&mut is_head) {
+        if count > 0 {
             line(&String::from_utf8_lossy(&bytes));
         }
     }
+    None
 }
 
 /// A TCP socket that listens, or that is open: both sides can talk, or one has said that it will not any more.
@@ -121,46 +120,45 @@ mod diag {
     use std::fs::File;
     use std::io::{Read, Write};
 
-    /// Longer answers of the system are not read: some 100,000 connections of all processes.
-    const ANSWER_BYTES_MAX: usize = 16 << 20;
     /// `struct nlmsghdr`: length, type, flags, sequence number, port.
     const HEADER: usize = 16;
-    /// `SOCK_DIAG_BY_FAMILY`, which nobody else names.
-    const BY_FAMILY: u16 = 20;
+    /// `TCPDIAG_GETSOCK`, which nobody else names. The request of the first days is answered with the sockets of both families, for one walk through the
+    /// system's table; that takes more than all else. The later one, `SOCK_DIAG_BY_FAMILY`, walks once for each.
+    const GET_SOCKETS: u16 = 18;
+    /// `struct inet_diag_req`: families and prefixes, which socket, in which states, and what else.
+    const REQUEST: usize = 60;
 
-    /// The TCP sockets of the network that this process is in, in both families. `None` where the system does not say.
-    pub(super) fn tcp_sockets() -> Option<Vec<Tcp>> {
+    /// The TCP sockets of the network that this process is in, in both families. `None` where the system does not say, or there are more.
+    pub(super) fn tcp_sockets(count_max: usize) -> Option<Vec<Tcp>> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let mut socket = File::from(socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag).ok()?);
         let mut found = Vec::new();
         let mut answer = vec![0; 1 << 15];
-        let mut left = ANSWER_BYTES_MAX;
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            socket.write_all(&request(u8::try_from(family).ok()?)).ok()?;
-            // The kernel answers within the call, so there is nothing to wait for.
-            loop {
-                let bytes = socket.read(&mut answer).ok()?;
-                left = left.checked_sub(bytes)?;
-                if take(&answer[..bytes], &mut found)? {
-                    break;
-                }
+        socket.write_all(&request()).ok()?;
+        // The kernel answers within the call, so there is nothing to wait for.
+        loop {
+            let bytes = socket.read(&mut answer).ok()?;
+            if take(&answer[..bytes], &mut found)? {
+                return (found.len() <= count_max).then_some(found);
+            }
+            if found.len() > count_max {
+                return None;
             }
         }
-        Some(found)
     }
 
-    /// `struct inet_diag_req_v2`: all TCP sockets of a family in the states that matter.
-    fn request(family: u8) -> Vec<u8> {
+    /// All TCP sockets in the states that matter.
+    fn request() -> Vec<u8> {
         let states = Tcp::OPEN.iter().chain([&Tcp::LISTEN]).fold(0_u32, |states, state| states | 1 << state);
-        let mut request = Vec::with_capacity(HEADER + 56);
-        request.extend((HEADER as u32 + 56).to_ne_bytes());
-        request.extend(BY_FAMILY.to_ne_bytes());
+        let mut request = Vec::with_capacity(HEADER + REQUEST);
+        request.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
+        request.extend(GET_SOCKETS.to_ne_bytes());
         request.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
         request.extend([0; 8]);
-        request.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
+        // Of any family, and any socket.
+        request.extend([0; 4 + 48]);
         request.extend(states.to_ne_bytes());
-        // Which socket: any.
-        request.extend([0; 48]);
+        request.extend([0; 4]);
         request
     }
 
@@ -188,7 +186,7 @@ mod diag {
 
 #[cfg(not(target_os = "linux"))]
 mod diag {
-    pub(super) fn tcp_sockets() -> Option<Vec<super::Tcp>> {
+    pub(super) fn tcp_sockets(_: usize) -> Option<Vec<super::Tcp>> {
         None
     }
 }
@@ -220,6 +218,9 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::{Child, Command, Stdio};
 
+    /// On whatever machine.
+    const COUNT_MAX: usize = 1 << 20;
+
     /// A process that holds the descriptors open until it is dropped, and nothing else but its pipes.
     struct Holder(Child);
 
@@ -230,7 +231,7 @@ mod tests {
         }
 
         fn connections(&self) -> Option<u64> {
-            open_connections(Pid::from_raw(i32::try_from(self.0.id()).expect("a pid")))
+            open_connections(Pid::from_raw(i32::try_from(self.0.id()).expect("a pid")), COUNT_MAX)
         }
     }
 
@@ -289,7 +290,7 @@ mod tests {
         );
         let ours = Tcp { port, listens: false, inode };
         // In a sandbox without netlink, and on a machine with a long table, one of the two does not answer.
-        for found in [diag::tcp_sockets(), tcp_sockets(nix::unistd::getpid())].into_iter().flatten() {
+        for found in [diag::tcp_sockets(COUNT_MAX), tcp_sockets(nix::unistd::getpid(), COUNT_MAX)].into_iter().flatten() {
             assert!(found.contains(&ours), "{ours:?} is not in {found:?}");
             assert!(found.iter().any(|tcp| tcp.port == port && tcp.listens));
         }
@@ -299,7 +300,21 @@ mod tests {
     fn of_a_process_that_is_gone_nothing_is_known() {
         let mut child = Command::new("true").spawn().expect("started");
         child.wait().expect("ended");
-        assert_eq!(open_connections(Pid::from_raw(i32::try_from(child.id()).expect("a pid"))), None);
+        assert_eq!(open_connections(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), COUNT_MAX), None);
+    }
+
+    #[test]
+    fn where_there_are_more_than_may_be_counted_nothing_is_known() {
+        let own = nix::unistd::getpid();
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("bound"));
+        assert!(sockets_of(own, COUNT_MAX).is_some_and(|sockets| sockets.len() >= listeners.len()));
+        assert!(open_connections(own, COUNT_MAX).is_some());
+        for count_max in 0..listeners.len() {
+            assert_eq!(open_connections(own, count_max), None);
+            assert!(sockets_of(own, count_max).is_none());
+            assert!(diag::tcp_sockets(count_max).is_none());
+            assert!(tcp_sockets(own, count_max).is_none());
+        }
     }
 
     #[test]

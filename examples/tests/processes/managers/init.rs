@@ -2,8 +2,7 @@
 
 use super::namespaces::Namespaces;
 use super::service::{EXIT_CODE, Manager, Order, Service};
-use super::{address, can_show};
-use crate::app::Scene;
+use super::{address, can_show, scene};
 use crate::load::{Load, tell};
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -36,7 +35,7 @@ impl Manager for Init {
 
 fn start(command: &[&str], main_pid: &'static str, words: &str) -> Service<Init> {
     let address = address();
-    let scene = Scene::with_source(&format!("address={address} fetch=/srv/releases/release {words}"));
+    let scene = scene(&address, words);
     let namespaces = Namespaces::start(&scene, Path::new("/"), command);
     let mut service = Service { namespaces, scene, address, manager: Init { main_pid } };
     service.wait_until_ready();
@@ -44,7 +43,7 @@ fn start(command: &[&str], main_pid: &'static str, words: &str) -> Service<Init>
 }
 
 fn shows_all(mut service: Service<Init>) {
-    service.restarts_and_upgrades_are_seen_by_nobody(5);
+    service.restarts_and_upgrades_are_seen_by_nobody();
     service.a_stop_cuts_nothing();
     assert_eq!(service.namespaces.app.wait_exit().code(), Some(i32::from(EXIT_CODE)));
 }

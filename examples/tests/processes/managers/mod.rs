@@ -9,6 +9,7 @@ mod supervisors;
 mod systemd;
 mod terminal;
 
+use crate::app::{Scene, not_shown};
 use nix::unistd::geteuid;
 use std::env;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -23,17 +24,26 @@ fn can_show(what: &str, tools: &[&str]) -> bool {
     }
     let can = missing.is_empty();
     if !can {
-        let line = format!("{what} is not shown: it needs {}; .ci/run names the packages", missing.join(", "));
-        assert!(env::var_os("OVERSEER_CI").is_none(), "{line}");
-        println!("{line}");
+        not_shown(&format!("{what} is not shown: it needs {}; .ci/run names the packages", missing.join(", ")));
     }
     can
+}
+
+/// A service at this address as [`namespaces::Namespaces`] show it, with these words for all its releases.
+fn scene(address: &str, words: &str) -> Scene {
+    // Looks would take most of the processors' time.
+    Scene::with_source(&format!("address={address} fetch=/srv/releases/release interval=200 {words}"))
 }
 
 /// An address of the loopback that no other test has.
 fn address() -> String {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
     // Below the ports that clients get.
-    format!("127.{}.{middle}.{low}:{}", 64 + high % 64, 20_000 + TAKEN.fetch_add(1, Ordering::Relaxed))
+    address_with(20_000 + TAKEN.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The one with this port, for the only test that has it.
+fn address_with(port: u16) -> String {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    format!("127.{}.{middle}.{low}:{port}", 64 + high % 64)
 }

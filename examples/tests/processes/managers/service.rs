@@ -1,9 +1,11 @@
 //! What every manager must see of a service: one process that stays.
 
 use super::namespaces::Namespaces;
-use crate::app::{Scene, spawn};
+use crate::app::{Scene, spawn, version_in};
 use crate::load::{Answer, Load, Request, tell};
 
+/// How often a service is restarted under load.
+const RESTARTS: u64 = 20;
 /// The exit code of version 2.
 pub(crate) const EXIT_CODE: u8 = 3;
 
@@ -27,6 +29,11 @@ pub(crate) trait Manager {
 
     /// What it writes by itself when the service has ended with this exit code, if it does.
     fn end(&self, code: u8) -> Option<String>;
+
+    /// Where releases are installed, below the directory of the scene.
+    fn installs_at(&self) -> &str {
+        "app/app"
+    }
 }
 
 /// A service under a manager.
@@ -56,6 +63,10 @@ impl<M: Manager> Service<M> {
         self.namespaces.app.count_lines("master started as pid ")
     }
 
+    pub(crate) fn installed_version(&self) -> String {
+        version_in(&self.scene.directory().join(self.manager.installs_at()))
+    }
+
     /// Waits until it answers so.
     pub(crate) fn wait_for_answer(&mut self, what: &str, mut wanted: impl FnMut(&Answer) -> bool) {
         let answer = |address: &str| tell(address, "hello").ok()?.parse().ok();
@@ -70,10 +81,10 @@ impl<M: Manager> Service<M> {
     }
 
     /// Restarts, an upgrade and a broken release: neither clients nor the manager notice anything.
-    pub(crate) fn restarts_and_upgrades_are_seen_by_nobody(&mut self, restarts: u64) {
+    pub(crate) fn restarts_and_upgrades_are_seen_by_nobody(&mut self) {
         let (pid, load) = (self.main_pid(), Load::steady(&self.address, 100));
         load.wait_for("1", 20);
-        for generation in 2..=restarts + 1 {
+        for generation in 2..=RESTARTS + 1 {
             self.order(Order::Restart);
             self.namespaces.app.line_after(&format!("generation {generation} took over"));
             self.namespaces.app.line_after(&format!("generation {} is gone (exit code 0)", generation - 1));
@@ -82,7 +93,7 @@ impl<M: Manager> Service<M> {
         self.scene.publish("version=3 behave=exit-at-start");
         self.namespaces.app.line_after_start("keeps serving; tried again in");
         load.wait_for("2", 20);
-        assert_eq!(self.scene.version_at_path(), "2");
+        assert_eq!(self.installed_version(), "2");
         let tally = load.stop();
         assert_eq!(tally.failed(), 0, "{tally}; all lines:\n{}", self.namespaces.app.all_lines());
         assert_eq!((self.main_pid(), self.starts()), (pid, 1));
@@ -95,7 +106,7 @@ impl<M: Manager> Service<M> {
         self.namespaces.app.wait_until("it is started again", |app| app.count_lines("master started as pid ") > starts);
         self.wait_for_answer("it serves again", |answer| answer.version == "2" && answer.generation == 1);
         assert_ne!(self.main_pid(), pid);
-        assert_eq!((self.scene.version_at_path(), self.starts()), ("2".to_owned(), starts + 1));
+        assert_eq!((self.installed_version(), self.starts()), ("2".to_owned(), starts + 1));
     }
 
     /// What is open is finished, the manager sees the program's exit code, and does not start it again.

@@ -2,8 +2,7 @@
 
 use super::namespaces::Namespaces;
 use super::service::{Manager, Order, Service};
-use super::{address, can_show};
-use crate::app::Scene;
+use super::{address, can_show, scene};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -17,7 +16,7 @@ fn contributed(name: &str) -> String {
 /// Starts the manager with a directory `manager` of files, which are seen in `/run/rig/manager`.
 fn start<M: Manager>(manager: M, command: &[&str], files: &[(&str, &str)], words: &str) -> Service<M> {
     let address = address();
-    let scene = Scene::with_source(&format!("address={address} fetch=/srv/releases/release {words}"));
+    let scene = scene(&address, words);
     for (name, text) in files {
         let path = scene.directory().join("manager").join(name);
         fs::create_dir_all(path.parent().expect("a directory")).expect("made");
@@ -31,7 +30,7 @@ fn start<M: Manager>(manager: M, command: &[&str], files: &[(&str, &str)], words
 }
 
 fn shows_all<M: Manager>(mut service: Service<M>) {
-    service.restarts_and_upgrades_are_seen_by_nobody(20);
+    service.restarts_and_upgrades_are_seen_by_nobody();
     service.a_killed_master_is_started_again();
     service.a_stop_cuts_nothing();
 }
@@ -152,7 +151,7 @@ impl Manager for Daemontools {
         match order {
             Order::Restart => "svc -h /run/rig/manager/app",
             Order::Kill => "svc -k /run/rig/manager/app",
-            // It has nothing that waits.
+            // There is nothing that waits.
             Order::Stop => "svc -d /run/rig/manager/app; until svstat /run/rig/manager/app | grep -q ': down'; do sleep 0.02; done",
         }
         .to_owned()
@@ -162,6 +161,7 @@ impl Manager for Daemontools {
         "svstat /run/rig/manager/app | sed 's/.*(pid \\([0-9]*\\)).*/\\1/'".to_owned()
     }
 
+    /// Nobody is told: svstat says that a service is down and for how long, and there is no file `finish`.
     fn end(&self, _: u8) -> Option<String> {
         None
     }

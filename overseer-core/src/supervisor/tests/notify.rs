@@ -1,5 +1,5 @@
 use super::super::testing::{Master, SOURCE, UNIX_START, file, generation, release, seconds, settings};
-use super::super::{Action, Asker, Blame, Event, Installation, Notice, Settings};
+use super::super::{Action, Asker, Blame, Command, Event, Installation, Notice, Settings};
 use crate::fetcher::FetchError;
 use crate::protocol::{Outcome, ReleaseName};
 use crate::signal::Signal;
@@ -152,13 +152,51 @@ fn a_release_that_waited_for_a_restart_comes_with_a_reload_and_an_upgrade_with_n
 }
 
 #[test]
-fn a_restart_that_a_taking_back_makes_void_is_over() {
+fn a_restart_that_a_taking_back_makes_void_is_over_when_somebody_serves() {
     let mut master = Master::upgraded(with_source()).under_a_manager(None);
     master.restart();
     master.heard();
     master.exits(2, Exit::Signal(Signal::SEGV));
-    assert_eq!((master.active(), master.heard()), (Some(4), vec![vec![READY]]));
-    assert!(master.manager.status.starts_with("app, generation 4 is starting"), "{}", master.manager.status);
+    assert_eq!((master.active(), master.heard()), (Some(4), Vec::new()));
+    let status = "app, generation 4 is starting; the restart as generation 3 failed at 08:00 UTC (see the log); last look ";
+    assert!(master.manager.status.starts_with(status), "{}", master.manager.status);
+    master.until(3.0);
+    master.comes_up(4);
+    assert_eq!(master.heard(), [[READY]]);
+    assert!(master.manager.status.contains("; the restart as generation 3 failed at 08:00 UTC"), "{}", master.manager.status);
+}
+
+#[test]
+fn a_restart_that_waited_while_a_release_was_taken_back_comes_when_the_previous_binary_serves() {
+    let mut master = Master::upgraded(with_source()).under_a_manager(None);
+    master.restart();
+    let token = master.command(Command::Restart);
+    master.heard();
+    master.exits(2, Exit::Signal(Signal::SEGV));
+    assert_eq!((master.active(), master.heard()), (Some(4), Vec::new()));
+    assert!(master.manager.status.starts_with("app, generation 4 is starting; a restart waits"), "{}", master.manager.status);
+    master.comes_up(4);
+    assert_eq!((master.candidate(), master.answer(&token)), (Some(5), None));
+    assert_eq!(master.heard(), [] as [Vec<Notice>; 0], "still the same reload");
+    master.comes_up(5);
+    master.until(4.0);
+    assert_eq!((master.active(), master.heard()), (Some(5), vec![vec![READY]]));
+    assert_eq!(master.answer(&token), Some((true, "generation 5 has taken over".to_owned())));
+}
+
+#[test]
+fn a_restart_that_fails_where_nobody_serves_is_over_when_somebody_does() {
+    let mut master = serving(Settings { overlap: false, ..plain() }, None);
+    master.restart();
+    master.welcome_with(2, Settings { overlap: false, ..plain() });
+    master.exits(1, Exit::Code(0));
+    master.heard();
+    master.exits(2, Exit::Code(1));
+    assert_eq!((master.active(), master.heard()), (Some(3), Vec::new()));
+    master.welcome(3);
+    master.ready(3);
+    assert_eq!(master.heard(), [[READY]]);
+    assert!(master.manager.status.contains("; the restart as generation 2 failed"), "{}", master.manager.status);
 }
 
 #[test]
@@ -265,18 +303,82 @@ fn who_takes_over_is_asked_from_then_on() {
     assert_eq!(master.heard(), [[WATCHDOG]]);
 }
 
-#[test]
-fn while_one_is_started_in_the_place_of_another_the_master_answers_until_its_deadline() {
+/// Release 2 is taken back at 2 s under a watchdog, and its predecessor comes up as generation 3 with a minute to be ready.
+fn slow_after_a_taking_back(settings: Settings) -> Master {
     let mut master = Master::upgraded(with_source()).under_a_manager(LIMIT);
     master.answers(2);
-    master.heard();
     master.exits(2, Exit::Signal(Signal::SEGV));
     assert_eq!(master.active(), Some(3));
-    master.welcome_with(3, Settings { ready_timeout: Some(Duration::from_secs(60)), ..plain() });
+    master.welcome_with(3, Settings { ready_timeout: Some(Duration::from_secs(60)), ..settings });
+    master.forget();
+    master.heard();
+    master
+}
+
+#[test]
+fn while_one_is_started_in_the_place_of_another_the_master_answers_until_its_deadline_and_then_it_does_itself() {
+    let mut master = slow_after_a_taking_back(plain());
+    master.until(61.9);
+    assert_eq!((master.heard(), pings(&mut master)), (vec![vec![WATCHDOG]; 5], 0));
+    for round in 0..10 {
+        let begin = 62.0 + f64::from(round) * 10.0;
+        master.until(begin);
+        assert_eq!((pings(&mut master), master.heard()), (1, Vec::new()), "in round {round}");
+        master.answers(3);
+        assert_eq!(master.heard(), [[WATCHDOG]]);
+    }
+    assert!(master.said().contains(&"not-ready-yet"));
+    master.ready(3);
+    master.until(162.0);
+    assert_eq!(pings(&mut master), 1, "it goes on");
     master.until(1000.0);
-    let signs = master.heard();
-    assert!(signs.len() >= 5 && signs.iter().all(|sign| *sign == [WATCHDOG]), "{signs:?}");
-    assert_eq!((signs.len(), pings(&mut master) <= 1), (5, true), "{signs:?}");
+    assert_eq!((master.heard(), master.said().contains(&"silent")), (Vec::new(), true));
+}
+
+#[test]
+fn one_that_is_late_and_cannot_be_asked_is_not_answered_for() {
+    let mut master = slow_after_a_taking_back(Settings::default());
+    master.until(1000.0);
+    assert_eq!((master.heard(), pings(&mut master), master.rules.deadline()), (vec![vec![WATCHDOG]; 5], 0, None));
+    master.ready(3);
+    assert_eq!(master.heard(), [[WATCHDOG]], "at once");
+}
+
+#[test]
+fn while_nobody_serves_because_one_waits_for_another_the_master_answers() {
+    let alone = Settings { overlap: false, terminate_timeout: Duration::from_secs(600), ..with_source() };
+    let mut master = serving(alone.clone(), LIMIT);
+    master.answers(1);
+    master.until(1.0);
+    master.finds(2);
+    master.welcome_with(2, alone.clone());
+    master.heard();
+    master.until(300.0);
+    assert_eq!(master.heard(), vec![vec![WATCHDOG]; 30], "generation 1 makes room");
+    master.exits(2, Exit::Signal(Signal::SEGV));
+    master.until(301.0);
+    master.welcome_with(3, alone);
+    master.forget();
+    master.heard();
+    master.until(600.0);
+    assert_eq!((master.heard(), pings(&mut master)), (vec![vec![WATCHDOG]; 30], 0), "generation 3 waits for that");
+    master.exits(1, Exit::Code(0));
+    master.ready(3);
+    master.until(610.0);
+    assert_eq!(pings(&mut master), 1);
+}
+
+#[test]
+fn the_sign_of_life_that_was_due_while_one_was_killed_comes_with_the_next_one() {
+    let mut master = Master::upgraded(with_source()).under_a_manager(LIMIT);
+    master.answers(2);
+    master.until(11.0);
+    master.misbehaves(2);
+    master.heard();
+    master.until(15.0);
+    assert_eq!(master.heard(), [] as [Vec<Notice>; 0]);
+    master.exits(2, Exit::Signal(Signal::KILL));
+    assert_eq!((master.active(), master.heard()), (Some(3), vec![vec![WATCHDOG]]));
 }
 
 #[test]

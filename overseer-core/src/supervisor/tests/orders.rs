@@ -149,9 +149,8 @@ fn name(master: &Master) -> u64 {
     let rules = &master.rules;
     let rest = |time: Option<std::time::Duration>| time.map(|time| (time >= master.now, time.abs_diff(master.now).as_millis()));
     for (generation, child) in &rules.children {
-        let times =
-            (rest(child.deadline), rest(child.counted_by_age), child.drains, child.runs, child.settings.overlap, child.is_blameless);
-        let parts = (generation, child.stage, &child.origin, child.identity.inode, times, &child.kept, &child.sent);
+        let times = (rest(child.deadline), rest(child.counted_by_age), child.drains, child.runs, child.has_served, child.settings.overlap);
+        let parts = (generation, child.stage, &child.origin, child.identity.inode, times, child.is_blameless, &child.kept, &child.sent);
         let _ = write!(name, "{parts:?}");
     }
     let looking = &rules.looking;

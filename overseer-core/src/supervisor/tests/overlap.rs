@@ -1,7 +1,7 @@
 //! Programs of which two must not run at once.
 
 use super::super::testing::{Master, file, generation, seconds, settings};
-use super::super::{Action, Blame, Program, Settings, Stage};
+use super::super::{Action, Blame, Command, Program, Settings, Stage};
 use super::{accept, commit, drain, kill, sends, spawn, trust};
 use crate::signal::Signal;
 use crate::sys::process::Exit;
@@ -15,6 +15,10 @@ fn alone() -> Settings {
 
 fn patient() -> Settings {
     Settings { ready_timeout: Some(Duration::from_secs(60)), ..alone() }
+}
+
+fn last_moment(number: u64) -> Action {
+    Action::Drain { generation: generation(number), within: seconds(2.0) }
 }
 
 fn stage(master: &Master, number: u64) -> Option<Stage> {
@@ -134,11 +138,13 @@ fn a_candidate_that_is_not_ready_in_the_gap_has_a_last_moment_and_only_then_the_
     let mut master = in_the_gap(patient());
     master.drains(2);
     master.until(62.0);
-    let last_moment = Action::Drain { generation: generation(2), within: seconds(2.0) };
-    assert_eq!(master.done(), [spawn(3, Program::Last), Action::Discard, last_moment]);
+    assert_eq!(master.done(), [spawn(3, Program::Last), Action::Discard, drain(2)]);
+    master.until(62.5);
     master.welcome(3);
-    assert_eq!(stage(&master, 3), Some(Stage::Waiting));
-    master.until(64.0);
+    assert_eq!((master.done(), stage(&master, 3)), (vec![last_moment(2)], Some(Stage::Waiting)));
+    master.until(64.4);
+    assert_eq!(master.done(), []);
+    master.until(64.5);
     assert_eq!(master.done(), [kill(2)]);
     assert_eq!(stage(&master, 3), Some(Stage::Waiting));
     master.exits(2, Exit::Signal(Signal::KILL));
@@ -276,6 +282,105 @@ fn a_crash_in_the_probation_of_a_program_that_runs_alone_brings_its_predecessor_
     assert_eq!((master.path, master.active()), (file(1), Some(3)));
     master.comes_up(3);
     assert_eq!(stage(&master, 3), Some(Stage::Active));
+}
+
+/// A release that may overlap and drains for an hour follows a program that must run alone.
+fn slow_to_drain() -> Settings {
+    Settings { terminate_timeout: Duration::from_secs(3600), ..settings() }
+}
+
+/// A master that has committed such a release as generation 2 at 3 s.
+fn upgraded_to_slow_to_drain() -> Master {
+    let mut master = Master::upgrading(alone());
+    master.welcome_with(2, slow_to_drain());
+    master.until(2.0);
+    master.exits(1, Exit::Code(0));
+    master.drains(2);
+    master.ready(2);
+    master.until(3.0);
+    assert_eq!(master.path, file(2));
+    master.forget();
+    master
+}
+
+#[test]
+fn old_generations_that_would_drain_for_an_hour_have_a_last_moment_where_the_previous_program_must_run_alone() {
+    let mut master = upgraded_to_slow_to_drain();
+    master.restart();
+    master.welcome_with(3, slow_to_drain());
+    master.drains(3);
+    master.ready(3);
+    master.until(4.0);
+    master.until(50.0);
+    master.forget();
+    master.exits(3, CRASH);
+    assert_eq!((master.path, master.active()), (file(1), Some(4)));
+    assert_eq!(master.rules.children[&generation(2)].deadline, Some(seconds(3604.0)), "nobody is in its way who may never come up");
+    master.forget();
+    master.until(50.5);
+    master.welcome_with(4, alone());
+    assert_eq!((master.done(), stage(&master, 4)), (vec![last_moment(2)], Some(Stage::Waiting)));
+    let line = master.line("gives-way");
+    assert!(
+        line.starts_with("nobody serves, and generation 4 must not run beside it, so generation 2 has 2s left and is killed then"),
+        "{line}"
+    );
+    master.until(52.5);
+    assert_eq!(master.done(), [kill(2)]);
+    master.exits(2, Exit::Signal(Signal::KILL));
+    master.drains(4);
+    master.ready(4);
+    assert_eq!(stage(&master, 4), Some(Stage::Active));
+}
+
+#[test]
+fn a_candidate_that_would_drain_for_an_hour_has_a_last_moment_too() {
+    let mut master = upgraded_to_slow_to_drain();
+    master.restart();
+    master.welcome_with(3, slow_to_drain());
+    master.drains(3);
+    master.ready(3);
+    master.exits(2, CRASH);
+    assert_eq!((stage(&master, 3), master.active()), (Some(Stage::Draining), Some(4)));
+    master.forget();
+    master.welcome_with(4, alone());
+    assert_eq!(master.done(), [last_moment(3)]);
+}
+
+#[test]
+fn a_release_that_comes_up_in_the_gap_serves_although_upgrades_are_held_meanwhile_and_is_not_installed() {
+    for is_gone in [false, true] {
+        let mut master = Master::upgrading(alone());
+        master.welcome(2);
+        if is_gone {
+            master.exits(1, Exit::Code(0));
+        }
+        let token = master.command(Command::Hold { reason: "the fair".to_owned() });
+        assert_eq!(master.answer(&token).map(|answer| answer.0), Some(true));
+        assert_eq!(master.candidate(), Some(2), "nobody else would serve");
+        if !is_gone {
+            master.exits(1, Exit::Code(0));
+        }
+        master.drains(2);
+        master.ready(2);
+        master.until(2.0);
+        assert_eq!((master.active(), stage(&master, 2), master.path), (Some(2), Some(Stage::Active), file(1)));
+        assert!(master.staged.is_none());
+        let line = master.line("commit-failed");
+        assert!(line.ends_with("could not be installed: upgrades are held by alice: the fair; generation 2 keeps serving"), "{line}");
+        master.until(10.0);
+        master.restart();
+        assert_eq!(master.alive[&generation(3)], file(1), "a restart brings the installed binary back");
+    }
+}
+
+#[test]
+fn a_release_that_fails_in_the_gap_after_upgrades_were_held_is_followed_by_the_old_program() {
+    let mut master = in_the_gap(alone());
+    master.command(Command::Hold { reason: "the fair".to_owned() });
+    master.exits(2, CRASH);
+    master.comes_up(3);
+    assert_eq!((stage(&master, 3), master.alive[&generation(3)], master.path), (Some(Stage::Active), file(1), file(1)));
 }
 
 #[test]

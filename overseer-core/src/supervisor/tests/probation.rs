@@ -1,5 +1,5 @@
 use super::super::testing::{Master, UNIX_START, file, release, seconds, settings};
-use super::super::{Action, Blame, Event, Installation, Program, Settings};
+use super::super::{Action, Blame, Command, Event, Installation, Notice, Program, Settings};
 use super::{accept, drain, spawn, trust};
 use crate::binary::Record;
 use crate::protocol::Outcome;
@@ -177,14 +177,29 @@ fn a_crash_in_the_probation_ends_a_restart_into_the_same_file() {
 }
 
 #[test]
-fn a_restart_that_waits_in_a_crash_of_the_probation_has_come_by_itself() {
+fn a_restart_that_waits_in_a_crash_of_the_probation_comes_when_the_previous_binary_serves() {
     let mut master = Master::upgraded(settings());
     master.restart();
     master.restart();
     master.exits(2, CRASH);
     master.exits(3, Exit::Signal(Signal::KILL));
-    master.comes_up(4);
     assert_eq!((master.active(), master.candidate()), (Some(4), None));
+    master.comes_up(4);
+    assert_eq!((master.active(), master.candidate(), master.alive[&super::generation(5)]), (Some(4), Some(5), file(1)));
+}
+
+#[test]
+fn where_another_master_decides_what_is_at_the_path_a_restart_that_waits_does_not_bring_back_what_has_crashed() {
+    let mut master = Master::upgraded(settings()).under_a_manager(None);
+    master.restart();
+    let token = master.command(Command::Restart);
+    master.is_second = true;
+    master.exits(2, CRASH);
+    master.exits(3, Exit::Signal(Signal::KILL));
+    assert_eq!(master.answer(&token).map(|answer| answer.0), Some(false));
+    master.heard();
+    master.comes_up(4);
+    assert_eq!((master.active(), master.candidate(), master.heard()), (Some(4), None, vec![vec![Notice::Ready]]));
 }
 
 #[test]

@@ -50,6 +50,10 @@ fn an_old_generation_that_does_not_finish_is_killed_at_its_deadline() {
     assert_eq!((master.active(), master.left), (Some(2), None));
 }
 
+fn last_moment(number: u64) -> Action {
+    Action::Drain { generation: generation(number), within: seconds(2.0) }
+}
+
 /// Restarts at this time and lets the new generation take over without a warm-up; nobody finishes.
 fn replaced_at(master: &mut Master, at: f64, number: u64) {
     master.until(at);
@@ -67,8 +71,7 @@ fn when_more_old_generations_drain_than_may_the_oldest_has_a_last_moment_and_is_
     master.done();
 
     replaced_at(&mut master, 3.0, 4);
-    let again = Action::Drain { generation: generation(1), within: seconds(2.0) };
-    assert_eq!(master.done(), [spawn(4, Program::AtPath), accept(4), trust(4), drain(3), again]);
+    assert_eq!(master.done(), [spawn(4, Program::AtPath), accept(4), trust(4), drain(3), last_moment(1)]);
     let line = master.line("gives-way");
     assert!(
         line.starts_with("too many generations drain (max_draining is 2), so generation 1 has 2s left and is killed then, with an unknown"),
@@ -87,15 +90,43 @@ fn when_more_old_generations_drain_than_may_the_oldest_has_a_last_moment_and_is_
 }
 
 #[test]
-fn one_generation_at_a_time_has_a_last_moment() {
+fn each_of_two_generations_that_are_too_many_has_a_last_moment_of_its_own() {
     let mut master = Master::serving(Settings { max_draining: 1, warm_up: Duration::ZERO, ..plain() });
     replaced_at(&mut master, 1.0, 2);
     replaced_at(&mut master, 2.0, 3);
     master.forget();
     replaced_at(&mut master, 3.0, 4);
-    let hurried = Action::Drain { generation: generation(2), within: seconds(2.0) };
-    assert_eq!(master.done(), [spawn(4, Program::AtPath), accept(4), trust(4), drain(3), kill(1), hurried]);
-    assert!(master.said().ends_with(&["drain-overdue", "gives-way"]));
+    assert_eq!(master.done(), [spawn(4, Program::AtPath), accept(4), trust(4), drain(3), last_moment(2)]);
+    master.until(3.9);
+    assert_eq!(master.done(), []);
+    master.until(4.0);
+    assert_eq!(master.done(), [kill(1)]);
+    master.until(4.9);
+    assert_eq!(master.done(), []);
+    master.until(5.0);
+    assert_eq!(master.done(), [kill(2)]);
+}
+
+#[test]
+fn a_candidate_that_failed_gives_way_and_cuts_nothing_of_those_that_have_served() {
+    let patient = Settings { max_draining: 2, ready_timeout: Some(Duration::from_secs(5)), ..plain() };
+    let mut master = Master::serving(Settings { warm_up: Duration::ZERO, ..patient.clone() });
+    replaced_at(&mut master, 1.0, 2);
+    replaced_at(&mut master, 2.0, 3);
+    let deadlines = |master: &Master| [1, 2].map(|number| master.rules.children[&generation(number)].deadline);
+    let before = deadlines(&master);
+    for number in [4, 5] {
+        master.restart();
+        master.welcome_with(number, patient.clone());
+        master.drains(number);
+        master.forget();
+        master.until(master.now.as_secs_f64() + 5.0);
+        assert_eq!(master.done(), [drain(number), last_moment(number)]);
+        master.until(master.now.as_secs_f64() + 2.0);
+        assert_eq!(master.done(), [kill(number)]);
+        master.exits(number, Exit::Signal(Signal::KILL));
+        assert_eq!(deadlines(&master), before);
+    }
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use super::super::signals::KEPT_MAX;
 use super::super::testing::{Master, seconds, settings};
 use super::super::{Event, Settings};
 use super::{kill, sends};
@@ -32,6 +33,22 @@ fn signals_that_come_before_the_program_is_ready_are_kept_in_their_order_and_del
 }
 
 #[test]
+fn no_more_of_a_signal_are_kept_than_may_and_the_log_says_once_that_more_are_dropped() {
+    let mut master = Master::new(Settings::default());
+    master.welcome(1);
+    for _ in 0..KEPT_MAX {
+        master.signal(Signal::HUP);
+    }
+    assert_eq!(master.said(), ["signals-dropped"]);
+    master.signal(Signal::HUP);
+    master.signal(Signal::USR1);
+    master.forget();
+    master.ready(1);
+    let done = master.done();
+    assert_eq!([Signal::HUP, Signal::USR1].map(|signal| done.iter().filter(|action| **action == sends(1, signal)).count()), [KEPT_MAX, 1]);
+}
+
+#[test]
 fn signals_that_were_kept_are_delivered_too_when_it_counts_as_ready_by_age() {
     let mut master = Master::new(Settings::default());
     master.signal(Signal::HUP);
@@ -42,12 +59,15 @@ fn signals_that_were_kept_are_delivered_too_when_it_counts_as_ready_by_age() {
 }
 
 #[test]
-fn what_the_kernel_sent_to_the_whole_group_is_not_passed_on() {
+fn what_the_kernel_sent_to_the_whole_group_is_not_passed_on_but_for_a_stop() {
     let mut master = Master::serving(Settings::default());
-    for signal in [Signal::HUP, Signal::WINCH, Signal::TSTP] {
+    for signal in [Signal::HUP, Signal::WINCH] {
         master.signalled(signal, true);
         assert_eq!(master.done(), []);
     }
+    // A SIGCONT that was on its way may have undone it.
+    master.signalled(Signal::TSTP, true);
+    assert_eq!(master.done(), [sends(1, Signal::TSTP)]);
 }
 
 #[test]
