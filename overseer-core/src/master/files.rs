@@ -69,16 +69,20 @@ impl Master {
         })
     }
 
+    /// Remembers which file is being proved, as it was before anybody read it: what is changed meanwhile is another one.
+    pub(super) fn is_being_proved(&mut self, file: Packaged) {
+        let until = self.now() + PROVED_AGAIN_AFTER;
+        if let Some(memory) = &mut self.memory {
+            memory.unproved = Some((file, until));
+        }
+    }
+
     /// The process has told that the file is not to be run, and why; the text goes on from the path.
     pub(super) fn unproved(&mut self, generation: Generation, why: &str) {
         if !self.supervisor.is_starting(generation) {
             return;
         }
-        let now = self.now();
         let path = self.place.target().unwrap_or_default();
-        if let Some(memory) = &mut self.memory {
-            memory.unproved = Packaged::at(&path).ok().map(|there| (there, now + PROVED_AGAIN_AFTER));
-        }
         let why = format!("is not run: {} {why}", path.display());
         self.handle(Event::Refused { generation, why, blame: Blame::Nobody });
     }

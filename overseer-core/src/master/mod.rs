@@ -92,7 +92,7 @@ struct Memory {
     has_said_second: bool,
     /// The file at the path that another master has installed and that has crashed here.
     shunned: Option<Identity>,
-    /// The file at the path that could not be proved, and when it is to be proved again though nobody has touched it.
+    /// The file at the path that was to be proved last, and until when it is not proved again unless somebody touches it.
     unproved: Option<(Packaged, Time)>,
     has_said_unsaved: bool,
     /// Why upgrades are impossible here, if that is so.
@@ -299,11 +299,15 @@ impl Master {
             Ok(opened) => opened,
             Err(error) => return failed(format!("its file cannot be opened: {error}"), Blame::Nobody),
         };
-        let identity = match file.metadata() {
-            Ok(metadata) => Identity::of(&metadata),
+        let found = match file.metadata() {
+            Ok(metadata) => Packaged::of(&metadata),
             Err(error) => return failed(format!("its file cannot be looked at: {error}"), Blame::Nobody),
         };
+        let identity = found.identity;
         let order = if program == Program::AtPath && package.is_none() { self.proof_order(generation, identity) } else { None };
+        if order.is_some() {
+            self.is_being_proved(found);
+        }
         let prover = order.is_some().then(|| self.supervisor.active().and_then(|active| self.children.get(&active)));
         let prover = prover.map(|active| active.map_or(&self.own, |active| &active.program));
         let role = if prover.is_some() { RoleName::Proof } else { RoleName::Child };
