@@ -674,6 +674,8 @@ fn on_a_machine_whose_root_is_an_overlay_releases_are_installed() {
 fn in_a_container_a_program_that_says_so_or_has_a_volume_is_upgraded() {
     let forced = Scene::with_source("upgrades=install");
     let store = Store::new("upgrades=unsaid");
+    let kind = nix::sys::statfs::statfs(store.scene.directory()).expect("it is there").filesystem_type();
+    assert_ne!(kind, nix::sys::statfs::OVERLAYFS_SUPER_MAGIC, "the test has no volume: TMPDIR is to be on no overlayfs");
     for scene in [&forced, &store.scene] {
         let Some(mut app) = on_overlay(true, scene) else { return };
         scene.publish("version=2");

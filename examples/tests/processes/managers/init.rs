@@ -76,7 +76,8 @@ fn the_first_process_reaps_what_others_leave() {
         return;
     }
     let mut service = start(&["/opt/app/app"], "echo 1", "");
-    let orphan = "sh -c 'sleep 0.05; cut -d\" \" -f4 /proc/$$/stat >>/run/rig/parents' & ";
+    let parent = "$(cut -d\" \" -f4 /proc/$$/stat)";
+    let orphan = format!("sh -c 'until [ {parent} = 1 ]; do sleep 0.02; done; echo 1 >>/run/rig/parents' & ");
     service.namespaces.run(&format!("({}) & wait", orphan.repeat(20)));
     let parents = service.scene.directory().join("parents");
     let all = "1\n".repeat(20);
