@@ -75,16 +75,19 @@ pub struct Peer(pub SocketAddr);
 /// # Errors
 /// The listener cannot be used; see [`Listener::incoming`].
 #[doc(alias = "HttpServe")]
-pub fn serve<S>(listener: Listener, service: S, draining: Draining) -> Serve<S, fn(Connection) -> Ready<io::Result<Connection>>> {
+pub fn serve<S>(listener: Listener, service: S, draining: Draining) -> Serve<S> {
     let mut builder = Builder::new(TokioExecutor::new());
     // WebSocket over HTTP/2 (RFC 8441).
     builder.http2().enable_connect_protocol();
     Serve { listener, service, draining, idle_grace: IDLE_GRACE, builder, secure: |connection| ready(Ok(connection)) }
 }
 
+/// What [`Serve::over`] is given unless it is called: each connection as it is.
+pub type Plain = fn(Connection) -> Ready<io::Result<Connection>>;
+
 /// A server that is still to be awaited; made by [`serve`].
 #[must_use = "it serves when it is awaited"]
-pub struct Serve<S, F> {
+pub struct Serve<S, F = Plain> {
     listener: Listener,
     service: S,
     draining: Draining,
@@ -111,9 +114,7 @@ impl<S, F> Serve<S, F> {
 
     /// Speaks HTTP on what `secure` makes of each connection: TLS, in most cases. It is called in a task of its own.
     ///
-    /// ```ignore
-    /// serve(listener, service, draining).over(move |connection| acceptor.accept(connection)).await
-    /// ```
+    /// With a `tokio_rustls::TlsAcceptor`: `.over(move |connection| acceptor.accept(connection))`.
     pub fn over<G, T, I>(self, secure: G) -> Serve<S, G>
     where
         G: Fn(Connection) -> T,

@@ -29,8 +29,8 @@
 //! # What to read next
 //!
 //! - [`Config`]: every setting and its default. [`Address`]: what can be listened on.
-//! - [`State`]: what the program gets. A server without threads of its own uses [`Listener::incoming`]; one that accepts by itself (an
-//!   asynchronous runtime, a framework) takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
+//! - [`State`]: what the program gets. A server with threads uses [`Listener::incoming`]; a web server `hyper::serve`, and one on tokio `Listener::to_tokio`,
+//!   by the features of these names; one that accepts by itself takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
 //! - [`State::simulated`]: a program in a unit test, without a master.
 //! - [`Fetcher`]: where releases come from. [`File`] and [`fetcher_fn`] are here; `overseer-fetcher-http` is a crate of its own.
 //! - [`Upgrade`]: one look, proof and installation in the calling process, without a master: for command-line tools.
@@ -57,9 +57,9 @@
 //!
 //! - `unpack` (default): releases published as `.gz`, `.zst`, `.tar`, `.tar.gz` (`.tgz`), `.tar.zst` or `.zip` are unpacked, in a few MiB of memory whatever their
 //!   size. Without it they are rejected.
-//! - `tokio`: [`Listener::to_tokio`], for programs that accept on tokio; and `AsyncFetcher`, for fetchers written with `async`, whose runtime belongs to core and
+//! - `tokio`: `Listener::to_tokio`, for programs that accept on tokio; and `AsyncFetcher`, for fetchers written with `async`, whose runtime belongs to core and
 //!   lives for one look.
-//! - `hyper`: [`hyper::serve`](mod@crate::hyper), an HTTP/1.1 and HTTP/2 server for any tower service, which drains without failing a request.
+//! - `hyper`: `hyper::serve`, an HTTP/1.1 and HTTP/2 server for any tower service, which drains without failing a request.
 //! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
 // On Windows a program runs alone, and most of what is here has nothing to do.
