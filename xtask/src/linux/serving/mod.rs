@@ -12,8 +12,8 @@ mod subjects;
 mod timeline;
 
 use super::build::{self, Build};
-use super::process;
 use super::report::{Report, median_ms, milliseconds, spread};
+use super::{proc, process};
 use crate::ci;
 use clap::ValueEnum;
 use clients::{Clients, Habit, Heard};
@@ -461,11 +461,13 @@ fn throughput(served: &Subject, plain: &Subject, directory: &Path, rounds: u32) 
             let clients = Clients::start(server.address, &[Habit::Busy { connections: BUSY }])?;
             let begun = Instant::now();
             server.watch(begun + BUSY_TIME)?;
-            let serving = server.serving_processes();
-            let processor_time: Duration = serving.iter().filter_map(|pid| super::proc::time_of(*pid).ok()).sum();
             let heard = clients.stop()?;
-            let answered = heard.iter().map(|heard| heard.tally.samples.len() - heard.tally.failed()).sum::<usize>().max(1) as f64;
-            times[index].push(BUSY_TIME.as_secs_f64() / answered);
+            let processor_time: Duration = server.processes().into_iter().filter_map(|pid| proc::time_of(pid).ok()).sum();
+            let samples: Vec<_> = heard.into_iter().flat_map(|heard| heard.tally.samples).collect();
+            // A busy machine may have let them ask for longer.
+            let took = samples.iter().map(|sample| sample.done).max().map_or(BUSY_TIME, |last| last - begun);
+            let answered = samples.iter().filter(|sample| sample.outcome.is_ok()).count().max(1) as f64;
+            times[index].push(took.as_secs_f64() / answered);
             processor_times[index].push(processor_time.as_secs_f64() / answered);
             server.stop()?;
         }

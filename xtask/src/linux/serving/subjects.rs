@@ -95,7 +95,7 @@ impl Served {
     }
 
     /// All of its processes.
-    pub(super) fn serving_processes(&self) -> Vec<Pid> {
+    pub(super) fn processes(&self) -> Vec<Pid> {
         let below = descendants_of(self.process.pid()).into_iter().map(|descendant| descendant.pid);
         below.chain([self.process.pid()]).collect()
     }
