@@ -14,7 +14,7 @@ const COLUMN: Duration = Duration::from_millis(10);
 const COLUMNS: usize = 200;
 
 /// The picture's measures.
-const LEFT: usize = 150;
+const LEFT: usize = 170;
 const COLUMN_WIDTH: usize = 4;
 const LANE: usize = 84;
 const BARS: usize = 56;
