@@ -20,7 +20,7 @@ struct Step {
 }
 
 /// What the example `app`, the demo and the S3 fetcher can do only when asked to.
-const ALL_FETCHERS: &str = "overseer-examples/github,overseer-examples/s3,overseer-fetcher-s3/sso,xtask/s3";
+const ALL_FETCHERS: &str = "overseer-examples/github,overseer-examples/s3,overseer-fetcher-s3/sso,xtask/http2,xtask/s3";
 
 const STEPS: [Step; 11] = [
     Step { name: "formatting", arguments: &["fmt", "--all", "--check"], environment: &[] },

@@ -34,7 +34,10 @@ enum Task {
     /// Runs all that CI runs: formatting, clippy, documentation, tests and the demo
     Ci,
     /// Measures failed requests, latency, starts, memory, wake-ups and polls, and writes target/bench.json
+    #[command(args_conflicts_with_subcommands = true)]
     Bench {
+        #[command(subcommand)]
+        part: Option<Part>,
         /// Requests a second, each on a new connection
         #[arg(long, default_value_t = 1000)]
         rate: u32,
@@ -65,6 +68,32 @@ enum Task {
         /// Requests a second, each on a new connection
         #[arg(long, default_value_t = 1000)]
         rate: u32,
+    },
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Measures what clients of every habit see of restarts and upgrades, beside other servers, and writes target/serving.json, .svg and .md
+    Serving {
+        /// Restarts of each server, at each rate
+        #[arg(long, default_value_t = 100)]
+        restarts: u32,
+        /// Upgrades of each example
+        #[arg(long, default_value_t = 20)]
+        upgrades: u32,
+        /// Rounds in which the servers take turns
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+        /// New connections a second; all other clients come at the first rate, times are taken at the last one
+        #[arg(long, value_delimiter = ',', default_value = "1000,5000")]
+        rates: Vec<u32>,
+        /// What overseer is compared with; nothing, if none is named
+        #[cfg(target_os = "linux")]
+        #[arg(long, value_enum, value_delimiter = ',', num_args = 0.., default_value = "ecdysis,shellflip,nginx,haproxy")]
+        peers: Vec<linux::Peer>,
+        /// One round of four restarts and two upgrades
+        #[arg(long, conflicts_with_all = ["restarts", "upgrades", "rounds"])]
+        quick: bool,
     },
 }
 

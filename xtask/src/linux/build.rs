@@ -126,6 +126,29 @@ pub(crate) fn local_s3() -> Result<PathBuf, String> {
     executable(&mut ci::cargo(&arguments), "local_s3", "a local S3")
 }
 
+/// Builds an example as it is measured.
+pub(crate) fn example(name: &str) -> Result<PathBuf, String> {
+    eprintln!("building the example {name}");
+    let arguments =
+        ["build", "--release", "--package", "overseer-examples", "--example", name, "--message-format", "json-render-diagnostics"];
+    executable(&mut ci::cargo(&arguments), name, name)
+}
+
+/// Builds a peer, which no other task needs.
+pub(crate) fn peer(name: &str) -> Result<PathBuf, String> {
+    eprintln!("building the peer {name}");
+    let arguments =
+        ["build", "--release", "--locked", "--manifest-path", "xtask/peers/Cargo.toml", "--target-dir", "target/peers", "--bin", name];
+    executable(ci::cargo(&arguments).args(["--message-format", "json-render-diagnostics"]), name, name)
+}
+
+/// Builds the clients that speak HTTP/2.
+pub(crate) fn http2_clients() -> Result<PathBuf, String> {
+    eprintln!("building the clients of HTTP/2");
+    let arguments = ["build", "--package", "xtask", "--features", "http2", "--bin", "http2_clients"];
+    executable(ci::cargo(&arguments).args(["--message-format", "json-render-diagnostics"]), "http2_clients", "the clients of HTTP/2")
+}
+
 /// Runs cargo. Answers the executable of that name that it has built; `what` is for a message.
 fn executable(command: &mut Command, name: &str, what: &str) -> Result<PathBuf, String> {
     let cargo = Process::start_showing_errors("cargo build", command)?;

@@ -46,10 +46,11 @@ pub(crate) enum Failure {
 
 /// What became of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sample {
+pub(crate) struct Sample<W = By> {
     pub(crate) due: Instant,
     pub(crate) done: Instant,
-    pub(crate) outcome: Result<By, Failure>,
+    /// Who answered, or why nobody did.
+    pub(crate) outcome: Result<W, Failure>,
 }
 
 /// Who answered.
@@ -130,15 +131,15 @@ impl Drop for Load {
 }
 
 /// What became of requests, in the order in which they were done.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Tally {
-    pub(crate) samples: Vec<Sample>,
+#[derive(Debug, Clone)]
+pub(crate) struct Tally<W = By> {
+    pub(crate) samples: Vec<Sample<W>>,
 }
 
-impl Tally {
+impl<W: Copy> Tally<W> {
     /// Those that were due in this time.
-    pub(crate) fn due_between(&self, from: Instant, to: Instant) -> Tally {
-        Tally { samples: self.samples.iter().filter(|sample| (from..to).contains(&sample.due)).copied().collect() }
+    pub(crate) fn due_between(&self, from: Instant, to: Instant) -> Self {
+        Self { samples: self.samples.iter().filter(|sample| (from..to).contains(&sample.due)).copied().collect() }
     }
 
     pub(crate) fn failures(&self) -> BTreeMap<Failure, usize> {
@@ -274,7 +275,7 @@ impl Clients {
 
     /// Opens the connection of request `number`.
     fn begin(&mut self, number: u64, due: Instant) {
-        let connection = match self.open(number) {
+        let connection = match open(self.address, number) {
             Ok(connection) => connection,
             Err(Errno::ECONNREFUSED) => return self.record(due, Err(Failure::Refused)),
             Err(_) => return self.record(due, Err(Failure::NotAsked)),
@@ -291,19 +292,6 @@ impl Clients {
         self.waiting[slot] = Some(Client { number, due, connection, asked: false, answer: Vec::new() });
         self.deadlines.push_back((due + PATIENCE, slot, number));
         self.count += 1;
-    }
-
-    /// A connection that is on its way, from an address of its own.
-    fn open(&self, number: u64) -> Result<TcpStream, Errno> {
-        // 127.1.0.1 to 127.127.254.254 in turn, none of which ends in 0 or 255.
-        let octet = |divisor: u64, modulus: u64| u8::try_from(number / divisor % modulus).unwrap_or_default();
-        let source = Ipv4Addr::new(127, 1 + octet(254 * 255, 127), octet(254, 255), 1 + octet(1, 254));
-        let connection = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
-        bind(connection.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
-        match connect(connection.as_raw_fd(), &SockaddrIn::from(self.address)) {
-            Ok(()) | Err(Errno::EINPROGRESS) => Ok(connection.into()),
-            Err(error) => Err(error),
-        }
     }
 
     /// Does for a client what can be done now.
@@ -382,7 +370,20 @@ impl Client {
     }
 }
 
-fn failure(error: &io::Error) -> Failure {
+/// A connection that is on its way, from an address that depends on the number.
+pub(super) fn open(address: SocketAddrV4, number: u64) -> Result<TcpStream, Errno> {
+    // 127.1.0.1 to 127.127.254.254 in turn, none of which ends in 0 or 255.
+    let octet = |divisor: u64, modulus: u64| u8::try_from(number / divisor % modulus).unwrap_or_default();
+    let source = Ipv4Addr::new(127, 1 + octet(254 * 255, 127), octet(254, 255), 1 + octet(1, 254));
+    let connection = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    bind(connection.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+    match connect(connection.as_raw_fd(), &SockaddrIn::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(connection.into()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn failure(error: &io::Error) -> Failure {
     match error.kind() {
         ErrorKind::ConnectionRefused => Failure::Refused,
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted => Failure::Reset,

@@ -16,13 +16,15 @@ mod process;
 mod report;
 mod scene;
 mod server;
+mod serving;
 mod signing;
 mod soak;
 mod source;
 
+pub(crate) use serving::Peer;
 pub(crate) use source::Fetcher;
 
-use crate::Task;
+use crate::{Part, Task};
 
 /// Runs the task with a hand on everything that it starts and writes: see [`process`].
 pub(crate) fn run(task: Task) -> Result<(), String> {
@@ -30,7 +32,16 @@ pub(crate) fn run(task: Task) -> Result<(), String> {
     let outcome = match task {
         Task::Demo { broken: false, fetcher, verbose } => demo::run(fetcher, verbose),
         Task::Demo { broken: true, verbose, .. } => broken::run(verbose),
-        Task::Bench { rate, restarts, upgrades, idle_seconds } => bench::run(&bench::Plan { rate, restarts, upgrades, idle_seconds }),
+        Task::Bench { part: Some(Part::Serving { restarts, upgrades, rounds, rates, peers, quick }), .. } => {
+            let plan = match quick {
+                false => serving::Plan { restarts, upgrades, rounds, rates, peers },
+                true => serving::Plan { restarts: 4, upgrades: 2, rounds: 1, rates, peers },
+            };
+            serving::run(&plan)
+        }
+        Task::Bench { part: None, rate, restarts, upgrades, idle_seconds } => {
+            bench::run(&bench::Plan { rate, restarts, upgrades, idle_seconds })
+        }
         Task::Soak { upgrades, changes, kills, minutes, rate } => soak::run(&soak::Plan { upgrades, changes, kills, minutes, rate }),
         Task::Ci => unreachable!("the checks run everywhere"),
     };

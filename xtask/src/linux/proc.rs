@@ -42,13 +42,24 @@ pub(crate) fn executes(pid: Pid, path: &Path) -> Result<bool, String> {
     Ok(inode(Path::new(&format!("/proc/{pid}/exe")))? == inode(path)?)
 }
 
+/// The processor time that a process has used.
+pub(crate) fn time_of(pid: Pid) -> Result<Duration, String> {
+    // proc(5): utime and stime are fields 14 and 15; the state is field 3.
+    ticks(pid, [11, 12])
+}
+
 /// The processor time of those children of a process that it has reaped.
 pub(crate) fn time_of_reaped_children(pid: Pid) -> Result<Duration, String> {
+    // Fields 16 and 17, cutime and cstime.
+    ticks(pid, [13, 14])
+}
+
+/// The sum of two times in `/proc/PID/stat`, by their places after the name.
+fn ticks(pid: Pid, [user, system]: [usize; 2]) -> Result<Duration, String> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
     let field = |index: usize| stat.rsplit_once(") ")?.1.split(' ').nth(index)?.parse::<u32>().ok();
-    // proc(5): cutime and cstime are fields 16 and 17; the state is field 3.
-    let ticks = field(13).zip(field(14)).map(|(user, system)| user + system).ok_or_else(|| format!("cannot understand {path}"))?;
+    let ticks = field(user).zip(field(system)).map(|(user, system)| user + system).ok_or_else(|| format!("cannot understand {path}"))?;
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u32::try_from(ticks).ok()).unwrap_or(100);
     Ok(Duration::from_secs(1) * ticks / per_second)
 }
@@ -80,5 +91,6 @@ mod tests {
         assert_eq!(executes(pid, &std::env::current_exe().expect("a path")), Ok(true));
         assert_eq!(executes(pid, Path::new("/")), Ok(false));
         assert!(time_of_reaped_children(pid).is_ok());
+        assert!(time_of(pid).is_ok_and(|time| time < Duration::from_secs(3600)));
     }
 }

@@ -13,7 +13,7 @@ pub(crate) struct Report {
 
 struct Row {
     /// The key in the JSON; its last word is the unit.
-    key: &'static str,
+    key: String,
     what: String,
     value: f64,
     limit: Option<f64>,
@@ -22,13 +22,13 @@ struct Row {
 
 impl Report {
     /// A number that is only told.
-    pub(crate) fn tell(&mut self, key: &'static str, what: impl Into<String>, value: f64, note: impl Into<String>) {
-        self.rows.push(Row { key, what: what.into(), value, limit: None, note: note.into() });
+    pub(crate) fn tell(&mut self, key: impl Into<String>, what: impl Into<String>, value: f64, note: impl Into<String>) {
+        self.rows.push(Row { key: key.into(), what: what.into(), value, limit: None, note: note.into() });
     }
 
     /// A number that must not be above `limit`.
-    pub(crate) fn at_most(&mut self, key: &'static str, what: impl Into<String>, value: f64, limit: f64, note: impl Into<String>) {
-        self.rows.push(Row { key, what: what.into(), value, limit: Some(limit), note: note.into() });
+    pub(crate) fn at_most(&mut self, key: impl Into<String>, what: impl Into<String>, value: f64, limit: f64, note: impl Into<String>) {
+        self.rows.push(Row { key: key.into(), what: what.into(), value, limit: Some(limit), note: note.into() });
     }
 
     /// Prints the table.
@@ -42,12 +42,23 @@ impl Report {
         }
     }
 
+    /// The table for a page.
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = "| | measured | at most | |\n| --- | ---: | ---: | --- |\n".to_owned();
+        for row in &self.rows {
+            let limit = row.limit.map(number).unwrap_or_default();
+            let mark = if row.is_missed() { "**missed** " } else { "" };
+            text.push_str(&format!("| {} | {} | {limit} | {mark}{} |\n", row.what.trim(), number(row.value), row.note));
+        }
+        text
+    }
+
     /// Writes the numbers as one JSON object with `about` among them.
     pub(crate) fn write(&self, path: &Path, about: Value) -> Result<(), String> {
         let rows: Map<String, Value> = self
             .rows
             .iter()
-            .map(|row| (row.key.to_owned(), json!({ "value": row.value, "at_most": row.limit, "what": row.what, "note": row.note })))
+            .map(|row| (row.key.clone(), json!({ "value": row.value, "at_most": row.limit, "what": row.what, "note": row.note })))
             .collect();
         let text = format!("{:#}\n", json!({ "about": about, "measured": rows }));
         fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
@@ -102,6 +113,7 @@ mod tests {
         report.at_most("bad", "a bad one", 3.5, 3.0, "");
         report.tell("other", "another", 99.0, "");
         assert_eq!(report.missed(), ["a bad one: 3.50 (at most 3)"]);
+        assert!(report.markdown().ends_with("| a bad one | 3.50 | 3 | **missed**  |\n| another | 99 |  |  |\n"), "{}", report.markdown());
     }
 
     #[test]
