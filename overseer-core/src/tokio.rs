@@ -99,11 +99,10 @@ impl Listener {
             let Some(accepted) = self.accept_one().await else { return Ok(None) };
             match accepted {
                 Ok(stream) => {
-                    if let Stream::Tcp { stream, .. } = &stream {
-                        // A connection that cannot be probed is still one.
-                        let _ = sockets::set_keep_alive(stream.as_fd());
-                    }
-                    return Ok(Some(Connection { stream, _open: Guard::new(shared) }));
+                    let connection = Connection { stream, _open: Guard::new(shared) };
+                    // A connection that cannot be probed is still one.
+                    let _ = connection.as_tcp().map(|stream| sockets::set_keep_alive(stream.as_fd()));
+                    return Ok(Some(connection));
                 }
                 Err(error) if is_passing(&error) => {}
                 // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.

@@ -27,6 +27,8 @@ macro_rules! have_descriptors {
 }
 
 have_descriptors!(OwnedFd, TcpListener, TcpStream);
+#[cfg(feature = "tokio")]
+have_descriptors!(tokio::net::TcpStream);
 
 macro_rules! are_sockets {
     ($($kind:ty),*) => {
@@ -144,7 +146,7 @@ pub(crate) mod process {
 }
 
 pub(crate) mod link {
-    use super::BorrowedFd;
+    use super::OwnedFd;
 
     /// The way to a master, of which there is none.
     #[derive(Debug)]

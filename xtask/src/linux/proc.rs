@@ -2,6 +2,7 @@
 
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +10,11 @@ use std::time::Duration;
 /// The memory of a process in KiB, with what it shares divided among those that share it.
 pub(crate) fn pss_kib(pid: Pid) -> Result<u64, String> {
     number_in(pid, "smaps_rollup", "Pss:")
+}
+
+/// That part of it which no file backs, in KiB.
+pub(crate) fn own_kib(pid: Pid) -> Result<u64, String> {
+    number_in(pid, "smaps_rollup", "Pss_Anon:")
 }
 
 /// The most memory that a process has had resident, in KiB.
@@ -68,8 +74,18 @@ fn number_in(pid: Pid, file: &str, name: &str) -> Result<u64, String> {
     number(&format!("/proc/{pid}/{file}"), name)
 }
 
+/// A file that was opened just before the process executes another program tells of memory that is gone when it is read: then once more.
+const READS_MAX: usize = 10;
+
 fn number(path: &str, name: &str) -> Result<u64, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let is_replaced = |error: &io::Error| error.raw_os_error() == Some(nix::libc::ESRCH);
+    let mut read = fs::read_to_string(path);
+    for _ in 1..READS_MAX {
+        if read.as_ref().is_err_and(is_replaced) {
+            read = fs::read_to_string(path);
+        }
+    }
+    let text = read.map_err(|error| format!("cannot read {path}: {error}"))?;
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
         .ok_or_else(|| format!("{path} has no {name}"))

@@ -13,7 +13,7 @@ use super::proc;
 use super::scene::{PATIENCE, Running, Scene};
 use nix::unistd::Pid;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is done how often.
 pub(crate) struct Plan {
@@ -42,15 +42,27 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
 
 /// After so many upgrades, what the master has is taken as what it needs.
 const UPGRADES_TO_SETTLE: u32 = 10;
-/// By how much its memory may grow after that, in percent: verdicts and events are kept up to a number.
-const GROWTH_PERCENT_MAX: u64 = 10;
+/// For so long it is looked at then, and the most counts: a master that has just been replaced has touched little of its memory.
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// What the master has between two looks.
 #[derive(Clone, Copy)]
 struct Held {
     pid: Pid,
     descriptors: usize,
+    /// Its part of what it shares counts, and so does how much of the program's file the kernel has mapped at once.
     pss_kib: u64,
+    /// What no file backs: nobody shares that.
+    own_kib: u64,
+}
+
+/// By how much its memory may grow: verdicts and events are kept up to a number.
+#[derive(Clone, Copy)]
+enum Growth {
+    /// Of all its memory.
+    Percent(u64),
+    /// Of its own.
+    Kib(u64),
 }
 
 impl Held {
@@ -63,7 +75,8 @@ impl Held {
         let deadline = Instant::now() + PATIENCE;
         loop {
             running.wait_until_alone(serving.pid)?;
-            let now = Self { pid, descriptors: proc::descriptors(pid)?, pss_kib: proc::pss_kib(pid)? };
+            let (pss_kib, own_kib) = (proc::pss_kib(pid)?, proc::own_kib(pid)?);
+            let now = Self { pid, descriptors: proc::descriptors(pid)?, pss_kib, own_kib };
             let is_replaced = proc::executes(pid, &scene.path)?;
             if is_replaced && running.others_than(serving.pid).is_empty() && fits(&now) {
                 return Ok(now);
@@ -75,19 +88,37 @@ impl Held {
         }
     }
 
-    fn is_within(&self, settled: &Self) -> bool {
-        self.descriptors <= settled.descriptors && self.pss_kib * 100 <= settled.pss_kib * (100 + GROWTH_PERCENT_MAX)
+    /// What it has after the first upgrades.
+    fn settled(scene: &Scene, running: &Running, serving: &Answer) -> Result<Self, String> {
+        let end = Instant::now() + SETTLING;
+        let mut most = Self::once(scene, running, serving, |_| true)?;
+        while Instant::now() < end {
+            let now = Self::once(scene, running, serving, |_| true)?;
+            // A look that was about to begin has one of its own.
+            most.descriptors = most.descriptors.min(now.descriptors);
+            most.pss_kib = most.pss_kib.max(now.pss_kib);
+            most.own_kib = most.own_kib.max(now.own_kib);
+        }
+        Ok(most)
     }
 
-    /// What it has after some upgrades, and after the first ones; an error if that is more.
-    fn compare(scene: &Scene, running: &Running, serving: &Answer, settled: &Self) -> Result<Self, String> {
-        let compared = Self::once(scene, running, serving, |now| now.is_within(settled));
+    fn is_within(&self, settled: &Self, growth: Growth) -> bool {
+        let has_grown = match growth {
+            Growth::Percent(percent) => self.pss_kib * 100 > settled.pss_kib * (100 + percent),
+            Growth::Kib(kib) => self.own_kib > settled.own_kib + kib,
+        };
+        self.descriptors <= settled.descriptors && !has_grown
+    }
+
+    /// What it has after some upgrades; an error if that is more than after the first ones.
+    fn compare(scene: &Scene, running: &Running, serving: &Answer, settled: &Self, growth: Growth) -> Result<Self, String> {
+        let compared = Self::once(scene, running, serving, |now| now.is_within(settled, growth));
         compared.map_err(|wrong| format!("after {UPGRADES_TO_SETTLE} upgrades the master had {settled}; now {wrong}"))
     }
 }
 
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PID {}, {} descriptors and {} KiB", self.pid, self.descriptors, self.pss_kib)
+        write!(f, "PID {}, {} descriptors and {} KiB, {} of them its own", self.pid, self.descriptors, self.pss_kib, self.own_kib)
     }
 }

@@ -1,6 +1,6 @@
 //! Upgrades that follow each other without a pause: by the thousand, and under load with all that an upgrade may change.
 
-use super::{Held, UPGRADES_TO_SETTLE};
+use super::{Growth, Held, UPGRADES_TO_SETTLE};
 use crate::linux::bench::time_away;
 use crate::linux::build::{self, Build, Profile};
 use crate::linux::client;
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const SETTINGS: [&str; 6] = ["--every", "50ms", "--warm-up", "50ms", "--terminate-timeout", "20s"];
+const GROWTH: Growth = Growth::Percent(10);
 /// How many upgrades are told of in one line.
 const UPGRADES_IN_A_LINE: u32 = 100;
 
@@ -38,8 +39,8 @@ pub(super) fn in_a_row(count: u32) -> Result<(), String> {
             return Err(format!("upgrade {number}: {} serves and not {}; {}", serving.text, release.id, running.process.account()));
         }
         let now = match &settled {
-            Some(settled) => Held::compare(&scene, &running, &serving, settled)?,
-            None => Held::once(&scene, &running, &serving, |_| true)?,
+            Some(settled) => Held::compare(&scene, &running, &serving, settled, GROWTH)?,
+            None => Held::settled(&scene, &running, &serving)?,
         };
         if number >= UPGRADES_TO_SETTLE {
             settled.get_or_insert(now);
