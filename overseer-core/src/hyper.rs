@@ -112,7 +112,7 @@ impl<S, F> Serve<S, F> {
         self
     }
 
-    /// Speaks HTTP on what `secure` makes of each connection: TLS, in most cases. It is called in a task of its own.
+    /// Speaks HTTP on what `secure` makes of each connection: TLS, in most cases. The future is awaited in a task of its own, so it may take its time.
     ///
     /// With a `tokio_rustls::TlsAcceptor`: `.over(move |connection| acceptor.accept(connection))`.
     pub fn over<G, T, I>(self, secure: G) -> Serve<S, G>
