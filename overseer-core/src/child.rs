@@ -81,6 +81,8 @@ struct Inner {
     open: usize,
     /// The generation may accept.
     may_accept: bool,
+    /// It is the one that serves now, so datagrams are its own.
+    is_committed: bool,
     /// Of the futures that wait for the drain or for the right to accept, each under the number of its ticket.
     wakers: BTreeMap<u64, Waker>,
     /// The number of the last ticket that was given out.
@@ -96,7 +98,23 @@ pub(crate) struct Ticket {
     waker: Waker,
 }
 
+/// What a generation takes in from its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intake {
+    /// Each belongs to the generation that accepts it, so two may accept side by side.
+    Connections,
+    /// They belong to one generation at a time.
+    Datagrams,
+}
+
 impl Inner {
+    fn may_begin(&self, intake: Intake) -> bool {
+        match intake {
+            Intake::Connections => self.may_accept,
+            Intake::Datagrams => self.is_committed,
+        }
+    }
+
     /// What is left of a drain. The time for which the process was stopped does not count, as it does not with the master.
     fn left(&mut self) -> Option<Duration> {
         let now = Instant::now();
@@ -122,7 +140,8 @@ pub(crate) struct Beginning {
 impl Shared {
     pub(crate) fn new(beginning: Beginning) -> io::Result<Arc<Self>> {
         let (drain_pipe, drain_writer) = pipe()?;
-        let may_accept = beginning.link.is_none() || beginning.settings.accept_in_warm_up;
+        let is_committed = beginning.link.is_none();
+        let may_accept = is_committed || beginning.settings.accept_in_warm_up;
         Ok(Arc::new(Self {
             up: beginning.link.map(Mutex::new),
             is_simulated: beginning.is_simulated,
@@ -143,6 +162,7 @@ impl Shared {
                 looked: Instant::now(),
                 open: 0,
                 may_accept,
+                is_committed,
                 wakers: BTreeMap::new(),
                 ticket: 0,
                 asked: Vec::new(),
@@ -190,21 +210,23 @@ impl Shared {
         self.is_ready.load(Ordering::Acquire)
     }
 
-    /// Says ready and waits until the generation may accept; `false` if it is to leave instead.
-    pub(crate) fn begin_to_accept(self: &Arc<Self>) -> bool {
+    /// Says ready and waits until the generation may take these in; `false` if it is to leave instead.
+    pub(crate) fn begin(self: &Arc<Self>, intake: Intake) -> bool {
         self.attend();
         self.say_ready();
         let mut inner = self.lock();
-        while !inner.may_accept && inner.drain_writer.is_some() {
+        while !inner.may_begin(intake) && inner.drain_writer.is_some() {
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         inner.drain_writer.is_some()
     }
 
-    /// The master lets the generation accept.
+    /// The master lets the generation accept, which is the one that serves from now on.
     #[cfg(unix)]
     fn let_accept(&self) {
-        self.lock().may_accept = true;
+        let mut inner = self.lock();
+        (inner.may_accept, inner.is_committed) = (true, true);
+        drop(inner);
         self.changed.notify_all();
         self.wake();
     }
@@ -244,10 +266,10 @@ impl Shared {
         !is_known && self.is_so_or_wake(waker, ticket, |inner| inner.drain_writer.is_none())
     }
 
-    /// The same for the right to accept. A drain ends the wait too.
+    /// The same for the right to take these in. A drain ends the wait too.
     #[cfg(feature = "tokio")]
-    pub(crate) fn may_accept_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
-        self.is_so_or_wake(waker, ticket, |inner| inner.may_accept || inner.drain_writer.is_none())
+    pub(crate) fn may_begin_or_wake(&self, intake: Intake, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
+        self.is_so_or_wake(waker, ticket, |inner| inner.may_begin(intake) || inner.drain_writer.is_none())
     }
 
     /// The same for the end of a drain's work: nothing is open any more, or the time is over.

@@ -1,6 +1,7 @@
 //! What a program listens on.
 
-use crate::child::{Guard, Shared};
+use crate::address::{Address, Options};
+use crate::child::{Guard, Intake, Shared};
 use crate::sys::poll::{Interest, wait};
 use crate::sys::sockets::{self, is_passing, is_shortage, is_shut_down};
 use crate::sys::{AsFd, BorrowedFd, OwnedFd, UnixListener, UnixStream};
@@ -30,6 +31,8 @@ pub(crate) struct Inner {
     pub(crate) socket: Socket,
     name: Option<String>,
     bound_to: String,
+    /// What is set on connections that are accepted.
+    pub(crate) options: Options,
     /// Somebody keeps it for the next master.
     outlives_master: AtomicBool,
     pub(crate) shared: Arc<Shared>,
@@ -41,10 +44,11 @@ pub(crate) enum Socket {
 }
 
 impl Listener {
-    pub(crate) fn new(socket: OwnedFd, name: Option<String>, outlives_master: bool, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(socket: OwnedFd, address: &Address, outlives_master: bool, shared: Arc<Shared>) -> Self {
+        let (name, options) = (address.name.clone(), address.options.clone());
         let bound_to = sockets::bound_to(socket.as_fd());
         let socket = if sockets::is_unix(socket.as_fd()) { Socket::Unix(socket.into()) } else { Socket::Tcp(socket.into()) };
-        Self { inner: Arc::new(Inner { socket, name, bound_to, outlives_master: outlives_master.into(), shared }) }
+        Self { inner: Arc::new(Inner { socket, name, bound_to, options, outlives_master: outlives_master.into(), shared }) }
     }
 
     /// A way to close it for everybody, when the master is gone, that does not keep it open.
@@ -81,7 +85,7 @@ impl Listener {
     /// The listener cannot be used; see [`Listener::incoming`].
     pub fn accept(&self) -> io::Result<Option<Connection>> {
         let shared = &self.inner.shared;
-        if !shared.begin_to_accept() {
+        if !shared.begin(Intake::Connections) {
             return Ok(None);
         }
         loop {
@@ -118,7 +122,7 @@ impl Listener {
         }
         if !sockets::is_listening(self.as_fd()) {
             log::warn!(target: "overseer::child", "the listener on {} was shut down; listening again", self.address());
-            sockets::listen_again(self.as_fd(), self.address())?;
+            sockets::listen_again(self.as_fd(), self.address(), self.inner.options.backlog)?;
         }
         Ok(())
     }
@@ -131,7 +135,7 @@ impl Listener {
                     stream.set_nonblocking(false)?;
                 }
                 // A connection that cannot be probed is still one.
-                let _ = sockets::set_keep_alive(stream.as_fd());
+                let _ = sockets::set_options(stream.as_fd(), &self.inner.options);
                 Ok(Stream::Tcp(stream, peer.to_string()))
             }
             Socket::Unix(listener) => {
