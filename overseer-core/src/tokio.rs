@@ -23,11 +23,11 @@
 //! # }
 //! ```
 
-use crate::child::{Guard, Shared, Ticket};
-use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Socket};
+use crate::child::{Guard, Shared, Wait};
+use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket};
 use crate::state::Draining;
 use crate::sys::AsFd;
-use crate::sys::sockets::{self, is_passing, is_shortage, is_shut_down};
+use crate::sys::sockets;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -79,7 +79,7 @@ impl Registered {
 impl Listener {
     pub(crate) fn new(of: listener::Listener) -> io::Result<Self> {
         let registered = Registered::new(&of)?;
-        let draining = Draining::of(Arc::clone(&of.inner.shared));
+        let draining = Draining::of(&of.inner.shared);
         Ok(Self { of, registered, draining })
     }
 
@@ -97,21 +97,20 @@ impl Listener {
         }
         loop {
             let Some(accepted) = self.accept_one().await else { return Ok(None) };
-            match accepted {
+            let error = match accepted {
                 Ok(stream) => {
                     let connection = Connection { stream, _open: Guard::new(shared) };
                     // A connection that cannot be probed is still one.
                     let _ = connection.as_tcp().map(|stream| sockets::set_keep_alive(stream.as_fd()));
                     return Ok(Some(connection));
                 }
-                Err(error) if is_passing(&error) => {}
-                // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
-                Err(error) if is_shut_down(&error) && timeout(CLOSED_PAUSE, &mut self.draining).await.is_ok() => return Ok(None),
-                Err(error) if is_shortage(&error) => {
-                    log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.of.address());
-                    sleep(NO_DESCRIPTOR_PAUSE).await;
-                }
-                Err(error) => {
+                Err(error) => error,
+            };
+            match self.of.remedy(&error) {
+                Remedy::Again => {}
+                Remedy::Pause => sleep(NO_DESCRIPTOR_PAUSE).await,
+                Remedy::EndOrMend if timeout(CLOSED_PAUSE, &mut self.draining).await.is_ok() => return Ok(None),
+                Remedy::EndOrMend | Remedy::Fail => {
                     self.of.mend(error)?;
                     // The runtime has noted of the old copy that it is at its end, and does not forget that.
                     self.registered = Registered::new(&self.of)?;
@@ -138,22 +137,9 @@ impl Listener {
 
 /// Says ready and waits until the generation may accept; `false` if it is to leave instead.
 async fn begin_to_accept(shared: &Arc<Shared>) -> bool {
-    struct Wait<'a>(&'a Shared, Option<Ticket>);
-    impl Drop for Wait<'_> {
-        fn drop(&mut self) {
-            if let Some(ticket) = self.1.take() {
-                self.0.forget_waker(ticket);
-            }
-        }
-    }
     shared.attend();
     shared.say_ready();
-    let mut wait = Wait(shared, None);
-    poll_fn(|context| {
-        let Wait(shared, ticket) = &mut wait;
-        if shared.may_accept_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    Wait::to_accept(shared).await;
     !shared.is_draining()
 }
 
