@@ -23,11 +23,13 @@ use crate::{
     },
 };
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A drain that may last longer than the clock can count.
@@ -91,9 +93,19 @@ struct Inner {
     asked: Vec<(ToMaster, Instant)>,
 }
 
-/// Of a future that waits: the waker that is called for it.
+/// A future that waits until something is so, and is looked at again whenever something has changed.
+///
+/// Its waker is forgotten when it is dropped: one that stayed would keep its whole task in memory.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct Wait {
+    shared: Arc<Shared>,
+    is_so: fn(&Inner) -> bool,
+    ticket: Option<Ticket>,
+}
+
+/// Of a future that waits: the waker that is called for it, and its number.
+#[derive(Debug)]
+struct Ticket {
     number: u64,
     waker: Waker,
 }
@@ -105,6 +117,75 @@ pub(crate) enum Intake {
     Connections,
     /// They belong to one generation at a time.
     Datagrams,
+}
+
+impl Wait {
+    fn until(shared: &Arc<Shared>, is_so: fn(&Inner) -> bool) -> Self {
+        Self { shared: Arc::clone(shared), is_so, ticket: None }
+    }
+
+    /// Waits until the drain begins.
+    pub(crate) fn for_drain(shared: &Arc<Shared>) -> Self {
+        Self::until(shared, |inner| inner.drain_writer.is_none())
+    }
+
+    /// Waits for the right to take these in. A drain ends the wait too.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn to_begin(shared: &Arc<Shared>, intake: Intake) -> Self {
+        match intake {
+            Intake::Connections => Self::until(shared, |inner| inner.may_begin(Intake::Connections) || inner.drain_writer.is_none()),
+            Intake::Datagrams => Self::until(shared, |inner| inner.may_begin(Intake::Datagrams) || inner.drain_writer.is_none()),
+        }
+    }
+
+    /// Waits for the end of a drain's work: nothing is open any more, or the time is over.
+    pub(crate) fn for_finish(shared: &Arc<Shared>) -> Self {
+        Self::until(shared, |inner| inner.deadline.is_some_and(|deadline| inner.open == 0 || deadline <= Instant::now()))
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Whether this waker is the one that will be called.
+    pub(crate) fn knows(&self, waker: &Waker) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.waker.will_wake(waker))
+    }
+}
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Self { shared, is_so, ticket } = &mut *self;
+        let mut inner = shared.lock();
+        if is_so(&inner) {
+            return Poll::Ready(());
+        }
+        let number = ticket.as_ref().map_or_else(
+            || {
+                inner.ticket += 1;
+                inner.ticket
+            },
+            |ticket| ticket.number,
+        );
+        let old = inner.wakers.insert(number, context.waker().clone());
+        drop(inner);
+        // Outside the lock: it may drop a task, and what that has of ours.
+        drop(old);
+        *ticket = Some(Ticket { number, waker: context.waker().clone() });
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            let waker = self.shared.lock().wakers.remove(&ticket.number);
+            // Outside the lock, as above.
+            drop(waker);
+        }
+    }
 }
 
 impl Inner {
@@ -252,56 +333,6 @@ impl Shared {
     /// What is left of a drain.
     fn left(&self) -> Option<Duration> {
         self.lock().left()
-    }
-
-    /// Whether the drain has begun; if not, `waker` is called when it does. `ticket` is given out by the first call and handed to the next
-    /// ones, and to [`Shared::forget_waker`] when nobody waits any more.
-    ///
-    /// A task asks again each time that it is woken for anything, so nothing is locked where the waker is the one that is known.
-    pub(crate) fn is_draining_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
-        if self.is_draining() {
-            return true;
-        }
-        let is_known = ticket.as_ref().is_some_and(|ticket| ticket.waker.will_wake(waker));
-        !is_known && self.is_so_or_wake(waker, ticket, |inner| inner.drain_writer.is_none())
-    }
-
-    /// The same for the right to take these in. A drain ends the wait too.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn may_begin_or_wake(&self, intake: Intake, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
-        self.is_so_or_wake(waker, ticket, |inner| inner.may_begin(intake) || inner.drain_writer.is_none())
-    }
-
-    /// The same for the end of a drain's work: nothing is open any more, or the time is over.
-    pub(crate) fn is_finished_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
-        self.is_so_or_wake(waker, ticket, |inner| inner.deadline.is_some_and(|deadline| inner.open == 0 || deadline <= Instant::now()))
-    }
-
-    fn is_so_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>, is_so: impl Fn(&Inner) -> bool) -> bool {
-        let mut inner = self.lock();
-        if is_so(&inner) {
-            return true;
-        }
-        let number = ticket.as_ref().map_or_else(
-            || {
-                inner.ticket += 1;
-                inner.ticket
-            },
-            |ticket| ticket.number,
-        );
-        let old = inner.wakers.insert(number, waker.clone());
-        drop(inner);
-        // Outside the lock, as in `forget_waker`.
-        drop(old);
-        *ticket = Some(Ticket { number, waker: waker.clone() });
-        false
-    }
-
-    /// The future with this ticket is gone. A waker that stayed would keep its whole task in memory.
-    pub(crate) fn forget_waker(&self, ticket: Ticket) {
-        let waker = self.lock().wakers.remove(&ticket.number);
-        // Outside the lock: it may drop a task, and what that has of ours.
-        drop(waker);
     }
 
     /// Waits until the drain begins or the time is over; `true` if it has begun.

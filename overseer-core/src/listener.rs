@@ -14,10 +14,24 @@ use std::time::{Duration, Instant};
 
 /// How long `incoming` waits when the process has no descriptor left for a connection.
 pub(crate) const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
-/// How often a connection that waits in a drain looks whether the deadline has become an earlier one.
-const LOOK: Duration = Duration::from_millis(500);
 /// How long after a listener was closed the drain that it was closed for is heard of at the latest.
 pub(crate) const CLOSED_PAUSE: Duration = Duration::from_millis(100);
+/// How often a connection that waits in a drain looks whether the deadline has become an earlier one.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What helps after an error of accept(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// To accept again: the error belonged to one connection, or to nothing.
+    Again,
+    /// To accept again in [`NO_DESCRIPTOR_PAUSE`]: the process or the system has no descriptor or memory left.
+    Pause,
+    /// To end if the drain is heard of within [`CLOSED_PAUSE`], else [`Listener::mend`]. The listener is closed for everybody when the program is to leave,
+    /// which may be seen before the drain is heard of.
+    EndOrMend,
+    /// Nothing: the listener cannot be used.
+    Fail,
+}
 
 /// A listening socket, shared by the master and all generations.
 ///
@@ -100,17 +114,32 @@ impl Listener {
             if !ready[1].read {
                 continue;
             }
-            match self.accept_now() {
+            let error = match self.accept_now() {
                 Ok(stream) => return Ok(Some(Connection { stream, open })),
-                Err(error) if is_passing(&error) => {}
-                // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
-                Err(error) if is_shut_down(&error) && shared.wait_for_drain(Some(CLOSED_PAUSE)) => return Ok(None),
-                Err(error) if is_shortage(&error) => {
-                    log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
+                Err(error) => error,
+            };
+            match self.remedy(&error) {
+                Remedy::Again => {}
+                Remedy::Pause => {
                     wait(&interests[..1], Some(NO_DESCRIPTOR_PAUSE))?;
                 }
-                Err(error) => self.mend(error)?,
+                Remedy::EndOrMend if shared.wait_for_drain(Some(CLOSED_PAUSE)) => return Ok(None),
+                Remedy::EndOrMend | Remedy::Fail => self.mend(error)?,
             }
+        }
+    }
+
+    /// What helps after this error of accept(2).
+    pub(crate) fn remedy(&self, error: &io::Error) -> Remedy {
+        if is_passing(error) {
+            Remedy::Again
+        } else if is_shut_down(error) {
+            Remedy::EndOrMend
+        } else if is_shortage(error) {
+            log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
+            Remedy::Pause
+        } else {
+            Remedy::Fail
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::activation::Offers;
 use crate::address::Address;
-use crate::child::{Beginning, Guard, Shared, Ticket};
+use crate::child::{Beginning, Guard, Shared, Wait};
 use crate::datagram::DatagramSocket;
 use crate::listener::Listener;
 use crate::protocol::ToMaster;
@@ -248,7 +248,7 @@ impl State {
     #[doc(alias = "GracefulShutdown")]
     pub fn draining(&self) -> Draining {
         self.shared.attend();
-        Draining { shared: Arc::clone(&self.shared), ticket: None }
+        Draining::of(&self.shared)
     }
 
     /// Counts as open work until it is dropped: a program that returns in a drain is not ended before, within `terminate_timeout`. Clones count each.
@@ -272,44 +272,33 @@ impl fmt::Debug for State {
 /// Tells when a generation is to finish and leave. Also a future, for any runtime, and a descriptor, for any event loop.
 #[derive(Debug)]
 pub struct Draining {
-    shared: Arc<Shared>,
-    /// The waker that is to be called, once it was polled.
-    ticket: Option<Ticket>,
+    wait: Wait,
 }
 
 impl Clone for Draining {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), ticket: None }
-    }
-}
-
-impl Drop for Draining {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.shared.forget_waker(ticket);
-        }
+        Self::of(self.wait.shared())
     }
 }
 
 impl Draining {
-    #[cfg(feature = "tokio")]
-    pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        Self { shared, ticket: None }
+    pub(crate) fn of(shared: &Arc<Shared>) -> Self {
+        Self { wait: Wait::for_drain(shared) }
     }
 
     /// Waits until the drain begins. Blocks the thread.
     pub fn wait(&self) {
-        self.shared.wait_for_drain(None);
+        self.wait.shared().wait_for_drain(None);
     }
 
     /// Waits until the drain begins, for `time` at most; `true` if it has begun.
     pub fn wait_timeout(&self, time: Duration) -> bool {
-        self.shared.wait_for_drain(Some(time))
+        self.wait.shared().wait_for_drain(Some(time))
     }
 
     /// Whether the drain has begun.
     pub fn begun(&self) -> bool {
-        self.shared.is_draining()
+        self.wait.shared().is_draining()
     }
 
     /// Waits until the drain has begun and no [`Connection`](crate::Connection) and no [`Guard`] is open any more, or its time is over; for any runtime.
@@ -317,51 +306,34 @@ impl Draining {
     /// A program with threads need not call it, since [`run`](crate::run()) waits for them after it. One with an asynchronous runtime does: its tasks end with the
     /// runtime.
     pub fn finished(&self) -> impl Future<Output = ()> + Send + 'static {
-        Finished { shared: Arc::clone(&self.shared), ticket: None }
+        Wait::for_finish(self.wait.shared())
     }
 
     /// When a begun drain must be over: the process is killed then. `None` before it begins. It may become earlier, never later.
     pub fn deadline(&self) -> Option<Instant> {
-        self.shared.deadline()
+        self.wait.shared().deadline()
     }
 }
 
 impl AsFd for Draining {
     /// A descriptor that becomes readable (at its end) when the drain begins, and stays so. Only to be waited for.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.drain_descriptor()
+        self.wait.shared().drain_descriptor()
     }
 }
 
 impl Future for Draining {
     type Output = ();
 
+    /// A task asks again each time that it is woken for anything, so nothing is locked where it is known already that it waits.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Self { shared, ticket } = &mut *self;
-        if shared.is_draining_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-/// See [`Draining::finished`].
-struct Finished {
-    shared: Arc<Shared>,
-    ticket: Option<Ticket>,
-}
-
-impl Drop for Finished {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.shared.forget_waker(ticket);
+        if self.begun() {
+            Poll::Ready(())
+        } else if self.wait.knows(context.waker()) {
+            Poll::Pending
+        } else {
+            Pin::new(&mut self.wait).poll(context)
         }
-    }
-}
-
-impl Future for Finished {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Self { shared, ticket } = &mut *self;
-        if shared.is_finished_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

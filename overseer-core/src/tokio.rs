@@ -23,12 +23,12 @@
 //! # }
 //! ```
 
-use crate::child::{Guard, Intake, Shared, Ticket};
+use crate::child::{Guard, Intake, Shared, Wait};
 use crate::datagram::{self, PeerAddress};
-use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Socket};
+use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket};
 use crate::state::Draining;
 use crate::sys::AsFd;
-use crate::sys::sockets::{self, is_passing, is_shortage, is_shut_down};
+use crate::sys::sockets;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -80,7 +80,7 @@ impl Registered {
 impl Listener {
     pub(crate) fn new(of: listener::Listener) -> io::Result<Self> {
         let registered = Registered::new(&of)?;
-        let draining = Draining::of(Arc::clone(&of.inner.shared));
+        let draining = Draining::of(&of.inner.shared);
         Ok(Self { of, registered, draining })
     }
 
@@ -98,21 +98,20 @@ impl Listener {
         }
         loop {
             let Some(accepted) = self.accept_one().await else { return Ok(None) };
-            match accepted {
+            let error = match accepted {
                 Ok(stream) => {
                     let connection = Connection { stream, _open: Guard::new(shared) };
                     // A connection that cannot be probed is still one.
                     let _ = connection.as_tcp().map(|stream| sockets::set_options(stream.as_fd(), &self.of.inner.options));
                     return Ok(Some(connection));
                 }
-                Err(error) if is_passing(&error) => {}
-                // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
-                Err(error) if is_shut_down(&error) && timeout(CLOSED_PAUSE, &mut self.draining).await.is_ok() => return Ok(None),
-                Err(error) if is_shortage(&error) => {
-                    log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.of.address());
-                    sleep(NO_DESCRIPTOR_PAUSE).await;
-                }
-                Err(error) => {
+                Err(error) => error,
+            };
+            match self.of.remedy(&error) {
+                Remedy::Again => {}
+                Remedy::Pause => sleep(NO_DESCRIPTOR_PAUSE).await,
+                Remedy::EndOrMend if timeout(CLOSED_PAUSE, &mut self.draining).await.is_ok() => return Ok(None),
+                Remedy::EndOrMend | Remedy::Fail => {
                     self.of.mend(error)?;
                     // The runtime has noted of the old copy that it is at its end, and does not forget that.
                     self.registered = Registered::new(&self.of)?;
@@ -174,7 +173,7 @@ impl DatagramSocket {
         if !begin(shared, Intake::Datagrams).await {
             return Ok(None);
         }
-        let mut draining = Draining::of(Arc::clone(shared));
+        let mut draining = Draining::of(shared);
         loop {
             let mut received = pin!(self.recv_now(buffer));
             let received = poll_fn(|context| match Pin::new(&mut draining).poll(context) {
@@ -183,7 +182,7 @@ impl DatagramSocket {
             });
             match received.await {
                 None => return Ok(None),
-                Some(Err(error)) if is_passing(&error) => {}
+                Some(Err(error)) if sockets::is_passing(&error) => {}
                 Some(received) => return received.map(Some),
             }
         }
@@ -220,22 +219,9 @@ impl DatagramSocket {
 
 /// Says ready and waits until the generation may take these in; `false` if it is to leave instead.
 async fn begin(shared: &Arc<Shared>, intake: Intake) -> bool {
-    struct Wait<'a>(&'a Shared, Option<Ticket>);
-    impl Drop for Wait<'_> {
-        fn drop(&mut self) {
-            if let Some(ticket) = self.1.take() {
-                self.0.forget_waker(ticket);
-            }
-        }
-    }
     shared.attend();
     shared.say_ready();
-    let mut wait = Wait(shared, None);
-    poll_fn(|context| {
-        let Wait(shared, ticket) = &mut wait;
-        if shared.may_begin_or_wake(intake, context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    Wait::to_begin(shared, intake).await;
     !shared.is_draining()
 }
 
