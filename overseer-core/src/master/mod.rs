@@ -55,6 +55,9 @@ use std::time::{Duration, Instant};
 /// some 5 ms.
 const COUNTED_MAX: usize = 4096;
 
+/// How long whoever asks may see what was before a generation was started that is not ready yet.
+const TOLD_WITHIN: Duration = Duration::from_millis(50);
+
 /// A generation's process.
 #[derive(Debug)]
 struct Child {
@@ -125,6 +128,9 @@ struct Master {
     /// Whether a generation with a fetcher has been there, so that it is known whether upgrades are possible.
     has_sought_memory: bool,
     has_unsaved: bool,
+    has_unsaved_events: bool,
+    /// When the events and what is shown are written at the latest, if that waits.
+    tells_by: Option<Time>,
     pid_file: Option<PidFile>,
     notify: Notify,
 }
@@ -157,6 +163,9 @@ impl Master {
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
                 self.handle(Event::DeadlinePassed);
             }
+            if self.tells_by.is_some_and(|by| by <= now) {
+                self.tell_all();
+            }
         }
     }
 
@@ -170,7 +179,8 @@ impl Master {
         interests.extend(self.rehearsals.iter().flat_map(Rehearsal::interests));
         interests.extend(self.notify.interest());
         let has_frame = links.iter().any(|link| link.may_hold_frame());
-        let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
+        let deadline = self.supervisor.deadline().into_iter().chain(self.tells_by).min();
+        let rest = deadline.map(|deadline| deadline.saturating_sub(self.now()));
         let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();
         let of_links = generations.iter().zip(&links).zip(ready.iter().skip(1).copied().chain(std::iter::repeat(Readiness::default())));
         of_links
@@ -192,6 +202,22 @@ impl Master {
                 self.supervisor.handle(now, answer);
             }
         }
+        self.save();
+        self.tell_all();
+    }
+
+    /// Writes what is there for whoever asks, and for nobody else: the events, and what is shown. That takes some milliseconds on a disk, and a generation that has
+    /// been started is about to ask for its listeners, so it waits until that is ready, or for [`TOLD_WITHIN`].
+    ///
+    /// A master that is killed meanwhile has not told that it had started somebody. What the next one goes by is never among this: that is written by
+    /// [`Action::Save`], and by those who put a file to the program's path.
+    fn tell_all(&mut self) {
+        let now = self.now();
+        if self.supervisor.is_waited_for() && now < *self.tells_by.get_or_insert(now + TOLD_WITHIN) {
+            return;
+        }
+        self.tells_by = None;
+        self.has_unsaved |= std::mem::take(&mut self.has_unsaved_events);
         self.save();
         self.show();
     }
@@ -272,6 +298,7 @@ impl Master {
                 }
             }
             Action::Save => self.has_unsaved = true,
+            Action::SaveEvents => self.has_unsaved_events = true,
             Action::Say(message) => self.say(message),
             Action::Notify(notices) => {
                 // Whoever asks because of what the process manager is told is to see it.
