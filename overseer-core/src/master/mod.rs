@@ -131,6 +131,8 @@ struct Master {
     has_unsaved_events: bool,
     /// When the events and what is shown are written at the latest, if that waits.
     tells_by: Option<Time>,
+    /// It has done more than to wait since it was last [at rest](Master::rest).
+    has_worked: bool,
     pid_file: Option<PidFile>,
     notify: Notify,
 }
@@ -146,6 +148,7 @@ impl Master {
         loop {
             // With nothing in hand that the next one would not know of.
             self.replace_if_due();
+            self.rest();
             let ready = self.wait();
             self.take_signals();
             self.awake = self.now();
@@ -166,6 +169,15 @@ impl Master {
             if self.tells_by.is_some_and(|by| by <= now) {
                 self.tell_all();
             }
+        }
+    }
+
+    /// Lets go of the memory that starting others took, once nothing is left of it but one generation that serves: then it waits, for days perhaps.
+    fn rest(&mut self) {
+        let is_at_rest =
+            self.children.len() == 1 && self.poller.is_none() && self.rehearsals.is_empty() && !self.supervisor.is_waited_for();
+        if is_at_rest && std::mem::take(&mut self.has_worked) {
+            process::let_go_of_program();
         }
     }
 
@@ -224,6 +236,7 @@ impl Master {
 
     /// Does one thing; some have an answer.
     fn carry_out(&mut self, action: Action) -> Option<Event> {
+        self.has_worked |= matches!(action, Action::Spawn { .. } | Action::Poll | Action::Rehearse { .. });
         match action {
             Action::Spawn { generation, program } => return Some(self.spawn(generation, program)),
             Action::Welcome { generation } => return self.welcome(generation),

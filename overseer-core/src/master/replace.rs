@@ -220,6 +220,7 @@ impl Master {
             has_unsaved: true,
             has_unsaved_events: false,
             tells_by: None,
+            has_worked: true,
             pid_file: snapshot.pid_file.map(|(path, file)| PidFile::resume(path, file.take())),
             notify,
         }
