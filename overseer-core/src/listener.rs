@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 /// How long `incoming` waits when the process has no descriptor left for a connection.
 pub(crate) const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
-/// How often a connection that waits in a drain looks whether the deadline has become an earlier one.
-const LOOK: Duration = Duration::from_millis(500);
 /// How long after a listener was closed the drain that it was closed for is heard of at the latest.
 pub(crate) const CLOSED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -274,13 +272,10 @@ impl Connection {
         }
         let end_of_grace = Instant::now().checked_add(idle_grace);
         loop {
-            let now = Instant::now();
-            let left = |until: Instant| until.saturating_duration_since(now);
-            // The deadline may become an earlier one meanwhile.
-            let rest = end_of_grace.into_iter().chain(shared.deadline()).map(left).fold(LOOK, Duration::min);
+            let rest = shared.idle_rest(end_of_grace);
             let client = Interest { descriptor: self.as_fd(), write: false };
-            let is_readable = wait(&[client], Some(rest))?[0].read;
-            if is_readable || rest.is_zero() {
+            let is_readable = wait(&[client], Some(rest.unwrap_or_default()))?[0].read;
+            if is_readable || rest.is_none() {
                 return Ok(is_readable);
             }
         }

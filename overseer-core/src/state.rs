@@ -251,6 +251,11 @@ impl Draining {
         Self { shared, ticket: None }
     }
 
+    #[cfg(feature = "hyper")]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Waits until the drain begins. Blocks the thread.
     pub fn wait(&self) {
         self.shared.wait_for_drain(None);
