@@ -118,7 +118,8 @@ impl<T> Config<T> {
         }
     }
 
-    /// Adds an address to listen on; the program gets its listener from the [`State`]. See [`Address`] for the forms.
+    /// Adds an address to listen on; the program gets its [`Listener`](crate::Listener), or its [`DatagramSocket`](crate::DatagramSocket), from the [`State`]. See
+    /// [`Address`] for the forms and options.
     #[doc(alias = "Address")]
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.addresses.push(address.into());

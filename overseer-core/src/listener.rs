@@ -16,8 +16,6 @@ use std::time::{Duration, Instant};
 pub(crate) const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 /// How long after a listener was closed the drain that it was closed for is heard of at the latest.
 pub(crate) const CLOSED_PAUSE: Duration = Duration::from_millis(100);
-/// How often a connection that waits in a drain looks whether the deadline has become an earlier one.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// What helps after an error of accept(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -121,7 +121,7 @@ pub(crate) enum ToChild {
     Welcome(Welcome),
     /// The answer to `Hello` when it cannot be fulfilled; the child ends.
     Refused(Refused),
-    /// The generation may accept: sent to those that asked to wait until they are committed.
+    /// The generation is committed: it may accept, if it asked to wait until then, and datagrams are its own.
     Accept,
     /// Finish what is open and leave.
     Drain(Drain),

@@ -254,7 +254,7 @@ pub(crate) enum Action {
     Welcome {
         generation: Generation,
     },
-    /// Tell the generation that it may accept.
+    /// Tell the generation that it may accept, and that datagrams are its own from now on.
     Accept {
         generation: Generation,
     },
