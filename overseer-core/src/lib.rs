@@ -29,8 +29,9 @@
 //! # What to read next
 //!
 //! - [`Config`]: every setting and its default. [`Address`]: what can be listened on.
-//! - [`State`]: what the program gets. [`DatagramSocket`]: UDP, where two generations do not share but one follows the other. A server with threads uses [`Listener::incoming`]; a web server `hyper::serve`, and one on tokio `Listener::to_tokio`,
+//! - [`State`]: what the program gets. A server with threads uses [`Listener::incoming`]; a web server `hyper::serve`, and one on tokio `Listener::to_tokio`,
 //!   by the features of these names; one that accepts by itself takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
+//! - [`DatagramSocket`]: UDP and Unix datagrams, which two generations do not share: one follows the other.
 //! - [`State::simulated`]: a program in a unit test, without a master.
 //! - [`Fetcher`]: where releases come from. [`File`] and [`fetcher_fn`] are here; `overseer-fetcher-http` is a crate of its own.
 //! - [`Upgrade`]: one look, proof and installation in the calling process, without a master: for command-line tools.
