@@ -170,7 +170,7 @@ mod tests {
         let at = Instant::now() + Duration::from_secs(1);
         let sample = |milliseconds: u64, outcome| Sample { due: at, done: at - BEFORE + Duration::from_millis(milliseconds), outcome };
         let samples = vec![sample(5, Ok(1)), sample(205, Ok(2)), sample(206, Ok(1)), sample(219, Err(Failure::Cut)), sample(2_000, Ok(2))];
-        let heard = Heard { habit: Habit::Silent, tally: Tally { samples }, closed_idle: 0, too_late: 0 };
+        let heard = Heard { tally: Tally { samples }, ..Heard::nothing(Habit::New { per_second: 1 }) };
         let seen = Seen { heard: vec![heard], changes: vec![Change { at, answered: at, who: 2 }], ..Seen::default() };
         let mut lane = Lane::new("a server");
         lane.add(&seen);
