@@ -4,15 +4,14 @@
 //! An address `systemd:NAME` means the one with that name. Any other address means a stored one that was bound for the same address before, or whichever is bound to
 //! just what it asks for; so a program comes up with a socket unit and without one, and gets back what it had.
 
-use crate::address::{Address, Kind};
+use crate::address::{Address, Kind, Transport};
+use crate::protocol::Wanted;
 use crate::sys::activation::{self, Given};
 use crate::sys::sockets::{self, FileId};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Names in the store begin with this.
@@ -78,16 +77,17 @@ impl Offers {
     /// The socket that the address means, ready to be accepted on, if one is there. `store_name` is what it is called in the descriptor store, without its file.
     ///
     /// # Errors
-    /// The address asks for one by a name that is not there, or that is no TCP or Unix socket to accept on.
-    pub(crate) fn claim(&mut self, address: &Address, resolved: &[SocketAddr], store_name: Option<&str>) -> io::Result<Option<Claim>> {
+    /// The address asks for one by a name that is not there, or that is no socket to accept on or to receive from.
+    pub(crate) fn claim(&mut self, address: &Address, wanted: &Wanted, store_name: Option<&str>) -> io::Result<Option<Claim>> {
+        let take_over = |given: &Given| sockets::take_over(given.descriptor.as_fd(), address.options.backlog);
         if let Kind::Systemd { fd_name } = &address.kind {
             let place = self.0.iter().position(|given| given.name == *fd_name);
             let place = place.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, self.why_not_there()))?;
             let what = sockets::describe(self.0[place].descriptor.as_fd());
-            if sockets::accept_from(self.0[place].descriptor.as_fd()).is_err() {
+            if take_over(&self.0[place]).is_err() {
                 let number = self.0[place].descriptor.as_raw_fd();
                 let why = format!(
-                    "descriptor {number}, which the service manager has passed under this name, is {what}, not a TCP or Unix socket to accept on"
+                    "descriptor {number}, which the service manager has passed under this name, is {what}, not a socket to accept on or to receive from"
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
@@ -95,20 +95,18 @@ impl Offers {
             return Ok(Some(Claim { socket: descriptor, keeper: Keeper::SocketUnit(name), file: None }));
         }
         let is_own =
-            |given: &Given| store_name.is_some_and(|name| file_in(&given.name, name).is_some()) && fits(given, address, resolved, true);
-        let found = self.0.iter().position(is_own).or_else(|| self.0.iter().position(|given| fits(given, address, resolved, false)));
-        let Some(place) = found.filter(|place| sockets::accept_from(self.0[*place].descriptor.as_fd()).is_ok()) else { return Ok(None) };
+            |given: &Given| store_name.is_some_and(|name| file_in(&given.name, name).is_some()) && fits(given, address, wanted, true);
+        let found = self.0.iter().position(is_own).or_else(|| self.0.iter().position(|given| fits(given, address, wanted, false)));
+        let Some(place) = found.filter(|place| take_over(&self.0[*place]).is_ok()) else { return Ok(None) };
         let is_stored = is_stored(&self.0[place]);
         let Given { name, descriptor } = self.0.remove(place);
         if !is_stored {
             return Ok(Some(Claim { socket: descriptor, keeper: Keeper::SocketUnit(name), file: None }));
         }
         let mut file = None;
-        if let Kind::Unix { path, mode } = &address.kind {
+        if let Kind::Unix { path } = &address.kind {
             file = sockets::file_of(path).map(|id| (path.clone(), id));
-            if let Some(mode) = mode {
-                fs::set_permissions(path, Permissions::from_mode(*mode))?;
-            }
+            sockets::give_to(path, address.options.mode, wanted.owner)?;
         }
         Ok(Some(Claim { socket: descriptor, keeper: Keeper::Store(name), file }))
     }
@@ -139,19 +137,23 @@ impl Offers {
 }
 
 /// Whether the socket is bound to what the address asks for. One that was bound for it before may have a port that the system chose, and IPv4 alone.
-fn fits(given: &Given, address: &Address, resolved: &[SocketAddr], is_own: bool) -> bool {
+fn fits(given: &Given, address: &Address, wanted: &Wanted, is_own: bool) -> bool {
+    let is_datagram = sockets::is_datagram(given.descriptor.as_fd());
+    if is_datagram != (address.transport == Transport::Datagram) {
+        return false;
+    }
     let bound_to = || sockets::bound_to_address(given.descriptor.as_fd());
     let has_port = |bound: &SocketAddr, port: u16| bound.port() == port || (port == 0 && is_own);
     match &address.kind {
-        Kind::TcpAny { port } => bound_to().is_some_and(|bound| {
+        Kind::AllInterfaces { port } => bound_to().is_some_and(|bound| {
             let is_both = bound.is_ipv6() && !sockets::is_v6_only(given.descriptor.as_fd());
             bound.ip().is_unspecified() && has_port(&bound, *port) && (is_both || is_own)
         }),
-        Kind::Tcp { host, port } => bound_to().is_some_and(|bound| {
+        Kind::Host { host, port } => bound_to().is_some_and(|bound| {
             let is_number = host.parse::<IpAddr>().is_ok_and(|ip| ip == bound.ip());
-            has_port(&bound, *port) && (is_number || resolved.iter().any(|address| address.ip() == bound.ip()))
+            has_port(&bound, *port) && (is_number || wanted.resolved.iter().any(|address| address.ip() == bound.ip()))
         }),
-        Kind::Unix { path, .. } => {
+        Kind::Unix { path } => {
             let bound = sockets::path_of(given.descriptor.as_fd());
             let is_same = bound.is_some_and(|bound| absolute(&bound) == absolute(path));
             // Where another file is at the path, nobody can connect to this socket any more.
@@ -184,7 +186,9 @@ fn file_in<'a>(name: &'a str, store_name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::{self, Permissions};
     use std::net::TcpListener;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
 
     fn offer(name: &str, socket: impl Into<OwnedFd>) -> Given {
@@ -194,8 +198,8 @@ mod tests {
     /// Whether the address gets the socket that was passed under this name, and what keeps it then.
     fn keeper(address: &str, store_name: &str, name: &str, socket: impl Into<OwnedFd>) -> Option<Keeper> {
         let address = Address::parse(address).expect(address);
-        let resolved = address.wanted().expect("resolved").resolved;
-        Offers(vec![offer(name, socket)]).claim(&address, &resolved, Some(store_name)).expect("no error").map(|claim| claim.keeper)
+        let wanted = address.wanted().expect("resolved");
+        Offers(vec![offer(name, socket)]).claim(&address, &wanted, Some(store_name)).expect("no error").map(|claim| claim.keeper)
     }
 
     #[test]
@@ -219,7 +223,7 @@ mod tests {
             let asked = asked.replace("PORT", &socket.local_addr().expect("bound").port().to_string());
             assert_eq!(keeper(&asked, "", "x", socket), unit().filter(|_| means), "{bound} for {asked}");
         }
-        let v6_only = sockets::listen(&Address::parse("[::]:0").expect("it is good"), &[]).expect("bound");
+        let v6_only = sockets::open(&Address::parse("[::]:0").expect("it is good"), &Wanted::default()).expect("bound");
         let port = sockets::bound_to_address(v6_only.as_fd()).expect("bound").port();
         assert_eq!(keeper(&format!(":{port}"), "", "x", v6_only), None);
     }
@@ -246,8 +250,9 @@ mod tests {
         let socket = UnixListener::bind(&path).expect("bound");
         let stored = name_in_store("app", sockets::file_of(&path));
         let asked = format!("unix:{}?mode=0600", path.display());
-        let claim =
-            |given: Given| Offers(vec![given]).claim(&Address::parse(&asked).expect("it is good"), &[], Some("app")).expect("no error");
+        let claim = |given: Given| {
+            Offers(vec![given]).claim(&Address::parse(&asked).expect("it is good"), &Wanted::default(), Some("app")).expect("no error")
+        };
         let copy = || socket.try_clone().expect("a copy");
         let claimed = claim(offer(&stored, copy())).expect("it is the one");
         assert_eq!(claimed.keeper, Keeper::Store(stored.clone()));

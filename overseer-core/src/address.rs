@@ -1,11 +1,13 @@
 //! Addresses as a program writes them down.
 
 use crate::Error;
-use crate::protocol::Wanted;
+use crate::protocol::{Owner, Wanted};
+use crate::sys::files::owner_of;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where a program listens.
 ///
@@ -13,37 +15,54 @@ use std::path::PathBuf;
 /// | --- | --- |
 /// | `:3000` | TCP, all interfaces, IPv6 and IPv4 |
 /// | `host:3000`, `127.0.0.1:3000`, `[::1]:3000` | TCP, the first address that the host resolves to; port 0 is a free one |
-/// | `unix:/run/app.sock`, `unix:/run/app.sock?mode=0660` | a Unix stream socket, with the file's mode (0666 less the umask unless set) |
-/// | `/run/app.sock`, `./app.sock` | the same |
+/// | `unix:/run/app.sock`, `/run/app.sock`, `./app.sock` | a Unix stream socket |
+/// | `udp::3000`, `udp:host:3000` | UDP, where TCP would be without `udp:` |
+/// | `unixgram:/run/app.sock` | a Unix datagram socket |
 /// | `systemd:web` | the socket that the service manager has passed under this name (`FileDescriptorName=`, which is the name of the socket unit unless set) |
 /// | `web=:3000` | any of them, with a name to find it by |
 ///
+/// Options come after a `?` and are joined by `&`: `:3000?nodelay&keep_alive=60s`, `unix:/run/app.sock?mode=0660&owner=:www-data`.
+///
+/// | option | of | means | unless set |
+/// | --- | --- | --- | --- |
+/// | `backlog=1024` | TCP, Unix stream | how many connections wait to be accepted, at most what the system allows (`net.core.somaxconn`). They wait through a hand-over too, so a short backlog may refuse some then | what the system allows |
+/// | `nodelay` | TCP | small writes leave at once (`TCP_NODELAY`), on each connection that core accepts | the system delays them |
+/// | `keep_alive=60s`, `keep_alive=off` | TCP | how long a silent client is waited for before it is probed, and between two probes, on each connection that core accepts | 180 s |
+/// | `reuse_port` | TCP, UDP | other sockets may have the address too (`SO_REUSEPORT`), those of a second master for example; the system spreads clients over them, and who waits for one that is closed is lost | nobody else may |
+/// | `v6_only`, `v6_only=false` | TCP, UDP | whether an IPv6 socket leaves IPv4 to others | of a host: yes; of all interfaces: no |
+/// | `mode=0660` | Unix | the mode of the file | 0666 less the umask |
+/// | `owner=app`, `owner=app:www-data`, `owner=:www-data` | Unix | user and group of the file, by name or number; others than one's own need the rights of root | those of the master |
+///
 /// Where a socket unit gives several sockets of one name (several `ListenStream=`), the first `systemd:web` is the first of them, the second `systemd:web` the second, and so on.
 /// An address of another form that one of the passed sockets is bound to means that socket: so a program with `:3000` comes up with a socket unit and without one.
-/// A passed socket gets the system's largest backlog, and stays as it is otherwise; its file belongs to the service manager.
+/// A passed socket gets the backlog, and stays as it is otherwise; its file belongs to the service manager.
 ///
-/// Across an upgrade, the same text is the same socket, whatever its place and its name; another text is another socket. Where a text
+/// Across an upgrade, the same text is the same socket, whatever its place and its name; another text is another socket. `backlog`, `nodelay` and `keep_alive` do not
+/// count: a new version may change them. Where a text
 /// occurs more than once (`127.0.0.1:0`), its name tells which is meant, else how manieth it is. A name is made of letters, digits, `-` and `_`.
+///
+/// The file of a Unix socket survives restarts, and the master removes it at its end. One that a dead process has left is taken over; one that somebody listens on is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     pub(crate) name: Option<String>,
     pub(crate) text: String,
     pub(crate) kind: Kind,
+    pub(crate) transport: Transport,
+    pub(crate) options: Options,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// All interfaces, both families.
-    TcpAny {
+    AllInterfaces {
         port: u16,
     },
-    Tcp {
+    Host {
         host: String,
         port: u16,
     },
     Unix {
         path: PathBuf,
-        mode: Option<u32>,
     },
     /// A socket that the service manager has passed.
     Systemd {
@@ -51,19 +70,61 @@ pub(crate) enum Kind {
     },
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Stream,
+    Datagram,
+    /// That of whatever is passed.
+    Passed,
+}
+
+/// What is set on a socket, or on the connections that are accepted on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) backlog: Option<u32>,
+    pub(crate) nodelay: bool,
+    /// `None`: silent peers are not probed.
+    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) reuse_port: bool,
+    pub(crate) v6_only: Option<bool>,
+    pub(crate) mode: Option<u32>,
+    owner: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { backlog: None, nodelay: false, keep_alive: Some(KEEP_ALIVE), reuse_port: false, v6_only: None, mode: None, owner: None }
+    }
+}
+
+/// Idle time before the first keep-alive probe of a connection, and between two: 3 min, as the Go original has it.
+const KEEP_ALIVE: Duration = Duration::from_secs(180);
+/// The longest that Linux takes (`MAX_TCP_KEEPIDLE`).
+const KEEP_ALIVE_S_MAX: u64 = 32_767;
 /// The longest name of a descriptor that a service manager passes (`FDNAME_MAX` of systemd).
 const FD_NAME_BYTES_MAX: usize = 255;
-
 /// The longest path of a Unix socket, in bytes: `sun_path` less its zero (unix(7)).
 const UNIX_PATH_BYTES_MAX: usize = 107;
+
+const TCP_OPTIONS: &[&str] = &["backlog", "nodelay", "keep_alive", "reuse_port", "v6_only"];
+const UDP_OPTIONS: &[&str] = &["reuse_port", "v6_only"];
+const UNIX_OPTIONS: &[&str] = &["backlog", "mode", "owner"];
+const UNIX_DATAGRAM_OPTIONS: &[&str] = &["mode", "owner"];
+/// What can change while the socket is open.
+const CHANGEABLE_OPTIONS: &[&str] = &["backlog", "nodelay", "keep_alive"];
 
 impl Address {
     /// Whether a socket that is bound to this may keep the address from being bound: it has the same port, or the same file.
     #[cfg(unix)]
     pub(crate) fn may_clash_with(&self, bound_to: &str) -> bool {
+        let of_datagrams = bound_to.strip_prefix("udp:");
         match &self.kind {
-            Kind::Tcp { port, .. } | Kind::TcpAny { port } => bound_to.parse::<SocketAddr>().is_ok_and(|bound_to| bound_to.port() == *port),
-            Kind::Unix { path, .. } => bound_to == format!("unix:{}", path.display()),
+            Kind::Host { port, .. } | Kind::AllInterfaces { port } => {
+                let is_same_transport = of_datagrams.is_some() == (self.transport == Transport::Datagram);
+                let bound = of_datagrams.unwrap_or(bound_to).parse::<SocketAddr>();
+                is_same_transport && bound.is_ok_and(|bound| bound.port() == *port)
+            }
+            Kind::Unix { path } => bound_to.split_once(':').is_some_and(|(_, bound)| path.as_os_str() == bound),
             Kind::Systemd { .. } => false,
         }
     }
@@ -84,57 +145,41 @@ impl Address {
             }
             _ => (None, text),
         };
-        let kind = Self::parse_kind(rest).map_err(|why| wrong(&why))?;
-        Ok(Self { name, text: rest.to_owned(), kind })
+        let (kind, transport, options) = Self::parse_unnamed(rest).map_err(|why| wrong(&why))?;
+        Ok(Self { name, text: rest.to_owned(), kind, transport, options })
     }
 
-    fn parse_kind(text: &str) -> Result<Kind, String> {
-        if text.starts_with("udp:") {
-            return Err("UDP is not supported yet".to_owned());
-        }
+    fn parse_unnamed(text: &str) -> Result<(Kind, Transport, Options), String> {
         if let Some(name) = text.strip_prefix("systemd:") {
             let is_good =
                 (1..=FD_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b':');
             let why = || format!("the name of a descriptor has 1 to {FD_NAME_BYTES_MAX} characters of printable ASCII and no colon");
-            return if is_good { Ok(Kind::Systemd { fd_name: name.to_owned() }) } else { Err(why()) };
+            let kind = is_good.then(|| Kind::Systemd { fd_name: name.to_owned() }).ok_or_else(why)?;
+            return Ok((kind, Transport::Passed, Options::default()));
         }
-        if let Some(path) = text.strip_prefix("unix:") {
-            return Self::parse_unix(path);
-        }
-        if text.starts_with('/') || text.starts_with("./") || text.starts_with("../") {
-            return Self::parse_unix(text);
-        }
-        let text = text.strip_prefix("tcp:").unwrap_or(text);
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Kind::Tcp { host: address.ip().to_string(), port: address.port() });
-        }
-        let (host, port) = text.rsplit_once(':').ok_or("there is no port: write :PORT, HOST:PORT or unix:PATH")?;
-        let port = port.parse().map_err(|_| "the port is not a number from 0 to 65535")?;
-        if host.is_empty() {
-            return Ok(Kind::TcpAny { port });
-        }
-        if host.contains([':', '/', '[', ']', ' ']) {
-            return Err("the host is none: an IPv6 address stands in brackets, as in [::1]:3000".to_owned());
-        }
-        Ok(Kind::Tcp { host: host.to_owned(), port })
-    }
-
-    fn parse_unix(text: &str) -> Result<Kind, String> {
-        let (path, mode) = match text.split_once('?') {
-            None => (text, None),
-            Some((path, query)) => {
-                let digits = query.strip_prefix("mode=").ok_or("the only option of a Unix socket is ?mode=0660")?;
-                let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777);
-                (path, Some(mode.ok_or("the mode is not an octal number from 0 to 0777")?))
-            }
+        let (place, query) = text.split_once('?').map_or((text, None), |(place, query)| (place, Some(query)));
+        let is_path = place.starts_with('/') || place.starts_with("./") || place.starts_with("../");
+        let (kind, transport, of, known) = if let Some(path) = place.strip_prefix("unixgram:") {
+            (parse_path(path)?, Transport::Datagram, "Unix datagram", UNIX_DATAGRAM_OPTIONS)
+        } else if let Some(path) = place.strip_prefix("unix:").or(is_path.then_some(place)) {
+            (parse_path(path)?, Transport::Stream, "Unix", UNIX_OPTIONS)
+        } else if let Some(place) = place.strip_prefix("udp:") {
+            (parse_port(place)?, Transport::Datagram, "UDP", UDP_OPTIONS)
+        } else {
+            (parse_port(place.strip_prefix("tcp:").unwrap_or(place))?, Transport::Stream, "TCP", TCP_OPTIONS)
         };
-        if path.is_empty() {
-            return Err("the path of the Unix socket is empty".to_owned());
+        let mut options = Options::default();
+        for option in query.into_iter().flat_map(|query| query.split('&')) {
+            let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+            if !known.contains(&name) {
+                return Err(format!("{name:?} is no option of a {of} address; there are {}", known.join(", ")));
+            }
+            options.set(name, value).map_err(|why| format!("the option {name} is {why}"))?;
         }
-        if path.len() > UNIX_PATH_BYTES_MAX || path.contains('\0') {
-            return Err(format!("the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes and no zero byte"));
+        if options.v6_only.is_some() && matches!(&kind, Kind::Host { host, .. } if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4())) {
+            return Err("v6_only is an option of IPv6 addresses".to_owned());
         }
-        Ok(Kind::Unix { path: PathBuf::from(path), mode })
+        Ok((kind, transport, options))
     }
 
     /// Reads all addresses of a program; no name may occur twice.
@@ -154,17 +199,91 @@ impl Address {
         self.name.as_deref()
     }
 
-    /// How a child asks for it. Looks up the name of a host, which may take as long as the system's resolver likes.
+    /// How a child asks for it. Looks up the names of a host, a user and a group, which may take as long as the system's resolver likes.
     pub(crate) fn wanted(&self) -> Result<Wanted, Error> {
         let resolved = match &self.kind {
-            Kind::Tcp { host, port } if host.parse::<IpAddr>().is_err() => {
+            Kind::Host { host, port } if host.parse::<IpAddr>().is_err() => {
                 let found = (host.as_str(), *port).to_socket_addrs();
                 found.map_err(|source| Error::Bind { address: self.to_string(), source })?.collect()
             }
-            Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Unix { .. } | Kind::Systemd { .. } => Vec::new(),
+            Kind::Host { .. } | Kind::AllInterfaces { .. } | Kind::Unix { .. } | Kind::Systemd { .. } => Vec::new(),
         };
-        Ok(Wanted { name: self.name.clone(), text: self.text.clone(), resolved })
+        let owner = self.options.owner.as_deref().map(owner_of).transpose();
+        let owner: Option<Owner> = owner.map_err(|source| Error::Bind { address: self.to_string(), source })?;
+        Ok(Wanted { name: self.name.clone(), text: self.text.clone(), resolved, owner })
     }
+}
+
+/// What an address is known by across generations: its text, without what can change while the socket is open.
+#[cfg(unix)]
+pub(crate) fn identity(text: &str) -> String {
+    let Some((place, query)) = text.split_once('?').filter(|_| !text.starts_with("systemd:")) else { return text.to_owned() };
+    let is_kept = |option: &&str| !CHANGEABLE_OPTIONS.contains(&option.split_once('=').map_or(*option, |(name, _)| name));
+    let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
+    if kept.is_empty() { place.to_owned() } else { format!("{place}?{}", kept.join("&")) }
+}
+
+impl Options {
+    fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), &'static str> {
+        match name {
+            "backlog" => {
+                let number = value.and_then(|value| value.parse().ok()).filter(|number| (1..=i32::MAX.unsigned_abs()).contains(number));
+                self.backlog = Some(number.ok_or("not a number from 1 to 2147483647")?);
+            }
+            "nodelay" => self.nodelay = parse_switch(value)?,
+            "keep_alive" if value == Some("off") => self.keep_alive = None,
+            "keep_alive" => {
+                let seconds = value.and_then(|value| value.strip_suffix('s')?.parse().ok());
+                let seconds = seconds.filter(|seconds| (1..=KEEP_ALIVE_S_MAX).contains(seconds));
+                self.keep_alive = Some(Duration::from_secs(seconds.ok_or("neither 1s to 32767s nor off")?));
+            }
+            "reuse_port" => self.reuse_port = parse_switch(value)?,
+            "v6_only" => self.v6_only = Some(parse_switch(value)?),
+            "mode" => {
+                let mode = value.and_then(|value| u32::from_str_radix(value, 8).ok()).filter(|mode| *mode <= 0o777);
+                self.mode = Some(mode.ok_or("not an octal number from 0 to 0777")?);
+            }
+            "owner" => {
+                let owner = value.filter(|value| !matches!(*value, "" | ":")).ok_or("neither USER, USER:GROUP nor :GROUP")?;
+                self.owner = Some(owner.to_owned());
+            }
+            _ => return Err("unknown"),
+        }
+        Ok(())
+    }
+}
+
+fn parse_switch(value: Option<&str>) -> Result<bool, &'static str> {
+    match value {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(_) => Err("neither true nor false"),
+    }
+}
+
+fn parse_port(text: &str) -> Result<Kind, String> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(Kind::Host { host: address.ip().to_string(), port: address.port() });
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("there is no port: write :PORT, HOST:PORT, udp:HOST:PORT or unix:PATH")?;
+    let port = port.parse().map_err(|_| "the port is not a number from 0 to 65535")?;
+    if host.is_empty() {
+        return Ok(Kind::AllInterfaces { port });
+    }
+    if host.contains([':', '/', '[', ']', ' ']) {
+        return Err("the host is none: an IPv6 address stands in brackets, as in [::1]:3000".to_owned());
+    }
+    Ok(Kind::Host { host: host.to_owned(), port })
+}
+
+fn parse_path(path: &str) -> Result<Kind, String> {
+    if path.is_empty() {
+        return Err("the path of the Unix socket is empty".to_owned());
+    }
+    if path.len() > UNIX_PATH_BYTES_MAX || path.contains('\0') {
+        return Err(format!("the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes and no zero byte"));
+    }
+    Ok(Kind::Unix { path: PathBuf::from(path) })
 }
 
 impl fmt::Display for Address {
@@ -180,23 +299,67 @@ impl fmt::Display for Address {
 mod tests {
     use super::*;
 
+    fn parsed(text: &str) -> Address {
+        Address::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
     fn kind(text: &str) -> Kind {
-        Address::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).kind
+        parsed(text).kind
     }
 
     #[test]
     fn each_form_is_read() {
-        assert_eq!(kind(":3000"), Kind::TcpAny { port: 3000 });
-        assert_eq!(kind("localhost:80"), Kind::Tcp { host: "localhost".into(), port: 80 });
-        assert_eq!(kind("127.0.0.1:0"), Kind::Tcp { host: "127.0.0.1".into(), port: 0 });
-        assert_eq!(kind("[::1]:3000"), Kind::Tcp { host: "::1".into(), port: 3000 });
-        assert_eq!(kind("unix:/run/a?mode=0660"), Kind::Unix { path: "/run/a".into(), mode: Some(0o660) });
-        assert_eq!(kind("/run/a=b"), Kind::Unix { path: "/run/a=b".into(), mode: None });
+        assert_eq!(kind(":3000"), Kind::AllInterfaces { port: 3000 });
+        assert_eq!(kind("localhost:80"), Kind::Host { host: "localhost".into(), port: 80 });
+        assert_eq!(kind("127.0.0.1:0"), Kind::Host { host: "127.0.0.1".into(), port: 0 });
+        assert_eq!(kind("[::1]:3000"), Kind::Host { host: "::1".into(), port: 3000 });
+        assert_eq!(kind("unix:/run/a?mode=0660"), Kind::Unix { path: "/run/a".into() });
+        assert_eq!(kind("/run/a=b"), Kind::Unix { path: "/run/a=b".into() });
         assert_eq!(kind("systemd:app.socket"), Kind::Systemd { fd_name: "app.socket".into() });
-        assert_eq!(kind("web=systemd:a=b c"), Kind::Systemd { fd_name: "a=b c".into() });
-        let named = Address::parse("web=:3000").expect("it is good");
+        assert_eq!(kind("web=systemd:a=b c?d"), Kind::Systemd { fd_name: "a=b c?d".into() });
+        let named = parsed("web=:3000");
         assert_eq!((named.name(), named.text.as_str()), (Some("web"), ":3000"));
         assert_eq!(named.to_string(), "web=:3000");
+        assert_eq!(kind("udp::53"), Kind::AllInterfaces { port: 53 });
+        assert_eq!(kind("dns=udp:[::1]:53"), Kind::Host { host: "::1".into(), port: 53 });
+        assert_eq!(kind("unixgram:/run/a"), Kind::Unix { path: "/run/a".into() });
+        for (text, transport) in [
+            (":1", Transport::Stream),
+            ("unix:/a", Transport::Stream),
+            ("udp::1", Transport::Datagram),
+            ("unixgram:/a", Transport::Datagram),
+            ("systemd:a", Transport::Passed),
+        ] {
+            assert_eq!(parsed(text).transport, transport, "{text}");
+        }
+    }
+
+    #[test]
+    fn options_are_read_and_those_that_can_change_are_no_part_of_what_an_address_is_known_by() {
+        assert_eq!(parsed(":1").options, Options::default());
+        let tcp = parsed(":1?backlog=7&nodelay&keep_alive=60s&reuse_port=true&v6_only=false").options;
+        let expected = Options {
+            backlog: Some(7),
+            nodelay: true,
+            keep_alive: Some(Duration::from_secs(60)),
+            reuse_port: true,
+            v6_only: Some(false),
+            ..Options::default()
+        };
+        assert_eq!(tcp, expected);
+        assert_eq!(parsed(":1?keep_alive=off").options.keep_alive, None);
+        let unix = parsed("/run/a?mode=0660&owner=:www-data&backlog=1").options;
+        assert_eq!((unix.mode, unix.owner.as_deref(), unix.backlog), (Some(0o660), Some(":www-data"), Some(1)));
+        assert_eq!(parsed("unixgram:/run/a?mode=0600").options.mode, Some(0o600));
+        for (text, known_by) in [
+            (":1?backlog=7&nodelay", ":1"),
+            (":1?v6_only&keep_alive=off&reuse_port", ":1?v6_only&reuse_port"),
+            ("unix:/a?mode=0600&backlog=1", "unix:/a?mode=0600"),
+            ("systemd:a?backlog=1", "systemd:a?backlog=1"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+        ] {
+            assert_eq!(identity(text), known_by);
+        }
     }
 
     #[test]
@@ -211,10 +374,23 @@ mod tests {
             "=:3000",
             "a b=:3000",
             "unix:",
+            "unixgram:",
             "unix:/a?mode=9",
             "unix:/a?mode=01000",
             "unix:/a?x=1",
-            "udp::53",
+            "unix:/a?",
+            "unix:/a?owner=",
+            "unix:/a?nodelay",
+            "unixgram:/a?backlog=1",
+            "udp:53",
+            "udp:",
+            "udp::53?nodelay",
+            ":1?backlog",
+            ":1?backlog=0",
+            ":1?keep_alive=60",
+            ":1?keep_alive=0s",
+            ":1?nodelay=1",
+            "127.0.0.1:1?v6_only",
             "systemd:",
             "systemd:a:b",
             "systemd:caf\u{e9}",
@@ -227,6 +403,24 @@ mod tests {
         }
         assert!(Address::parse(&format!("/{}", "x".repeat(107))).is_err());
         assert!(Address::parse(&format!("systemd:{}", "x".repeat(256))).is_err());
+    }
+
+    #[test]
+    fn addresses_of_one_port_clash_if_both_are_of_one_transport() {
+        for (text, bound_to, clashes) in [
+            (":1", "[::]:1", true),
+            ("127.0.0.1:1", "0.0.0.0:1", true),
+            (":1", "[::]:2", false),
+            (":1", "udp:[::]:1", false),
+            ("udp::1", "udp:127.0.0.1:1", true),
+            ("udp::1", "127.0.0.1:1", false),
+            ("unix:/a", "unix:/a", true),
+            ("unixgram:/a", "unix:/a", true),
+            ("unix:/a", "unix:/b", false),
+            ("systemd:a", "unix:/a", false),
+        ] {
+            assert_eq!(parsed(text).may_clash_with(bound_to), clashes, "{text} and {bound_to}");
+        }
     }
 
     #[test]

@@ -23,11 +23,13 @@ use crate::{
     },
 };
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, OnceLock, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A drain that may last longer than the clock can count.
@@ -81,6 +83,8 @@ struct Inner {
     open: usize,
     /// The generation may accept.
     may_accept: bool,
+    /// It is the one that serves now, so datagrams are its own.
+    is_committed: bool,
     /// Of the futures that wait for the drain or for the right to accept, each under the number of its ticket.
     wakers: BTreeMap<u64, Waker>,
     /// The number of the last ticket that was given out.
@@ -89,14 +93,109 @@ struct Inner {
     asked: Vec<(ToMaster, Instant)>,
 }
 
-/// Of a future that waits: the waker that is called for it.
+/// A future that waits until something is so, and is looked at again whenever something has changed.
+///
+/// Its waker is forgotten when it is dropped: one that stayed would keep its whole task in memory.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct Wait {
+    shared: Arc<Shared>,
+    is_so: fn(&Inner) -> bool,
+    ticket: Option<Ticket>,
+}
+
+/// Of a future that waits: the waker that is called for it, and its number.
+#[derive(Debug)]
+struct Ticket {
     number: u64,
     waker: Waker,
 }
 
+/// What a generation takes in from its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intake {
+    /// Each belongs to the generation that accepts it, so two may accept side by side.
+    Connections,
+    /// They belong to one generation at a time.
+    Datagrams,
+}
+
+impl Wait {
+    fn until(shared: &Arc<Shared>, is_so: fn(&Inner) -> bool) -> Self {
+        Self { shared: Arc::clone(shared), is_so, ticket: None }
+    }
+
+    /// Waits until the drain begins.
+    pub(crate) fn for_drain(shared: &Arc<Shared>) -> Self {
+        Self::until(shared, |inner| inner.drain_writer.is_none())
+    }
+
+    /// Waits for the right to take these in. A drain ends the wait too.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn to_begin(shared: &Arc<Shared>, intake: Intake) -> Self {
+        match intake {
+            Intake::Connections => Self::until(shared, |inner| inner.may_begin(Intake::Connections) || inner.drain_writer.is_none()),
+            Intake::Datagrams => Self::until(shared, |inner| inner.may_begin(Intake::Datagrams) || inner.drain_writer.is_none()),
+        }
+    }
+
+    /// Waits for the end of a drain's work: nothing is open any more, or the time is over.
+    pub(crate) fn for_finish(shared: &Arc<Shared>) -> Self {
+        Self::until(shared, |inner| inner.deadline.is_some_and(|deadline| inner.open == 0 || deadline <= Instant::now()))
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Whether this waker is the one that will be called.
+    pub(crate) fn knows(&self, waker: &Waker) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.waker.will_wake(waker))
+    }
+}
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Self { shared, is_so, ticket } = &mut *self;
+        let mut inner = shared.lock();
+        if is_so(&inner) {
+            return Poll::Ready(());
+        }
+        let number = ticket.as_ref().map_or_else(
+            || {
+                inner.ticket += 1;
+                inner.ticket
+            },
+            |ticket| ticket.number,
+        );
+        let old = inner.wakers.insert(number, context.waker().clone());
+        drop(inner);
+        // Outside the lock: it may drop a task, and what that has of ours.
+        drop(old);
+        *ticket = Some(Ticket { number, waker: context.waker().clone() });
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            let waker = self.shared.lock().wakers.remove(&ticket.number);
+            // Outside the lock, as above.
+            drop(waker);
+        }
+    }
+}
+
 impl Inner {
+    fn may_begin(&self, intake: Intake) -> bool {
+        match intake {
+            Intake::Connections => self.may_accept,
+            Intake::Datagrams => self.is_committed,
+        }
+    }
+
     /// What is left of a drain. The time for which the process was stopped does not count, as it does not with the master.
     fn left(&mut self) -> Option<Duration> {
         let now = Instant::now();
@@ -122,7 +221,8 @@ pub(crate) struct Beginning {
 impl Shared {
     pub(crate) fn new(beginning: Beginning) -> io::Result<Arc<Self>> {
         let (drain_pipe, drain_writer) = pipe()?;
-        let may_accept = beginning.link.is_none() || beginning.settings.accept_in_warm_up;
+        let is_committed = beginning.link.is_none();
+        let may_accept = is_committed || beginning.settings.accept_in_warm_up;
         Ok(Arc::new(Self {
             up: beginning.link.map(Mutex::new),
             is_simulated: beginning.is_simulated,
@@ -143,6 +243,7 @@ impl Shared {
                 looked: Instant::now(),
                 open: 0,
                 may_accept,
+                is_committed,
                 wakers: BTreeMap::new(),
                 ticket: 0,
                 asked: Vec::new(),
@@ -190,21 +291,23 @@ impl Shared {
         self.is_ready.load(Ordering::Acquire)
     }
 
-    /// Says ready and waits until the generation may accept; `false` if it is to leave instead.
-    pub(crate) fn begin_to_accept(self: &Arc<Self>) -> bool {
+    /// Says ready and waits until the generation may take these in; `false` if it is to leave instead.
+    pub(crate) fn begin(self: &Arc<Self>, intake: Intake) -> bool {
         self.attend();
         self.say_ready();
         let mut inner = self.lock();
-        while !inner.may_accept && inner.drain_writer.is_some() {
+        while !inner.may_begin(intake) && inner.drain_writer.is_some() {
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         inner.drain_writer.is_some()
     }
 
-    /// The master lets the generation accept.
+    /// The master lets the generation accept, which is the one that serves from now on.
     #[cfg(unix)]
     fn let_accept(&self) {
-        self.lock().may_accept = true;
+        let mut inner = self.lock();
+        (inner.may_accept, inner.is_committed) = (true, true);
+        drop(inner);
         self.changed.notify_all();
         self.wake();
     }
@@ -230,56 +333,6 @@ impl Shared {
     /// What is left of a drain.
     fn left(&self) -> Option<Duration> {
         self.lock().left()
-    }
-
-    /// Whether the drain has begun; if not, `waker` is called when it does. `ticket` is given out by the first call and handed to the next
-    /// ones, and to [`Shared::forget_waker`] when nobody waits any more.
-    ///
-    /// A task asks again each time that it is woken for anything, so nothing is locked where the waker is the one that is known.
-    pub(crate) fn is_draining_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
-        if self.is_draining() {
-            return true;
-        }
-        let is_known = ticket.as_ref().is_some_and(|ticket| ticket.waker.will_wake(waker));
-        !is_known && self.is_so_or_wake(waker, ticket, |inner| inner.drain_writer.is_none())
-    }
-
-    /// The same for the right to accept. A drain ends the wait too.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn may_accept_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
-        self.is_so_or_wake(waker, ticket, |inner| inner.may_accept || inner.drain_writer.is_none())
-    }
-
-    /// The same for the end of a drain's work: nothing is open any more, or the time is over.
-    pub(crate) fn is_finished_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>) -> bool {
-        self.is_so_or_wake(waker, ticket, |inner| inner.deadline.is_some_and(|deadline| inner.open == 0 || deadline <= Instant::now()))
-    }
-
-    fn is_so_or_wake(&self, waker: &Waker, ticket: &mut Option<Ticket>, is_so: impl Fn(&Inner) -> bool) -> bool {
-        let mut inner = self.lock();
-        if is_so(&inner) {
-            return true;
-        }
-        let number = ticket.as_ref().map_or_else(
-            || {
-                inner.ticket += 1;
-                inner.ticket
-            },
-            |ticket| ticket.number,
-        );
-        let old = inner.wakers.insert(number, waker.clone());
-        drop(inner);
-        // Outside the lock, as in `forget_waker`.
-        drop(old);
-        *ticket = Some(Ticket { number, waker: waker.clone() });
-        false
-    }
-
-    /// The future with this ticket is gone. A waker that stayed would keep its whole task in memory.
-    pub(crate) fn forget_waker(&self, ticket: Ticket) {
-        let waker = self.lock().wakers.remove(&ticket.number);
-        // Outside the lock: it may drop a task, and what that has of ours.
-        drop(waker);
     }
 
     /// Waits until the drain begins or the time is over; `true` if it has begun.

@@ -79,6 +79,7 @@ mod command;
 mod config;
 #[cfg(all(unix, feature = "conformance"))]
 pub mod conformance;
+mod datagram;
 mod error;
 mod fetcher;
 #[cfg(feature = "hyper")]
@@ -108,6 +109,7 @@ use sys::activation;
 pub use address::Address;
 pub use child::Guard;
 pub use config::{Config, LogFormat, Upgrades};
+pub use datagram::{DatagramSocket, PeerAddress};
 pub use error::Error;
 #[cfg(feature = "tokio")]
 pub use fetcher::AsyncFetcher;

@@ -1,6 +1,7 @@
 //! What a program listens on.
 
-use crate::child::{Guard, Shared};
+use crate::address::{Address, Options};
+use crate::child::{Guard, Intake, Shared};
 use crate::sys::poll::{Interest, wait};
 use crate::sys::sockets::{self, is_passing, is_shortage, is_shut_down};
 use crate::sys::{AsFd, BorrowedFd, OwnedFd, UnixListener, UnixStream};
@@ -13,10 +14,24 @@ use std::time::{Duration, Instant};
 
 /// How long `incoming` waits when the process has no descriptor left for a connection.
 pub(crate) const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
-/// How often a connection that waits in a drain looks whether the deadline has become an earlier one.
-const LOOK: Duration = Duration::from_millis(500);
 /// How long after a listener was closed the drain that it was closed for is heard of at the latest.
 pub(crate) const CLOSED_PAUSE: Duration = Duration::from_millis(100);
+/// How often a connection that waits in a drain looks whether the deadline has become an earlier one.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What helps after an error of accept(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// To accept again: the error belonged to one connection, or to nothing.
+    Again,
+    /// To accept again in [`NO_DESCRIPTOR_PAUSE`]: the process or the system has no descriptor or memory left.
+    Pause,
+    /// To end if the drain is heard of within [`CLOSED_PAUSE`], else [`Listener::mend`]. The listener is closed for everybody when the program is to leave,
+    /// which may be seen before the drain is heard of.
+    EndOrMend,
+    /// Nothing: the listener cannot be used.
+    Fail,
+}
 
 /// A listening socket, shared by the master and all generations.
 ///
@@ -30,6 +45,8 @@ pub(crate) struct Inner {
     pub(crate) socket: Socket,
     name: Option<String>,
     bound_to: String,
+    /// What is set on connections that are accepted.
+    pub(crate) options: Options,
     /// Somebody keeps it for the next master.
     outlives_master: AtomicBool,
     pub(crate) shared: Arc<Shared>,
@@ -41,10 +58,11 @@ pub(crate) enum Socket {
 }
 
 impl Listener {
-    pub(crate) fn new(socket: OwnedFd, name: Option<String>, outlives_master: bool, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(socket: OwnedFd, address: &Address, outlives_master: bool, shared: Arc<Shared>) -> Self {
+        let (name, options) = (address.name.clone(), address.options.clone());
         let bound_to = sockets::bound_to(socket.as_fd());
         let socket = if sockets::is_unix(socket.as_fd()) { Socket::Unix(socket.into()) } else { Socket::Tcp(socket.into()) };
-        Self { inner: Arc::new(Inner { socket, name, bound_to, outlives_master: outlives_master.into(), shared }) }
+        Self { inner: Arc::new(Inner { socket, name, bound_to, options, outlives_master: outlives_master.into(), shared }) }
     }
 
     /// A way to close it for everybody, when the master is gone, that does not keep it open.
@@ -81,7 +99,7 @@ impl Listener {
     /// The listener cannot be used; see [`Listener::incoming`].
     pub fn accept(&self) -> io::Result<Option<Connection>> {
         let shared = &self.inner.shared;
-        if !shared.begin_to_accept() {
+        if !shared.begin(Intake::Connections) {
             return Ok(None);
         }
         loop {
@@ -96,17 +114,32 @@ impl Listener {
             if !ready[1].read {
                 continue;
             }
-            match self.accept_now() {
+            let error = match self.accept_now() {
                 Ok(stream) => return Ok(Some(Connection { stream, open })),
-                Err(error) if is_passing(&error) => {}
-                // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
-                Err(error) if is_shut_down(&error) && shared.wait_for_drain(Some(CLOSED_PAUSE)) => return Ok(None),
-                Err(error) if is_shortage(&error) => {
-                    log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
+                Err(error) => error,
+            };
+            match self.remedy(&error) {
+                Remedy::Again => {}
+                Remedy::Pause => {
                     wait(&interests[..1], Some(NO_DESCRIPTOR_PAUSE))?;
                 }
-                Err(error) => self.mend(error)?,
+                Remedy::EndOrMend if shared.wait_for_drain(Some(CLOSED_PAUSE)) => return Ok(None),
+                Remedy::EndOrMend | Remedy::Fail => self.mend(error)?,
             }
+        }
+    }
+
+    /// What helps after this error of accept(2).
+    pub(crate) fn remedy(&self, error: &io::Error) -> Remedy {
+        if is_passing(error) {
+            Remedy::Again
+        } else if is_shut_down(error) {
+            Remedy::EndOrMend
+        } else if is_shortage(error) {
+            log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.address());
+            Remedy::Pause
+        } else {
+            Remedy::Fail
         }
     }
 
@@ -118,7 +151,7 @@ impl Listener {
         }
         if !sockets::is_listening(self.as_fd()) {
             log::warn!(target: "overseer::child", "the listener on {} was shut down; listening again", self.address());
-            sockets::listen_again(self.as_fd(), self.address())?;
+            sockets::listen_again(self.as_fd(), self.address(), self.inner.options.backlog)?;
         }
         Ok(())
     }
@@ -131,7 +164,7 @@ impl Listener {
                     stream.set_nonblocking(false)?;
                 }
                 // A connection that cannot be probed is still one.
-                let _ = sockets::set_keep_alive(stream.as_fd());
+                let _ = sockets::set_options(stream.as_fd(), &self.inner.options);
                 Ok(Stream::Tcp(stream, peer.to_string()))
             }
             Socket::Unix(listener) => {

@@ -100,6 +100,17 @@ pub(crate) struct Wanted {
     /// What the host's name stands for, as the child has found out: the master waits for no resolver.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) resolved: Vec<SocketAddr>,
+    /// Whose the file of a Unix socket is to be, in numbers for the same reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<Owner>,
+}
+
+/// Whose a file is to be; `None` leaves that as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Owner {
+    pub(crate) user: Option<u32>,
+    pub(crate) group: Option<u32>,
 }
 
 /// Master to child.

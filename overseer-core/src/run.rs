@@ -4,7 +4,7 @@ use crate::activation::Offers;
 use crate::address::Address;
 use crate::binary;
 use crate::child::Shared;
-use crate::state::State;
+use crate::state::{Bound, State};
 use crate::sys::activation;
 use crate::wish::{self, Wish};
 use crate::{Config, Error};
@@ -13,7 +13,6 @@ use crate::{
     child::{self, Beginning},
     command,
     fetcher::poll::{self, Poll},
-    listener::Listener,
     master::{self, Handed, Setup},
     protocol::{Hello, VERSIONS},
     role::{self, Role, RoleName},
@@ -223,12 +222,9 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         path: welcome.path,
     };
     let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
-    let listener = |(place, (socket, address)): (usize, (_, &Address))| {
-        let outlives_master = welcome.kept.contains(&place);
-        Listener::new(socket, address.name.clone(), outlives_master, Arc::clone(&shared))
-    };
-    let listeners = sockets.into_iter().zip(addresses).enumerate().map(listener).collect();
-    let state = State::new(Arc::clone(&shared), listeners, true);
+    let bound = |(place, (socket, address))| Bound { socket, address, outlives_master: welcome.kept.contains(&place) };
+    let sockets = sockets.into_iter().zip(addresses).enumerate().map(bound).collect();
+    let state = State::new(Arc::clone(&shared), sockets, true);
     // Not before it has its listeners, of which the master may say more.
     if welcome.pings {
         shared.answer_pings();

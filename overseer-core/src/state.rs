@@ -3,11 +3,12 @@
 use crate::Error;
 use crate::activation::Offers;
 use crate::address::Address;
-use crate::child::{Beginning, Guard, Shared, Ticket};
+use crate::child::{Beginning, Guard, Shared, Wait};
+use crate::datagram::DatagramSocket;
 use crate::listener::Listener;
 use crate::protocol::ToMaster;
 use crate::supervisor::Settings;
-use crate::sys::{AsFd, BorrowedFd, sockets};
+use crate::sys::{AsFd, BorrowedFd, OwnedFd, sockets};
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
@@ -22,14 +23,34 @@ use std::time::{Duration, Instant, SystemTime};
 pub struct State {
     shared: Arc<Shared>,
     listeners: Arc<[Listener]>,
+    datagram_sockets: Arc<[DatagramSocket]>,
+    /// What each socket is bound to.
+    addresses: Arc<[String]>,
     is_enabled: bool,
 }
 
+/// A socket that the program has asked for.
+pub(crate) struct Bound<'a> {
+    pub(crate) socket: OwnedFd,
+    pub(crate) address: &'a Address,
+    /// Somebody keeps it for the next master.
+    pub(crate) outlives_master: bool,
+}
+
 impl State {
-    pub(crate) fn new(shared: Arc<Shared>, listeners: Vec<Listener>, is_enabled: bool) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, sockets: Vec<Bound<'_>>, is_enabled: bool) -> Self {
+        let (mut listeners, mut datagram_sockets) = (Vec::new(), Vec::new());
+        let addresses = sockets.iter().map(|bound| sockets::bound_to(bound.socket.as_fd())).collect();
+        for Bound { socket, address, outlives_master } in sockets {
+            if sockets::is_datagram(socket.as_fd()) {
+                datagram_sockets.push(DatagramSocket::new(socket, address, Arc::clone(&shared)));
+            } else {
+                listeners.push(Listener::new(socket, address, outlives_master, Arc::clone(&shared)));
+            }
+        }
         // Once only: the listeners of a process are made once.
         let _ = shared.listeners.set(listeners.iter().map(Listener::closer).collect());
-        Self { shared, listeners: listeners.into(), is_enabled }
+        Self { shared, listeners: listeners.into(), datagram_sockets: datagram_sockets.into(), addresses, is_enabled }
     }
 
     /// A state without a master, for the unit test of a program: the addresses are bound in this process, and the [`Simulation`] plays the master.
@@ -76,15 +97,20 @@ impl State {
         let path = std::env::current_exe().map_err(Error::system("cannot find the program's own file"))?;
         let beginning = Beginning { link: None, is_simulated, settings, generation: 1, id: None, path };
         let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
-        let mut listener = |address: &Address| {
-            let resolved = address.wanted()?.resolved;
-            let claimed = offers.claim(address, &resolved, None).transpose().map(|claimed| claimed.map(|claim| claim.socket));
-            let socket = claimed.unwrap_or_else(|| sockets::listen(address, &resolved));
-            let socket = socket.map_err(|source| Error::Bind { address: address.to_string(), source })?;
-            Ok(Listener::new(socket, address.name.clone(), false, Arc::clone(&shared)))
+        let mut bound = |address| {
+            let socket = Self::open(address, offers)?;
+            Ok(Bound { socket, address, outlives_master: false })
         };
-        let listeners = addresses.iter().map(&mut listener).collect::<Result<_, Error>>()?;
-        Ok((Self::new(Arc::clone(&shared), listeners, false), shared))
+        let sockets = addresses.iter().map(&mut bound).collect::<Result<_, Error>>()?;
+        Ok((Self::new(Arc::clone(&shared), sockets, false), shared))
+    }
+
+    /// The socket that was passed for the address, or one of our own.
+    fn open(address: &Address, offers: &mut Offers) -> Result<OwnedFd, Error> {
+        let wanted = address.wanted()?;
+        let claimed = offers.claim(address, &wanted, None).transpose().map(|claimed| claimed.map(|claim| claim.socket));
+        let socket = claimed.unwrap_or_else(|| sockets::open(address, &wanted));
+        socket.map_err(|source| Error::Bind { address: address.to_string(), source })
     }
 
     /// Whether a master stands behind the program. Without one, nothing restarts or upgrades it.
@@ -124,16 +150,16 @@ impl State {
         &self.shared.path
     }
 
-    /// The listener of the first address.
+    /// The listener of the first TCP or Unix stream address.
     ///
     /// # Panics
-    /// The program was configured without an address.
+    /// The program was configured without such an address.
     #[doc(alias = "Listener")]
     pub fn listener(&self) -> Listener {
-        self.listeners.first().cloned().unwrap_or_else(|| panic!("listener() needs an address: add Config::address"))
+        self.listeners.first().cloned().unwrap_or_else(|| panic!("listener() needs a TCP or Unix stream address: add Config::address"))
     }
 
-    /// The listeners, in the order of the configured addresses.
+    /// The listeners, in the order of their configured addresses; those of datagrams are not among them.
     #[doc(alias = "Listeners")]
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
@@ -144,16 +170,35 @@ impl State {
         self.listeners.iter().find(|listener| listener.name() == Some(name)).cloned()
     }
 
-    /// What the first listener is bound to.
-    #[doc(alias = "Address")]
-    pub fn address(&self) -> Option<&str> {
-        self.listeners.first().map(Listener::address)
+    /// The socket of the first UDP or Unix datagram address.
+    ///
+    /// # Panics
+    /// The program was configured without such an address.
+    pub fn datagram_socket(&self) -> DatagramSocket {
+        let first = self.datagram_sockets.first().cloned();
+        first.unwrap_or_else(|| panic!("datagram_socket() needs a UDP or Unix datagram address: add Config::address"))
     }
 
-    /// What each listener is bound to, in the order of the configured addresses.
+    /// The sockets of datagrams, in the order of their configured addresses.
+    pub fn datagram_sockets(&self) -> &[DatagramSocket] {
+        &self.datagram_sockets
+    }
+
+    /// The socket of the UDP or Unix datagram address with this name (`name=udp::3000`).
+    pub fn named_datagram_socket(&self, name: &str) -> Option<DatagramSocket> {
+        self.datagram_sockets.iter().find(|socket| socket.name() == Some(name)).cloned()
+    }
+
+    /// What the first address is bound to.
+    #[doc(alias = "Address")]
+    pub fn address(&self) -> Option<&str> {
+        self.addresses.first().map(String::as_str)
+    }
+
+    /// What each address is bound to, in the configured order: `127.0.0.1:3000`, `unix:/run/app.sock`, `udp:127.0.0.1:3000`.
     #[doc(alias = "Addresses")]
     pub fn addresses(&self) -> Vec<&str> {
-        self.listeners.iter().map(Listener::address).collect()
+        self.addresses.iter().map(String::as_str).collect()
     }
 
     /// Says that the program serves. [`Listener::incoming`] says it by itself; the first time counts.
@@ -203,7 +248,7 @@ impl State {
     #[doc(alias = "GracefulShutdown")]
     pub fn draining(&self) -> Draining {
         self.shared.attend();
-        Draining { shared: Arc::clone(&self.shared), ticket: None }
+        Draining::of(&self.shared)
     }
 
     /// Counts as open work until it is dropped: a program that returns in a drain is not ended before, within `terminate_timeout`. Clones count each.
@@ -218,6 +263,7 @@ impl fmt::Debug for State {
             .field("generation", &self.shared.generation)
             .field("path", &self.shared.path)
             .field("listeners", &self.listeners)
+            .field("datagram_sockets", &self.datagram_sockets)
             .field("is_enabled", &self.is_enabled)
             .finish_non_exhaustive()
     }
@@ -226,44 +272,33 @@ impl fmt::Debug for State {
 /// Tells when a generation is to finish and leave. Also a future, for any runtime, and a descriptor, for any event loop.
 #[derive(Debug)]
 pub struct Draining {
-    shared: Arc<Shared>,
-    /// The waker that is to be called, once it was polled.
-    ticket: Option<Ticket>,
+    wait: Wait,
 }
 
 impl Clone for Draining {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), ticket: None }
-    }
-}
-
-impl Drop for Draining {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.shared.forget_waker(ticket);
-        }
+        Self::of(self.wait.shared())
     }
 }
 
 impl Draining {
-    #[cfg(feature = "tokio")]
-    pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        Self { shared, ticket: None }
+    pub(crate) fn of(shared: &Arc<Shared>) -> Self {
+        Self { wait: Wait::for_drain(shared) }
     }
 
     /// Waits until the drain begins. Blocks the thread.
     pub fn wait(&self) {
-        self.shared.wait_for_drain(None);
+        self.wait.shared().wait_for_drain(None);
     }
 
     /// Waits until the drain begins, for `time` at most; `true` if it has begun.
     pub fn wait_timeout(&self, time: Duration) -> bool {
-        self.shared.wait_for_drain(Some(time))
+        self.wait.shared().wait_for_drain(Some(time))
     }
 
     /// Whether the drain has begun.
     pub fn begun(&self) -> bool {
-        self.shared.is_draining()
+        self.wait.shared().is_draining()
     }
 
     /// Waits until the drain has begun and no [`Connection`](crate::Connection) and no [`Guard`] is open any more, or its time is over; for any runtime.
@@ -271,51 +306,34 @@ impl Draining {
     /// A program with threads need not call it, since [`run`](crate::run()) waits for them after it. One with an asynchronous runtime does: its tasks end with the
     /// runtime.
     pub fn finished(&self) -> impl Future<Output = ()> + Send + 'static {
-        Finished { shared: Arc::clone(&self.shared), ticket: None }
+        Wait::for_finish(self.wait.shared())
     }
 
     /// When a begun drain must be over: the process is killed then. `None` before it begins. It may become earlier, never later.
     pub fn deadline(&self) -> Option<Instant> {
-        self.shared.deadline()
+        self.wait.shared().deadline()
     }
 }
 
 impl AsFd for Draining {
     /// A descriptor that becomes readable (at its end) when the drain begins, and stays so. Only to be waited for.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.drain_descriptor()
+        self.wait.shared().drain_descriptor()
     }
 }
 
 impl Future for Draining {
     type Output = ();
 
+    /// A task asks again each time that it is woken for anything, so nothing is locked where it is known already that it waits.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Self { shared, ticket } = &mut *self;
-        if shared.is_draining_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-/// See [`Draining::finished`].
-struct Finished {
-    shared: Arc<Shared>,
-    ticket: Option<Ticket>,
-}
-
-impl Drop for Finished {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.shared.forget_waker(ticket);
+        if self.begun() {
+            Poll::Ready(())
+        } else if self.wait.knows(context.waker()) {
+            Poll::Pending
+        } else {
+            Pin::new(&mut self.wait).poll(context)
         }
-    }
-}
-
-impl Future for Finished {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Self { shared, ticket } = &mut *self;
-        if shared.is_finished_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

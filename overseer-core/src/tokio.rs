@@ -1,4 +1,4 @@
-//! For programs that accept on tokio. Feature `tokio`.
+//! For programs that accept and receive on tokio. Feature `tokio`.
 //!
 //! ```no_run
 //! use overseer_core::{Config, State, run};
@@ -23,21 +23,22 @@
 //! # }
 //! ```
 
-use crate::child::{Guard, Shared, Ticket};
-use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Socket};
+use crate::child::{Guard, Intake, Shared, Wait};
+use crate::datagram::{self, PeerAddress};
+use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket};
 use crate::state::Draining;
 use crate::sys::AsFd;
-use crate::sys::sockets::{self, is_passing, is_shortage, is_shut_down};
+use crate::sys::sockets;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 #[cfg(unix)]
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixDatagram, UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
 /// A listener on tokio; see [`Listener::to_tokio`](listener::Listener::to_tokio).
@@ -79,7 +80,7 @@ impl Registered {
 impl Listener {
     pub(crate) fn new(of: listener::Listener) -> io::Result<Self> {
         let registered = Registered::new(&of)?;
-        let draining = Draining::of(Arc::clone(&of.inner.shared));
+        let draining = Draining::of(&of.inner.shared);
         Ok(Self { of, registered, draining })
     }
 
@@ -92,26 +93,25 @@ impl Listener {
     /// The listener cannot be used.
     pub async fn accept(&mut self) -> io::Result<Option<Connection>> {
         let shared = Arc::clone(&self.of.inner.shared);
-        if !begin_to_accept(&shared).await {
+        if !begin(&shared, Intake::Connections).await {
             return Ok(None);
         }
         loop {
             let Some(accepted) = self.accept_one().await else { return Ok(None) };
-            match accepted {
+            let error = match accepted {
                 Ok(stream) => {
                     let connection = Connection { stream, _open: Guard::new(shared) };
                     // A connection that cannot be probed is still one.
-                    let _ = connection.as_tcp().map(|stream| sockets::set_keep_alive(stream.as_fd()));
+                    let _ = connection.as_tcp().map(|stream| sockets::set_options(stream.as_fd(), &self.of.inner.options));
                     return Ok(Some(connection));
                 }
-                Err(error) if is_passing(&error) => {}
-                // The listener is closed for everybody when the program is to leave, which may be seen before the drain is heard of.
-                Err(error) if is_shut_down(&error) && timeout(CLOSED_PAUSE, &mut self.draining).await.is_ok() => return Ok(None),
-                Err(error) if is_shortage(&error) => {
-                    log::warn!(target: "overseer::child", "cannot accept on {}: {error}; trying again", self.of.address());
-                    sleep(NO_DESCRIPTOR_PAUSE).await;
-                }
-                Err(error) => {
+                Err(error) => error,
+            };
+            match self.of.remedy(&error) {
+                Remedy::Again => {}
+                Remedy::Pause => sleep(NO_DESCRIPTOR_PAUSE).await,
+                Remedy::EndOrMend if timeout(CLOSED_PAUSE, &mut self.draining).await.is_ok() => return Ok(None),
+                Remedy::EndOrMend | Remedy::Fail => {
                     self.of.mend(error)?;
                     // The runtime has noted of the old copy that it is at its end, and does not forget that.
                     self.registered = Registered::new(&self.of)?;
@@ -136,24 +136,92 @@ impl Listener {
     }
 }
 
-/// Says ready and waits until the generation may accept; `false` if it is to leave instead.
-async fn begin_to_accept(shared: &Arc<Shared>) -> bool {
-    struct Wait<'a>(&'a Shared, Option<Ticket>);
-    impl Drop for Wait<'_> {
-        fn drop(&mut self) {
-            if let Some(ticket) = self.1.take() {
-                self.0.forget_waker(ticket);
+/// A socket of datagrams on tokio; see [`DatagramSocket::to_tokio`](datagram::DatagramSocket::to_tokio). One that several tasks use goes into an [`Arc`].
+#[derive(Debug)]
+pub struct DatagramSocket {
+    of: datagram::DatagramSocket,
+    registered: RegisteredDatagrams,
+}
+
+/// A copy of the socket that the runtime waits for.
+#[derive(Debug)]
+enum RegisteredDatagrams {
+    Udp(UdpSocket),
+    #[cfg(unix)]
+    Unix(UnixDatagram),
+}
+
+impl DatagramSocket {
+    pub(crate) fn new(of: datagram::DatagramSocket) -> io::Result<Self> {
+        let registered = match &of.inner.socket {
+            datagram::Socket::Udp(socket) => RegisteredDatagrams::Udp(UdpSocket::from_std(socket.try_clone()?)?),
+            #[cfg(unix)]
+            datagram::Socket::Unix(socket) => RegisteredDatagrams::Unix(UnixDatagram::from_std(socket.try_clone()?)?),
+        };
+        Ok(Self { of, registered })
+    }
+
+    /// Receives one datagram: its length and who sent it. `None`: the drain has begun, and what comes now is the next generation's.
+    ///
+    /// The first call says that the program is ready, and waits until this generation is committed. A call that is dropped has lost no datagram. See
+    /// [`DatagramSocket::recv_from`](datagram::DatagramSocket::recv_from).
+    ///
+    /// # Errors
+    /// The socket cannot be used. Errors that belong to one datagram, or to nothing, are waited out.
+    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, PeerAddress)>> {
+        let shared = &self.of.inner.shared;
+        if !begin(shared, Intake::Datagrams).await {
+            return Ok(None);
+        }
+        let mut draining = Draining::of(shared);
+        loop {
+            let mut received = pin!(self.recv_now(buffer));
+            let received = poll_fn(|context| match Pin::new(&mut draining).poll(context) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => received.as_mut().poll(context).map(Some),
+            });
+            match received.await {
+                None => return Ok(None),
+                Some(Err(error)) if sockets::is_passing(&error) => {}
+                Some(received) => return received.map(Some),
             }
         }
     }
+
+    async fn recv_now(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)> {
+        match &self.registered {
+            RegisteredDatagrams::Udp(socket) => socket.recv_from(buffer).await.map(|(length, from)| (length, PeerAddress::Udp(from))),
+            #[cfg(unix)]
+            RegisteredDatagrams::Unix(socket) => {
+                socket.recv_from(buffer).await.map(|(length, from)| (length, PeerAddress::Unix(from.into())))
+            }
+        }
+    }
+
+    /// Sends a datagram, at any time: in the warm-up and in a drain too. Answers its length.
+    ///
+    /// # Errors
+    /// See [`DatagramSocket::send_to`](datagram::DatagramSocket::send_to).
+    pub async fn send_to(&self, bytes: &[u8], to: &PeerAddress) -> io::Result<usize> {
+        match (&self.registered, to) {
+            (RegisteredDatagrams::Udp(socket), PeerAddress::Udp(to)) => socket.send_to(bytes, *to).await,
+            // Does not wait, for either of them.
+            #[cfg(unix)]
+            _ => self.of.send_to(bytes, to),
+        }
+    }
+
+    /// What it is bound to; see [`DatagramSocket::address`](datagram::DatagramSocket::address).
+    pub fn address(&self) -> &str {
+        self.of.address()
+    }
+}
+
+/// Says ready and waits until the generation may take these in; `false` if it is to leave instead.
+async fn begin(shared: &Arc<Shared>, intake: Intake) -> bool {
     shared.attend();
     shared.say_ready();
-    let mut wait = Wait(shared, None);
-    poll_fn(|context| {
-        let Wait(shared, ticket) = &mut wait;
-        if shared.may_accept_or_wake(context.waker(), ticket) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    Wait::to_begin(shared, intake).await;
     !shared.is_draining()
 }
 

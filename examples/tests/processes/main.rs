@@ -5,6 +5,7 @@ mod alone;
 mod app;
 mod broken;
 mod commands;
+mod datagrams;
 mod files;
 mod killed;
 mod load;

@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::net::{TcpStream, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -213,26 +213,93 @@ fn nobody_notices_that_a_server_behind_tls_is_restarted_and_upgraded() {
     });
 }
 
+/// Sends lines and reads their answers until the server says goodbye.
+fn keep_talking<S: Read + Write>(
+    stream: S,
+    set_nonblocking: impl Fn(&S, bool) -> std::io::Result<()>,
+    notes: &Notes,
+) -> Result<(), String> {
+    let mut stream = BufReader::new(stream);
+    while !notes.is_over() {
+        stream.get_mut().write_all(b"line\n").map_err(|error| format!("asking: {error}"))?;
+        let mut line = String::new();
+        stream.read_line(&mut line).map_err(|error| format!("reading: {error}"))?;
+        let generation = line.strip_suffix(": line\n").and_then(|number| number.parse().ok());
+        notes.answered_by(generation.ok_or_else(|| format!("{line:?} is no answer"))?);
+        thread::sleep(Duration::from_millis(3));
+        set_nonblocking(stream.get_ref(), true).expect("an option");
+        let is_last = stream.fill_buf().is_ok_and(|bytes| bytes == b"goodbye\n");
+        set_nonblocking(stream.get_ref(), false).expect("an option");
+        if is_last {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn each_line_to_a_tcp_server_is_answered_while_it_is_restarted_and_upgraded() {
     is_never_felt("tokio_tcp", &directory(), &["127.0.0.1:0"], |address, notes| {
-        let mut stream = BufReader::new(connect(address)?);
-        while !notes.is_over() {
-            stream.get_mut().write_all(b"line\n").map_err(|error| format!("asking: {error}"))?;
-            let mut line = String::new();
-            stream.read_line(&mut line).map_err(|error| format!("reading: {error}"))?;
-            let generation = line.strip_suffix(": line\n").and_then(|number| number.parse().ok());
-            notes.answered_by(generation.ok_or_else(|| format!("{line:?} is no answer"))?);
-            thread::sleep(Duration::from_millis(3));
-            stream.get_ref().set_nonblocking(true).expect("an option");
-            let is_last = stream.fill_buf().is_ok_and(|bytes| bytes == b"goodbye\n");
-            stream.get_ref().set_nonblocking(false).expect("an option");
-            if is_last {
-                return Ok(());
-            }
-        }
-        Ok(())
+        keep_talking(connect(address)?, TcpStream::set_nonblocking, notes)
     });
+}
+
+#[test]
+fn each_line_to_a_server_on_a_unix_socket_is_answered_while_it_is_restarted_and_upgraded() {
+    let directory = directory();
+    let path = directory.path().join("socket");
+    is_never_felt("unix_socket", &directory, &[&format!("unix:{}?mode=0600", path.display())], |address, notes| {
+        let path = address.strip_prefix("unix:").ok_or("no Unix socket")?;
+        let stream = UnixStream::connect(path).map_err(|error| format!("connecting: {error}"))?;
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        keep_talking(stream, UnixStream::set_nonblocking, notes)
+    });
+    assert!(!path.exists(), "the file goes with the service");
+}
+
+/// Sends one datagram after the other, each with a number of its own, and waits for its answer. Nothing is sent twice.
+fn keep_sending(
+    notes: &Notes,
+    send: impl Fn(&[u8]) -> std::io::Result<usize>,
+    receive: impl Fn(&mut [u8]) -> std::io::Result<usize>,
+) -> Result<(), String> {
+    let mut answer = [0; 100];
+    for number in 0.. {
+        if notes.is_over() {
+            break;
+        }
+        let text = format!("datagram {number}");
+        send(text.as_bytes()).map_err(|error| format!("sending {text}: {error}"))?;
+        let length = receive(&mut answer).map_err(|error| format!("waiting for the answer to {text}: {error}"))?;
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        let generation = answer.strip_prefix(&text).and_then(|rest| rest.strip_prefix(" generation ")?.parse().ok());
+        notes.answered_by(generation.ok_or_else(|| format!("{answer:?} is no answer to {text}"))?);
+    }
+    Ok(())
+}
+
+#[test]
+fn each_datagram_to_a_udp_server_is_answered_once_while_it_is_restarted_and_upgraded() {
+    is_never_felt("udp_echo", &directory(), &["udp:127.0.0.1:0"], |address, notes| {
+        let client = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        client.connect(address.strip_prefix("udp:").ok_or("no UDP")?).expect("an address");
+        client.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        keep_sending(notes, |bytes| client.send(bytes), |buffer| client.recv(buffer))
+    });
+}
+
+#[test]
+fn each_datagram_to_a_unix_socket_is_answered_once_while_its_server_is_restarted_and_upgraded() {
+    let directory = directory();
+    let (path, number) = (directory.path().join("socket"), AtomicU32::new(0));
+    is_never_felt("udp_echo", &directory, &[&format!("unixgram:{}?mode=0600", path.display())], |address, notes| {
+        let own = directory.path().join(format!("client-{}", number.fetch_add(1, Ordering::Relaxed)));
+        let client = UnixDatagram::bind(own).expect("bound");
+        client.connect(address.strip_prefix("unixgram:").ok_or("no Unix socket")?).map_err(|error| format!("connecting: {error}"))?;
+        client.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        keep_sending(notes, |bytes| client.send(bytes), |buffer| client.recv(buffer))
+    });
+    assert!(!path.exists(), "the file goes with the service");
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -1,7 +1,7 @@
 //! Sockets that a service manager passes and keeps. The test plays the service manager: it has the sockets before the program and after it.
 
 use crate::app::{App, Scene};
-use crate::load::{Load, Request, ask, tell};
+use crate::load::{Load, PATIENCE, Request, ask, tell};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
@@ -302,10 +302,15 @@ fn an_address_for_which_no_socket_to_accept_on_was_passed_is_an_error_that_says_
     scene.add_words("address=systemd:web");
     let (web, datagrams) = (listener(), UdpSocket::bind("127.0.0.1:0").expect("bound"));
     let client = TcpStream::connect(web.local_addr().expect("bound")).expect("connected");
+    datagrams.connect(web.local_addr().expect("bound")).expect("connected");
     let file = fs::File::open("/dev/null").expect("opened");
     let cases: [(&str, &[&dyn AsFd], &str); 5] = [
         ("api:admin", &[&web, &web], "has passed no socket of that name that is left to take; there are: api, admin"),
-        ("web", &[&datagrams], "descriptor 3, which the service manager has passed under this name, is a datagram socket on 127.0.0.1:"),
+        (
+            "web",
+            &[&datagrams],
+            "descriptor 3, which the service manager has passed under this name, is a connected datagram socket on 127.0.0.1:",
+        ),
         ("api:web", &[&web, &client], "descriptor 4, which the service manager has passed under this name, is a connection on 127.0.0.1:"),
         ("web", &[&file], "descriptor 3, which the service manager has passed under this name, is no socket"),
         (
@@ -411,6 +416,35 @@ fn a_program_that_is_left_alone_has_the_passed_sockets_too() {
     app.line_after("serving version=1");
     let address = web.local_addr().expect("bound").to_string();
     assert_eq!(ask(&address).pid, app.pid().as_raw());
+    assert!(app.terminate().success());
+}
+
+#[test]
+fn passed_and_stored_sockets_of_datagrams_keep_what_waits_in_them_for_the_next_master() {
+    let (store, mut scene) = (Store::new(), Scene::new(""));
+    let unit = UdpSocket::bind("127.0.0.1:0").expect("bound");
+    let of_unit = unit.local_addr().expect("bound").to_string();
+    scene.add_words("address=systemd:log,udp:127.0.0.1:0,127.0.0.1:0");
+    store.held.lock().expect("whole").push(("log".to_owned(), unit.into()));
+    let mut app = store.start(&scene, 8);
+    let addresses: Vec<String> = app.address().split(',').map(str::to_owned).collect();
+    assert_eq!(addresses[0], format!("udp:{of_unit}"));
+    app.wait_until("both others are stored", |_| store.names().len() == 3);
+    let client = UdpSocket::bind("127.0.0.1:0").expect("bound");
+    client.set_read_timeout(Some(PATIENCE)).expect("set");
+    for end in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGKILL] {
+        app.signal(end);
+        app.wait_exit();
+        // A child whose master was killed may take one before it hears of it; then it answers that one.
+        for address in &addresses[..2] {
+            client.send_to(b"hello", address.strip_prefix("udp:").expect("UDP")).expect("sent");
+        }
+        app = store.start(&scene, 8);
+        assert_eq!(app.address(), addresses.join(","));
+        for _ in 0..2 {
+            client.recv(&mut [0; 100]).expect("an answer");
+        }
+    }
     assert!(app.terminate().success());
 }
 

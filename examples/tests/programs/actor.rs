@@ -9,7 +9,9 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal as RawSignal};
 use nix::sys::signalfd::SignalFd;
-use overseer_core::{AsyncFetcher, Config, FetchError, File, Known, LogFormat, Look, Release, Signal, State, Upgrades, fetcher_fn, run};
+use overseer_core::{
+    AsyncFetcher, Config, DatagramSocket, FetchError, File, Known, LogFormat, Look, Release, Signal, State, Upgrades, fetcher_fn, run,
+};
 use overseer_fetcher_http::HttpFetcher;
 use script::Script;
 use std::fmt::Write as _;
@@ -350,6 +352,10 @@ impl Actor {
                     }
                 })
             })
+            .chain(self.state.datagram_sockets().iter().map(|socket| {
+                let (actor, socket) = (Arc::clone(&self), socket.clone());
+                thread::spawn(move || actor.answer_datagrams(&socket))
+            }))
             .collect();
         if threads.is_empty() {
             self.state.ready();
@@ -382,6 +388,15 @@ impl Actor {
         }
         for thread in open {
             let _ = thread.join();
+        }
+    }
+
+    fn answer_datagrams(&self, socket: &DatagramSocket) {
+        let mut buffer = [0; 1000];
+        while let Some((length, from)) = socket.recv_from(&mut buffer).expect("the socket can be used") {
+            let answer = self.answer(&String::from_utf8_lossy(&buffer[..length]));
+            // A client that has gone is none of ours.
+            let _ = socket.send_to(answer.as_bytes(), &from);
         }
     }
 

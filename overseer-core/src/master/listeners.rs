@@ -2,14 +2,13 @@
 
 use super::notify::Notify;
 use crate::activation::{Claim, Keeper, Offers, name_in_store};
-use crate::address::{Address, Kind};
+use crate::address::{self, Address, Kind};
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::Generation;
 use crate::sys::activation;
 use crate::sys::handover::Passed;
 use crate::sys::sockets::{self, FileId};
-use nix::libc;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +45,8 @@ struct Held {
     file: Option<(PathBuf, FileId)>,
     keeper: Keeper,
     users: BTreeSet<Generation>,
+    /// What users have asked for who want a shorter backlog than the system's largest.
+    backlogs: BTreeMap<Generation, u32>,
 }
 
 /// Why a generation does not get its listeners.
@@ -74,7 +75,7 @@ impl Refusal {
 }
 
 fn is_in_use(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EADDRINUSE)
+    error.kind() == io::ErrorKind::AddrInUse
 }
 
 /// A listener in the hands of no process: what goes on through an exec.
@@ -88,6 +89,8 @@ pub(crate) struct HeldState {
     #[serde(default)]
     keeper: Keeper,
     users: BTreeSet<Generation>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    backlogs: BTreeMap<Generation, u32>,
 }
 
 impl HeldState {
@@ -149,6 +152,7 @@ impl Listeners {
                 file: held.file.clone(),
                 keeper: held.keeper.clone(),
                 users: held.users.clone(),
+                backlogs: held.backlogs.clone(),
             })
         });
         states.collect()
@@ -162,8 +166,8 @@ impl Listeners {
     /// Takes those that were handed over, each with its [`address`](HeldState::address).
     pub(crate) fn resume(states: Vec<HeldState>, addresses: Vec<Address>, store: StoreState) -> Self {
         let held = states.into_iter().zip(addresses).map(|(state, address)| {
-            let HeldState { key, socket, bound_to, file, keeper, users, .. } = state;
-            (key, Held { address, socket: socket.take(), bound_to, file, keeper, users })
+            let HeldState { key, socket, bound_to, file, keeper, users, backlogs, .. } = state;
+            (key, Held { address, socket: socket.take(), bound_to, file, keeper, users, backlogs })
         });
         Self { held: held.collect(), offers: None, store }
     }
@@ -183,10 +187,10 @@ impl Listeners {
     fn claim_all(&mut self, generation: Generation, keys: &[Key], wanted: &[Wanted]) -> Result<(), Refusal> {
         for (key, wanted) in keys.iter().zip(wanted) {
             if let Some(held) = self.held.get_mut(key) {
-                held.users.insert(generation);
+                held.is_used_by(generation, parsed(wanted)?.options.backlog);
             } else if let Some(offers) = &mut self.offers {
                 let address = parsed(wanted)?;
-                let claimed = offers.claim(&address, &wanted.resolved, Some(&key.store_name()));
+                let claimed = offers.claim(&address, wanted, Some(&key.store_name()));
                 if let Some(claim) = claimed.map_err(|error| Refusal::new(wanted, error))? {
                     self.held.insert(key.clone(), Held::new(address, claim, generation));
                 }
@@ -236,18 +240,18 @@ impl Listeners {
     }
 
     fn bind(&mut self, address: Address, wanted: &Wanted, generation: Generation) -> Result<Held, Refusal> {
-        let listen = || sockets::listen(&address, &wanted.resolved);
-        let bound = listen().or_else(|error| {
+        let open = || sockets::open(&address, wanted);
+        let bound = open().or_else(|error| {
             // A listener that nobody has any more gives way.
-            if is_in_use(&error) && self.make_way_for(&address) { listen() } else { Err(error) }
+            if is_in_use(&error) && self.make_way_for(&address) { open() } else { Err(error) }
         });
         let socket = bound.map_err(|error| {
             let overlaps = is_in_use(&error) && self.held.values().any(|held| held.is_in_the_way_of(&address));
             Refusal { overlaps, ..Refusal::new(wanted, error) }
         })?;
         let file = match &address.kind {
-            Kind::Unix { path, .. } => sockets::file_of(path).map(|file| (path.clone(), file)),
-            Kind::Tcp { .. } | Kind::TcpAny { .. } | Kind::Systemd { .. } => None,
+            Kind::Unix { path } => sockets::file_of(path).map(|file| (path.clone(), file)),
+            Kind::Host { .. } | Kind::AllInterfaces { .. } | Kind::Systemd { .. } => None,
         };
         Ok(Held::new(address, Claim { socket, keeper: Keeper::Nobody, file }, generation))
     }
@@ -280,6 +284,7 @@ impl Listeners {
     pub(crate) fn release(&mut self, generation: Generation) {
         for held in self.held.values_mut() {
             held.users.remove(&generation);
+            held.backlogs.remove(&generation);
         }
     }
 
@@ -377,11 +382,17 @@ impl Listeners {
                 Ok(true) => repaired.push(say("it blocked".to_owned())),
                 Err(error) => repaired.push(say(format!("its flags cannot be set: {error}"))),
             }
-            if sockets::is_listening(held.socket.as_fd()) {
+            if held.is_datagram() {
+                match sockets::disconnect(held.socket.as_fd(), &held.bound_to) {
+                    Ok(false) => {}
+                    Ok(true) => repaired.push(say("it was connected to one peer".to_owned())),
+                    Err(error) => repaired.push(say(format!("it was connected to one peer and cannot be freed: {error}"))),
+                }
+            } else if sockets::is_listening(held.socket.as_fd()) {
                 // A listen(2) of its own has changed the backlog for all, which carries clients over a hand-over.
-                let _ = sockets::start_listening(held.socket.as_fd());
+                let _ = sockets::start_listening(held.socket.as_fd(), held.backlog());
             } else {
-                let again = sockets::listen_again(held.socket.as_fd(), &held.bound_to);
+                let again = sockets::listen_again(held.socket.as_fd(), &held.bound_to, held.backlog());
                 repaired.push(say(match again {
                     Ok(()) => "it was shut down".to_owned(),
                     Err(error) => format!("it was shut down and cannot listen again: {error}"),
@@ -411,7 +422,30 @@ impl Held {
     fn new(address: Address, claim: Claim, user: Generation) -> Self {
         let Claim { socket, keeper, file } = claim;
         let bound_to = sockets::bound_to(socket.as_fd());
-        Self { address, socket, bound_to, file, keeper, users: BTreeSet::from([user]) }
+        let backlogs = address.options.backlog.map(|backlog| (user, backlog)).into_iter().collect();
+        Self { address, socket, bound_to, file, keeper, users: BTreeSet::from([user]), backlogs }
+    }
+
+    fn is_datagram(&self) -> bool {
+        sockets::is_datagram(self.socket.as_fd())
+    }
+
+    /// The longest that a user asks for: a candidate with a short one is not to hurt the service.
+    fn backlog(&self) -> Option<u32> {
+        let is_limited = self.users.iter().all(|user| self.backlogs.contains_key(user));
+        self.backlogs.values().copied().max().filter(|_| is_limited)
+    }
+
+    fn is_used_by(&mut self, generation: Generation, backlog: Option<u32>) {
+        let before = self.backlog();
+        self.users.insert(generation);
+        if let Some(backlog) = backlog {
+            self.backlogs.insert(generation, backlog);
+        }
+        if self.backlog() != before && !self.is_datagram() {
+            // That it does not listen any more is seen when it is checked.
+            let _ = sockets::start_listening(self.socket.as_fd(), self.backlog());
+        }
     }
 
     /// Whether it may be in the way of the address, and would not be if it were closed.
@@ -444,15 +478,16 @@ fn shown(name: Option<&str>, text: &str) -> String {
 }
 
 fn keys(wanted: &[Wanted]) -> Vec<Key> {
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     wanted
         .iter()
-        .map(|wanted| match &wanted.name {
-            Some(name) => Key::Name(name.clone(), wanted.text.clone()),
+        .map(|wanted| (wanted, address::identity(&wanted.text)))
+        .map(|(wanted, text)| match &wanted.name {
+            Some(name) => Key::Name(name.clone(), text),
             None => {
-                let count = seen.entry(&wanted.text).or_default();
+                let count = seen.entry(text.clone()).or_default();
                 *count += 1;
-                Key::Text(wanted.text.clone(), *count)
+                Key::Text(text, *count)
             }
         })
         .collect()
@@ -617,6 +652,112 @@ mod tests {
     }
 
     #[test]
+    fn a_udp_socket_is_held_like_a_listener_and_has_nothing_to_do_with_tcp_on_its_port() {
+        let mut listeners = Listeners::default();
+        let udp = listeners.provide(Generation(1), &wanted(&["udp:127.0.0.1:0"])).expect("bound")[0].bound_to.to_owned();
+        let tcp = udp.strip_prefix("udp:").expect("UDP");
+        let both = listeners.provide(Generation(2), &wanted(&["udp:127.0.0.1:0", tcp])).expect("bound");
+        assert_eq!([both[0].bound_to, both[1].bound_to], [&udp, tcp]);
+        let refusal = listeners.provide(Generation(3), &wanted(&[&format!("dns={udp}")])).expect_err("nobody else has it");
+        assert!(refusal.is_in_use() && refusal.overlaps, "{}", refusal.why());
+        listeners.release(Generation(1));
+        listeners.release(Generation(2));
+        listeners.provide(Generation(3), &wanted(&[&format!("dns={udp}")])).expect("it gives way, as nobody has it");
+    }
+
+    #[test]
+    fn a_udp_socket_that_a_candidate_has_connected_hears_everybody_again() {
+        let mut listeners = Listeners::default();
+        for text in ["udp:127.0.0.1:0", "udp::0"] {
+            let provided = listeners.provide(Generation(1), &wanted(&[text])).expect("bound");
+            let (socket, bound_to) = (provided[0].socket.try_clone_to_owned().expect("a copy"), provided[0].bound_to.to_owned());
+            assert_eq!(listeners.check(), []);
+            let copy = std::net::UdpSocket::from(socket);
+            let other = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
+            copy.connect(other.local_addr().expect("bound")).expect("connected");
+            assert_eq!(listeners.check().len(), 1);
+            assert_eq!(listeners.check(), []);
+            let port = bound_to.rsplit_once(':').expect("a port").1;
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
+            client.send_to(b"hello", format!("127.0.0.1:{port}")).expect("sent");
+            let ready = crate::sys::poll::wait(
+                &[crate::sys::poll::Interest { descriptor: copy.as_fd(), write: false }],
+                Some(std::time::Duration::from_secs(10)),
+            );
+            assert!(ready.expect("it can be waited for")[0].read);
+            assert_eq!(copy.recv(&mut [0; 10]).expect("a datagram"), 5);
+        }
+    }
+
+    #[test]
+    fn a_backlog_is_as_long_as_the_longest_that_a_generation_asks_for_and_changes_no_socket() {
+        /// How many clients are let in before the next one has to wait.
+        fn room(bound_to: &str) -> usize {
+            let address = bound_to.parse().expect("an address");
+            let connect = || TcpStream::connect_timeout(&address, std::time::Duration::from_millis(200));
+            std::iter::repeat_with(connect).take(9).map_while(Result::ok).collect::<Vec<_>>().len()
+        }
+        let empty = |socket: BorrowedFd<'_>| {
+            let listener = std::net::TcpListener::from(socket.try_clone_to_owned().expect("a copy"));
+            while listener.accept().is_ok() {}
+        };
+        let mut listeners = Listeners::default();
+        let (socket, bound_to) = {
+            let provided = listeners.provide(Generation(1), &wanted(&["127.0.0.1:0?backlog=2"])).expect("bound");
+            (provided[0].socket.try_clone_to_owned().expect("a copy"), provided[0].bound_to.to_owned())
+        };
+        // Linux lets one more in.
+        assert_eq!(room(&bound_to), 3);
+        empty(socket.as_fd());
+        for (generation, text, expected) in [(2, "127.0.0.1:0?backlog=4", 5), (3, "127.0.0.1:0?nodelay", 9)] {
+            assert_eq!(listeners.provide(Generation(generation), &wanted(&[text])).expect("held")[0].bound_to, bound_to);
+            assert_eq!(room(&bound_to), expected);
+            empty(socket.as_fd());
+        }
+        listeners.release(Generation(3));
+        listeners.release(Generation(2));
+        assert_eq!(listeners.check(), []);
+        assert_eq!(room(&bound_to), 3);
+    }
+
+    #[test]
+    fn a_port_that_is_shared_can_be_bound_twice_and_another_one_cannot() {
+        let bind =
+            |text: &str| Listeners::default().provide(Generation(1), &wanted(&[text])).map(|provided| provided[0].bound_to.to_owned());
+        for transport in ["", "udp:"] {
+            let mut first = Listeners::default();
+            let bound_to = first.provide(Generation(1), &wanted(&[&format!("{transport}127.0.0.1:0?reuse_port")])).expect("bound")[0]
+                .bound_to
+                .to_owned();
+            assert_eq!(bind(&format!("{bound_to}?reuse_port")).expect("both share it"), bound_to);
+            assert!(bind(&bound_to).expect_err("this one does not share").is_in_use());
+        }
+    }
+
+    #[test]
+    fn the_file_of_a_unix_socket_gets_its_owner_and_a_living_one_is_told_of_by_pid() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let own = std::fs::metadata(directory.path()).expect("there");
+        let (user, group) = (std::os::unix::fs::MetadataExt::uid(&own), std::os::unix::fs::MetadataExt::gid(&own));
+        for transport in ["unix", "unixgram"] {
+            let path = directory.path().join(transport);
+            let text = format!("{transport}:{}?mode=0600&owner={user}:{group}", path.display());
+            let mut listeners = Listeners::default();
+            listeners.provide(Generation(1), &wanted(&[&text])).expect("bound");
+            let made = std::fs::metadata(&path).expect("there");
+            let rights = (std::os::unix::fs::MetadataExt::mode(&made) & 0o777, std::os::unix::fs::MetadataExt::uid(&made));
+            assert_eq!(rights, (0o600, user));
+            let refusal = Listeners::default().provide(Generation(1), &wanted(&[&text])).expect_err("it is alive");
+            assert!(refusal.is_in_use(), "{}", refusal.why());
+            if transport == "unix" && cfg!(target_os = "linux") {
+                assert!(refusal.why().contains(&format!("pid {}", std::process::id())), "{}", refusal.why());
+            }
+        }
+        let nobody = Address::parse("unix:/a?owner=nobody-is-called-that").and_then(|address| address.wanted());
+        assert!(nobody.expect_err("there is none").chain().contains("there is no user nobody-is-called-that"));
+    }
+
+    #[test]
     fn a_listener_that_nobody_has_gives_way_to_one_that_overlaps_it_and_back() {
         let mut listeners = Listeners::default();
         let port = listeners.provide(Generation(1), &wanted(&["127.0.0.1:0"])).expect("bound")[0]
@@ -640,7 +781,7 @@ mod tests {
 
     #[test]
     fn a_stored_socket_gives_way_to_an_address_that_overlaps_it() {
-        let stored = sockets::listen(&Address::parse(":0").expect("it is good"), &[]).expect("bound");
+        let stored = sockets::open(&Address::parse(":0").expect("it is good"), &Wanted::default()).expect("bound");
         let (port, store) =
             (sockets::bound_to_address(stored.as_fd()).expect("bound").port(), stored.try_clone().expect("the service manager's"));
         let mut listeners = Listeners::with_offers(Offers::of(vec![("overseer-x", stored)]));
@@ -672,7 +813,7 @@ mod tests {
 
     #[test]
     fn a_stored_socket_that_another_address_means_does_not_give_way() {
-        let listen = |text: &str| sockets::listen(&Address::parse(text).expect("it is good"), &[]).expect("bound");
+        let listen = |text: &str| sockets::open(&Address::parse(text).expect("it is good"), &Wanted::default()).expect("bound");
         let v4 = listen("0.0.0.0:0");
         let port = sockets::bound_to_address(v4.as_fd()).expect("bound").port();
         let v6 = listen(&format!("[::1]:{port}"));

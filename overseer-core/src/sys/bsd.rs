@@ -21,6 +21,11 @@ pub(super) fn own_pidfd_id() -> Option<u64> {
     None
 }
 
+/// The system may know; nobody has asked it yet.
+pub(super) fn peer_of(_socket: BorrowedFd<'_>) -> Option<String> {
+    None
+}
+
 pub(super) fn own_file() -> io::Result<PathBuf> {
     std::env::current_exe()
 }

@@ -1,9 +1,10 @@
 //! Files: what the standard library does not do with them.
 
 use super::system;
+use crate::protocol::Owner;
 use nix::libc;
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{AccessFlags, Pid};
+use nix::unistd::{AccessFlags, Group, Pid, User};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;
@@ -36,6 +37,23 @@ pub(crate) fn own_path() -> io::Result<PathBuf> {
 /// Opens a file to be executed, which on Linux needs no right to read it.
 pub(crate) fn open_to_execute(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(system::TO_EXECUTE).open(path)
+}
+
+/// Whom `USER`, `USER:GROUP` or `:GROUP` means; each by its name or number.
+///
+/// # Errors
+/// There is no such user or group, or the system's list of them cannot be read.
+pub(crate) fn owner_of(text: &str) -> io::Result<Owner> {
+    let (user, group) = text.split_once(':').map_or((text, ""), |(user, group)| (user, group));
+    let none = |what: &str, name: &str| io::Error::new(io::ErrorKind::NotFound, format!("there is no {what} {name}"));
+    let id = |what: &str, name: &str, found: &dyn Fn(&str) -> nix::Result<Option<u32>>| match name.parse() {
+        _ if name.is_empty() => Ok(None),
+        Ok(number) => Ok(Some(number)),
+        Err(_) => found(name)?.map(Some).ok_or_else(|| none(what, name)),
+    };
+    let user_id = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
+    let group_id = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
+    Ok(Owner { user: id("user", user, &user_id)?, group: id("group", group, &group_id)? })
 }
 
 /// Opens the pipe or the terminal once more, for writing without blocking. A flag on the descriptor itself would be one for everybody who has it.

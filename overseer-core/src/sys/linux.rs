@@ -95,6 +95,13 @@ pub(super) fn exchange(one: &CStr, other: &CStr) -> io::Result<()> {
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
+/// Who listened on the Unix socket that this one is connected to, for a message.
+pub(super) fn peer_of(socket: BorrowedFd<'_>) -> Option<String> {
+    let who = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
+    // A process of another PID namespace has no number here.
+    (who.pid() != 0).then(|| format!("pid {}, user {}", who.pid(), who.uid()))
+}
+
 /// A read lease (fcntl(2)), as long as the file is open: who opens it for writing waits for `lease-break-time`, and the lease says from then on that it is being broken.
 pub(super) fn keep_unwritten(file: BorrowedFd<'_>) -> io::Result<bool> {
     // The signal that tells of it is one that is ignored unless handled, where the usual one ends the process.

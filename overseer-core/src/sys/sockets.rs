@@ -1,44 +1,54 @@
-//! Listening sockets.
+//! Sockets to accept on and to receive from.
 
 use super::system;
-use crate::address::{Address, Kind};
+use crate::address::{Address, Kind, Options, Transport};
+use crate::protocol::{Owner, Wanted};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, bind, connect, getsockname, getsockopt,
-    setsockopt, socket, sockopt,
+    AddressFamily, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getpeername,
+    getsockname, getsockopt, setsockopt, socket, sockopt,
 };
+use nix::sys::stat::{Mode, fchmod};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-/// Idle time before the first keep-alive probe of a connection, and between two: 3 min, as the Go original has it.
-const KEEP_ALIVE: Duration = Duration::from_secs(180);
-
-/// Opens, binds and listens; on the first of the `resolved` addresses that can be had, if it is a host's name. The socket does not block, and its backlog is the system's maximum: it carries clients over a hand-over.
+/// Opens and binds, and listens if it is a stream socket; on the first of the resolved addresses that can be had, if it is a host's name. The socket does not block. Its
+/// backlog is the system's maximum unless the address says otherwise: it carries clients over a hand-over.
 ///
 /// # Errors
-/// The address cannot be had; nothing is left behind.
-pub(crate) fn listen(address: &Address, resolved: &[SocketAddr]) -> io::Result<OwnedFd> {
+/// The address cannot be had ([`io::ErrorKind::AddrInUse`]: by somebody else's use); nothing is left behind.
+pub(crate) fn open(address: &Address, wanted: &Wanted) -> io::Result<OwnedFd> {
+    let is_datagram = address.transport == Transport::Datagram;
+    let inet = |at: SocketAddr, v6_only: bool| open_inet(at, is_datagram, v6_only, &address.options);
     match &address.kind {
-        Kind::TcpAny { port } => listen_any(*port),
-        Kind::Tcp { host, port } => {
+        Kind::AllInterfaces { port } => {
+            let v6_only = address.options.v6_only.unwrap_or(false);
+            match inet(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, *port, 0, 0).into(), v6_only) {
+                // IPv4 alone where the system has no IPv6.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) && !v6_only => {
+                    inet(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, *port).into(), false)
+                }
+                result => result,
+            }
+        }
+        Kind::Host { host, port } => {
             let number = host.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, *port));
             let mut refused = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-            for address in number.iter().chain(resolved) {
-                match listen_tcp(*address, true) {
+            for at in number.iter().chain(&wanted.resolved) {
+                match inet(*at, address.options.v6_only.unwrap_or(true)) {
                     Ok(socket) => return Ok(socket),
                     Err(error) => refused = error,
                 }
             }
             Err(refused)
         }
-        Kind::Unix { path, mode } => listen_unix(path, *mode),
+        Kind::Unix { path } => open_unix(path, is_datagram, &address.options, wanted.owner),
         Kind::Systemd { .. } => Err(io::Error::new(
             io::ErrorKind::NotFound,
             "the service manager passes its sockets when the service starts, and none of that name is held: put this version at the program's path and restart the service",
@@ -46,20 +56,10 @@ pub(crate) fn listen(address: &Address, resolved: &[SocketAddr]) -> io::Result<O
     }
 }
 
-/// All interfaces in both families; IPv4 alone where the system has no IPv6.
-fn listen_any(port: u16) -> io::Result<OwnedFd> {
-    let both = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
-    match listen_tcp(both, false) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
-            listen_tcp(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)), false)
-        }
-        result => result,
-    }
-}
-
 /// A socket that does not block and is close-on-exec.
-fn open(family: AddressFamily, protocol: Option<SockProtocol>) -> io::Result<OwnedFd> {
-    let socket = socket(family, SockType::Stream, system::SOCKET_FLAGS, protocol)?;
+fn make(family: AddressFamily, is_datagram: bool, protocol: Option<SockProtocol>) -> io::Result<OwnedFd> {
+    let kind = if is_datagram { SockType::Datagram } else { SockType::Stream };
+    let socket = socket(family, kind, system::SOCKET_FLAGS, protocol)?;
     if system::SOCKET_FLAGS.is_empty() {
         fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         make_nonblocking(socket.as_fd())?;
@@ -67,77 +67,107 @@ fn open(family: AddressFamily, protocol: Option<SockProtocol>) -> io::Result<Own
     Ok(socket)
 }
 
-fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
-    let open = |family| open(family, Some(SockProtocol::Tcp));
-    let socket = match address {
-        SocketAddr::V4(address) => {
-            let socket = open(AddressFamily::Inet)?;
-            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-            bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
-            socket
-        }
-        SocketAddr::V6(address) => {
-            let socket = open(AddressFamily::Inet6)?;
-            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+fn open_inet(at: SocketAddr, is_datagram: bool, v6_only: bool, options: &Options) -> io::Result<OwnedFd> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = make(family, is_datagram, Some(if is_datagram { SockProtocol::Udp } else { SockProtocol::Tcp }))?;
+    if !is_datagram {
+        // For connections that have ended lately. Of UDP it would let anybody have the port too.
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
+    if options.reuse_port {
+        setsockopt(&socket, sockopt::ReusePort, &true)?;
+    }
+    match at {
+        SocketAddr::V4(at) => bind(socket.as_raw_fd(), &SockaddrIn::from(at))?,
+        SocketAddr::V6(at) => {
             setsockopt(&socket, sockopt::Ipv6V6Only, &v6_only)?;
-            bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
-            socket
+            bind(socket.as_raw_fd(), &SockaddrIn6::from(at))?;
         }
-    };
-    start_listening(socket.as_fd())?;
+    }
+    if !is_datagram {
+        start_listening(socket.as_fd(), options.backlog)?;
+    }
     Ok(socket)
 }
 
-fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<OwnedFd> {
-    remove_stale_socket(path)?;
-    let socket = open(AddressFamily::Unix, None)?;
+fn open_unix(path: &Path, is_datagram: bool, options: &Options, owner: Option<Owner>) -> io::Result<OwnedFd> {
+    remove_stale_socket(path, is_datagram)?;
+    let socket = make(AddressFamily::Unix, is_datagram, None)?;
+    if options.mode.is_some() {
+        // Linux makes the file with the mode of the socket, so that nobody can write to it before it has its own. Elsewhere one connects to nothing before it listens.
+        let _ = fchmod(&socket, Mode::empty());
+    }
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    // Before it listens nobody can connect, so nobody sees the mode that the umask gave.
-    let made = mode.map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
-    if let Err(error) = made.and_then(|()| start_listening(socket.as_fd())) {
+    let given = give_to(path, options.mode, owner);
+    if let Err(error) = given.and_then(|()| if is_datagram { Ok(()) } else { start_listening(socket.as_fd(), options.backlog) }) {
         let _ = fs::remove_file(path);
         return Err(error);
     }
     Ok(socket)
 }
 
-/// Removes the file of a socket that nobody listens on any more. One with a listener stays, and binding to it then fails.
-fn remove_stale_socket(path: &Path) -> io::Result<()> {
+/// Sets owner and mode of the file of a Unix socket, as far as they are given.
+pub(crate) fn give_to(path: &Path, mode: Option<u32>, owner: Option<Owner>) -> io::Result<()> {
+    if let Some(Owner { user, group }) = owner {
+        chown(path, user, group).map_err(|error| {
+            let of = [user.map(|user| format!("user {user}")), group.map(|group| format!("group {group}"))];
+            let of: Vec<String> = of.into_iter().flatten().collect();
+            io::Error::new(error.kind(), format!("cannot give the socket's file to {}: {error}", of.join(" and ")))
+        })?;
+    }
+    mode.map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+}
+
+/// Removes the file of a socket that nobody has any more. One that is alive stays.
+///
+/// # Errors
+/// Somebody listens there ([`io::ErrorKind::AddrInUse`]), as far as can be told who.
+fn remove_stale_socket(path: &Path, is_datagram: bool) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
     }
     // Not blocking: whoever listens there may be stuck, with a backlog that is full (EAGAIN, unix(7)).
-    let asking = open(AddressFamily::Unix, None)?;
+    let asking = make(AddressFamily::Unix, is_datagram, None)?;
     match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path),
-        Ok(()) | Err(_) => Ok(()),
+        Ok(()) => {
+            let who = system::peer_of(asking.as_fd()).map_or_else(String::new, |who| format!(": {who}"));
+            Err(io::Error::new(io::ErrorKind::AddrInUse, format!("a living process has that socket{who}")))
+        }
+        // Binding says what it is.
+        Err(_) => Ok(()),
     }
 }
 
-/// Listens, or listens again with the system's largest backlog.
-pub(crate) fn start_listening(socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Listens, or listens again with this backlog; the system's largest if it is none.
+pub(crate) fn start_listening(socket: BorrowedFd<'_>, backlog: Option<u32>) -> io::Result<()> {
+    let backlog = backlog.and_then(|backlog| libc::c_int::try_from(backlog).ok()).unwrap_or(libc::c_int::MAX);
     // SAFETY: listen(2) takes two numbers. The kernel cuts the backlog to net.core.somaxconn.
-    let result = unsafe { libc::listen(socket.as_raw_fd(), libc::c_int::MAX) };
+    let result = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
-/// Listens again after a `shutdown(2)`, on the same address: a port that the system chose is given up by the shutdown and must be asked for by number.
-pub(crate) fn listen_again(socket: BorrowedFd<'_>, bound_to: &str) -> io::Result<()> {
-    if let Ok(address) = bound_to.parse::<SocketAddr>() {
-        let bound = match address {
-            SocketAddr::V4(address) => bind(socket.as_raw_fd(), &SockaddrIn::from(address)),
-            SocketAddr::V6(address) => bind(socket.as_raw_fd(), &SockaddrIn6::from(address)),
-        };
-        // EINVAL: it still has its port.
-        bound.or_else(|errno| if errno == Errno::EINVAL { Ok(()) } else { Err(errno) })?;
-    }
-    start_listening(socket)
+/// Listens again after a `shutdown(2)`, on the same address.
+pub(crate) fn listen_again(socket: BorrowedFd<'_>, bound_to: &str, backlog: Option<u32>) -> io::Result<()> {
+    bind_again(socket, bound_to)?;
+    start_listening(socket, backlog)
 }
 
-/// What a TCP socket is bound to.
+/// A port that the system chose is given up by what ends the use of a socket, and must be asked for by number.
+fn bind_again(socket: BorrowedFd<'_>, bound_to: &str) -> io::Result<()> {
+    let Ok(address) = bound_to.strip_prefix("udp:").unwrap_or(bound_to).parse::<SocketAddr>() else { return Ok(()) };
+    let bound = match address {
+        SocketAddr::V4(address) => bind(socket.as_raw_fd(), &SockaddrIn::from(address)),
+        SocketAddr::V6(address) => bind(socket.as_raw_fd(), &SockaddrIn6::from(address)),
+    };
+    // EINVAL: it still has its port.
+    Ok(bound.or_else(|errno| if errno == Errno::EINVAL { Ok(()) } else { Err(errno) })?)
+}
+
+/// What a TCP or UDP socket is bound to.
 pub(crate) fn bound_to_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
-    let address = getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()).ok()?;
+    let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
 }
@@ -167,18 +197,43 @@ pub(crate) fn is_v6_only(socket: BorrowedFd<'_>) -> bool {
     getsockopt(&socket, sockopt::Ipv6V6Only).unwrap_or(true)
 }
 
-/// Makes a socket of somebody else's one of ours: it does not block, and its backlog is the system's maximum.
+/// Makes a socket of somebody else's one of ours: it does not block, and a stream socket has this backlog.
 ///
 /// # Errors
-/// It is no TCP or Unix stream socket, is not bound, or cannot listen, as one that is connected.
-pub(crate) fn accept_from(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let is_stream = getsockopt(&socket, sockopt::SockType)? == SockType::Stream;
+/// It is neither a TCP, UDP nor Unix socket, is not bound, or is connected.
+pub(crate) fn take_over(socket: BorrowedFd<'_>, backlog: Option<u32>) -> io::Result<()> {
+    let kind = getsockopt(&socket, sockopt::SockType)?;
     let is_bound = path_of(socket).is_some() || bound_to_address(socket).is_some_and(|address| address.port() != 0);
-    if !is_stream || !is_bound {
-        return Err(io::ErrorKind::InvalidInput.into());
+    match kind {
+        SockType::Stream if is_bound => start_listening(socket, backlog)?,
+        SockType::Datagram if is_bound && !is_connected(socket) => {}
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
     }
-    make_nonblocking(socket)?;
-    start_listening(socket)
+    make_nonblocking(socket).map(drop)
+}
+
+/// Whether one receives datagrams from it, and accepts no connections.
+pub(crate) fn is_datagram(socket: BorrowedFd<'_>) -> bool {
+    getsockopt(&socket, sockopt::SockType).is_ok_and(|kind| kind == SockType::Datagram)
+}
+
+fn is_connected(socket: BorrowedFd<'_>) -> bool {
+    getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok()
+}
+
+/// Undoes a `connect(2)` on a datagram socket, which makes it deaf to everybody else, for each process that has it; `true` if there was one.
+pub(crate) fn disconnect(socket: BorrowedFd<'_>, bound_to: &str) -> io::Result<bool> {
+    if !is_connected(socket) {
+        return Ok(false);
+    }
+    // SAFETY: an all-zero address is a valid one.
+    let mut nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the address is as long as said and lives through the call. An AF_UNSPEC one ends the association (connect(2)).
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, length) };
+    Errno::result(result)?;
+    bind_again(socket, bound_to).map(|()| true)
 }
 
 /// What the descriptor is, for a message.
@@ -186,6 +241,7 @@ pub(crate) fn describe(descriptor: BorrowedFd<'_>) -> String {
     let kind = match getsockopt(&descriptor, sockopt::SockType) {
         Ok(SockType::Stream) if is_listening(descriptor) => "a listening socket",
         Ok(SockType::Stream) => "a connection",
+        Ok(SockType::Datagram) if is_connected(descriptor) => "a connected datagram socket",
         Ok(SockType::Datagram) => "a datagram socket",
         Ok(_) => "a socket of another kind",
         Err(_) => return "no socket".to_owned(),
@@ -198,16 +254,19 @@ pub(crate) fn describe(descriptor: BorrowedFd<'_>) -> String {
 
 /// Whether the socket is a Unix one.
 pub(crate) fn is_unix(socket: BorrowedFd<'_>) -> bool {
-    getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()).is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
+    getsockname::<SockaddrStorage>(socket.as_raw_fd()).is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
 }
 
-/// What the socket is bound to: `127.0.0.1:3000`, `[::]:3000`, `unix:/run/app.sock`.
+/// What the socket is bound to: `127.0.0.1:3000`, `[::]:3000`, `unix:/run/app.sock`, `udp:[::]:3000`, `unixgram:/run/app.sock`.
 pub(crate) fn bound_to(socket: BorrowedFd<'_>) -> String {
-    let Ok(address) = getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd()) else { return String::new() };
+    let Ok(address) = getsockname::<SockaddrStorage>(socket.as_raw_fd()) else { return String::new() };
+    let is_datagram = is_datagram(socket);
     if let Some(unix) = address.as_unix_addr() {
-        return format!("unix:{}", unix.path().unwrap_or(Path::new("")).display());
+        let transport = if is_datagram { "unixgram" } else { "unix" };
+        return format!("{transport}:{}", unix.path().unwrap_or(Path::new("")).display());
     }
-    bound_to_address(socket).map(|address| address.to_string()).unwrap_or_default()
+    let transport = if is_datagram { "udp:" } else { "" };
+    bound_to_address(socket).map(|address| format!("{transport}{address}")).unwrap_or_default()
 }
 
 /// Device and inode of a Unix socket's file, to know it again when it is to be removed.
@@ -217,12 +276,18 @@ pub(crate) fn file_of(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Makes the kernel find out that a silent peer is gone.
-pub(crate) fn set_keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
-    setsockopt(&socket, sockopt::KeepAlive, &true)?;
-    let seconds = u32::try_from(KEEP_ALIVE.as_secs()).unwrap_or(u32::MAX);
-    setsockopt(&socket, system::TcpKeepIdle, &seconds)?;
-    setsockopt(&socket, sockopt::TcpKeepInterval, &seconds)?;
+/// Sets on a TCP connection that was accepted what the address says.
+pub(crate) fn set_options(connection: BorrowedFd<'_>, options: &Options) -> io::Result<()> {
+    if options.nodelay {
+        setsockopt(&connection, sockopt::TcpNoDelay, &true)?;
+    }
+    // The kernel is to find out that a silent peer is gone.
+    if let Some(time) = options.keep_alive {
+        let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        setsockopt(&connection, sockopt::KeepAlive, &true)?;
+        setsockopt(&connection, system::TcpKeepIdle, &seconds)?;
+        setsockopt(&connection, sockopt::TcpKeepInterval, &seconds)?;
+    }
     Ok(())
 }
 
@@ -283,8 +348,8 @@ mod tests {
                 Err(errno) => break assert_eq!(errno, Errno::EAGAIN, "the backlog is full"),
             }
         }
-        let error = listen_unix(&path, None).expect_err("somebody listens there");
-        assert_eq!(error.raw_os_error(), Some(libc::EADDRINUSE));
+        let error = open_unix(&path, false, &Options::default(), None).expect_err("somebody listens there");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(path.exists());
     }
 }

@@ -6,7 +6,7 @@ mod exit;
 
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::windows::io::{AsRawSocket, AsSocket};
 
 pub(crate) use std::os::windows::io::{BorrowedSocket as BorrowedFd, OwnedSocket as OwnedFd};
@@ -26,7 +26,7 @@ macro_rules! have_descriptors {
     };
 }
 
-have_descriptors!(OwnedFd, TcpListener, TcpStream);
+have_descriptors!(OwnedFd, TcpListener, TcpStream, UdpSocket);
 #[cfg(feature = "tokio")]
 have_descriptors!(tokio::net::TcpStream);
 
@@ -40,7 +40,7 @@ macro_rules! are_sockets {
     };
 }
 
-are_sockets!(crate::Listener, crate::Connection, crate::Draining);
+are_sockets!(crate::Listener, crate::Connection, crate::DatagramSocket, crate::Draining);
 
 /// There are none here.
 #[derive(Debug)]
@@ -100,8 +100,8 @@ impl Write for &UnixStream {
 pub(crate) mod activation {
     use super::OwnedFd;
     use crate::address::Address;
+    use crate::protocol::Wanted;
     use std::io;
-    use std::net::SocketAddr;
 
     #[derive(Debug, Default)]
     pub(crate) struct Offers;
@@ -120,7 +120,7 @@ pub(crate) mod activation {
             Ok(self)
         }
 
-        pub(crate) fn claim(&mut self, _address: &Address, _resolved: &[SocketAddr], _name: Option<&str>) -> io::Result<Option<Claim>> {
+        pub(crate) fn claim(&mut self, _address: &Address, _wanted: &Wanted, _name: Option<&str>) -> io::Result<Option<Claim>> {
             Ok(None)
         }
     }
@@ -138,6 +138,10 @@ pub(crate) mod files {
 
     pub(crate) fn path_of(bytes: Vec<u8>) -> PathBuf {
         String::from_utf8_lossy(&bytes).into_owned().into()
+    }
+
+    pub(crate) fn owner_of(_text: &str) -> io::Result<crate::protocol::Owner> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "no socket here has a file"))
     }
 }
 
@@ -224,22 +228,49 @@ pub(crate) mod poll {
 }
 
 pub(crate) mod sockets {
-    use super::{AsFd, BorrowedFd, OwnedFd};
-    use crate::address::{Address, Kind};
+    use super::{AsRawSocket, BorrowedFd, OwnedFd};
+    use crate::address::{Address, Kind, Options, Transport};
+    use crate::protocol::Wanted;
     use std::io::{self, ErrorKind};
-    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 
-    /// Opens, binds and listens. The socket does not block.
-    pub(crate) fn listen(address: &Address, resolved: &[SocketAddr]) -> io::Result<OwnedFd> {
-        let listener = match &address.kind {
+    /// Opens and binds, and listens if it is a stream socket. The socket does not block. The options of an address are those of other systems.
+    pub(crate) fn open(address: &Address, wanted: &Wanted) -> io::Result<OwnedFd> {
+        let at: Vec<SocketAddr> = match &address.kind {
             // One socket for both families is more than the standard library makes.
-            Kind::TcpAny { port } => TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port))?,
-            Kind::Tcp { host, port } if resolved.is_empty() => TcpListener::bind((host.as_str(), *port))?,
-            Kind::Tcp { .. } => TcpListener::bind(resolved)?,
-            _ => return Err(io::Error::new(ErrorKind::Unsupported, "only TCP addresses can be listened on here")),
+            Kind::AllInterfaces { port } => vec![(Ipv4Addr::UNSPECIFIED, *port).into()],
+            Kind::Host { host, port } if wanted.resolved.is_empty() => (host.as_str(), *port).to_socket_addrs()?.collect(),
+            Kind::Host { .. } => wanted.resolved.clone(),
+            Kind::Unix { .. } | Kind::Systemd { .. } => {
+                return Err(io::Error::new(ErrorKind::Unsupported, "only TCP and UDP addresses can be bound here"));
+            }
         };
+        if address.transport == Transport::Datagram {
+            let socket = UdpSocket::bind(&at[..])?;
+            socket.set_nonblocking(true)?;
+            return Ok(socket.into());
+        }
+        let listener = TcpListener::bind(&at[..])?;
         listener.set_nonblocking(true)?;
         Ok(listener.into())
+    }
+
+    /// `SOL_SOCKET`, `SO_TYPE` and `SOCK_DGRAM` (winsock2.h).
+    const SOCKET_LEVEL: i32 = 0xFFFF;
+    const TYPE: i32 = 0x1008;
+    const DATAGRAM: i32 = 2;
+
+    #[link(name = "ws2_32")]
+    unsafe extern "system" {
+        fn getsockopt(socket: usize, level: i32, name: i32, value: *mut i32, length: *mut i32) -> i32;
+    }
+
+    /// Whether one receives datagrams from it, and accepts no connections.
+    pub(crate) fn is_datagram(socket: BorrowedFd<'_>) -> bool {
+        let (mut kind, mut length) = (0, 4);
+        // SAFETY: the call writes at most as many bytes as the length says, which are those of the number.
+        let result = unsafe { getsockopt(socket.as_raw_socket() as usize, SOCKET_LEVEL, TYPE, &raw mut kind, &raw mut length) };
+        result == 0 && kind == DATAGRAM
     }
 
     pub(crate) const ACCEPTED_DO_NOT_BLOCK: bool = true;
@@ -250,7 +281,8 @@ pub(crate) mod sockets {
 
     pub(crate) fn bound_to(socket: BorrowedFd<'_>) -> String {
         let listener = socket.try_clone_to_owned().map(TcpListener::from);
-        listener.and_then(|listener| listener.local_addr()).map(|address| address.to_string()).unwrap_or_default()
+        let transport = if is_datagram(socket) { "udp:" } else { "" };
+        listener.and_then(|listener| listener.local_addr()).map(|address| format!("{transport}{address}")).unwrap_or_default()
     }
 
     /// Nobody but this process has the socket, which it has not shut down.
@@ -258,12 +290,12 @@ pub(crate) mod sockets {
         true
     }
 
-    pub(crate) fn listen_again(_socket: BorrowedFd<'_>, _bound_to: &str) -> io::Result<()> {
+    pub(crate) fn listen_again(_socket: BorrowedFd<'_>, _bound_to: &str, _backlog: Option<u32>) -> io::Result<()> {
         Ok(())
     }
 
-    /// The system's default is good enough.
-    pub(crate) fn set_keep_alive(_socket: BorrowedFd<'_>) -> io::Result<()> {
+    /// The system's defaults are good enough.
+    pub(crate) fn set_options(_socket: BorrowedFd<'_>, _options: &Options) -> io::Result<()> {
         Ok(())
     }
 
