@@ -41,6 +41,8 @@ pub(super) struct Job {
     /// Which of the rates.
     pub(super) rate: usize,
     times: u32,
+    /// Whether it runs alone, as its times count, and the memory of the master.
+    pub(super) is_alone: bool,
 }
 
 /// Why a new generation comes.
@@ -91,20 +93,22 @@ impl Round {
             let mut counted = Vec::new();
             let rates = if subject.speech == Speech::Datagrams { 1 } else { plan.rates.len() };
             for rate in 0..rates {
+                // Times are taken at the last rate. When a datagram is answered first is known: after the warm-up.
+                let is_alone = rate + 1 == plan.rates.len() && subject.speech != Speech::Datagrams;
                 let upgrades = if subject.is_example { upgrades } else { 0 };
-                let jobs = [(Cause::Restart, restarts), (Cause::Upgrade, upgrades)]
-                    .map(|(cause, times)| Job { subject: index, cause, rate, times })
-                    .into_iter()
-                    .filter(|job| job.times > 0);
-                // At the last rate times are taken. Nobody waits for the first answer of an upgrade or to a datagram with a stop watch.
-                let (timed, only_counted): (Vec<Job>, Vec<Job>) =
-                    jobs.partition(|_| rate + 1 == plan.rates.len() && subject.speech != Speech::Datagrams);
-                round.timed.extend(timed);
-                counted.extend(only_counted);
+                let jobs = [(Cause::Restart, restarts), (Cause::Upgrade, upgrades)].map(|(cause, times)| Job {
+                    subject: index,
+                    cause,
+                    rate,
+                    times,
+                    is_alone,
+                });
+                let to = if is_alone { &mut round.timed } else { &mut counted };
+                to.extend(jobs.into_iter().filter(|job| job.times > 0));
             }
             if is_compared(subject) && restarts > 0 {
                 let times = restarts.div_ceil(RESTARTS_TO_SLOW_START);
-                round.timed.push(Job { subject: index, cause: Cause::SlowStart, rate: 0, times });
+                round.timed.push(Job { subject: index, cause: Cause::SlowStart, rate: 0, times, is_alone: true });
             }
             if !counted.is_empty() {
                 round.counted.push(counted);
@@ -186,11 +190,6 @@ impl Round {
 }
 
 impl Job {
-    /// Whether the times of what it sees count, and the memory of the master.
-    pub(super) fn is_timed(&self, plan: &Plan) -> bool {
-        self.cause != Cause::SlowStart && self.rate + 1 == plan.rates.len()
-    }
-
     fn course<'a>(&self, scene: Scene<'a>) -> Course<'a> {
         let (subject, rate) = (&scene.subjects[self.subject], scene.plan.rates[self.rate]);
         let comes_with_all = self.rate == 0 && self.cause != Cause::SlowStart;
@@ -199,7 +198,7 @@ impl Job {
             Speech::Http1 | Speech::Http2 if comes_with_all => all_habits(rate),
             Speech::Http1 | Speech::Http2 => vec![Habit::New { per_second: rate }],
         };
-        let is_timed_restart = self.cause == Cause::Restart && self.rate + 1 == scene.plan.rates.len();
+        let is_timed_restart = self.cause == Cause::Restart && self.is_alone;
         let compare = is_compared(subject) && (is_timed_restart || self.cause == Cause::SlowStart);
         let pause = match subject.speech {
             Speech::Datagrams => DATAGRAM_PAUSE,
@@ -307,7 +306,7 @@ mod tests {
         let (plan, subjects) = (plan(), subjects());
         let scene = Scene { plan: &plan, subjects: &subjects, directory: Path::new("/"), http2: Path::new("/") };
         let round = Round::new(0, &plan, &subjects);
-        assert!(round.counted.iter().flatten().all(|job| job.rate == 0 && !job.is_timed(&plan)));
+        assert!(round.counted.iter().flatten().all(|job| job.rate == 0 && !job.is_alone));
         for job in &round.timed {
             assert_eq!(job.course(scene).habits, [Habit::New { per_second: [1000, 5000][job.rate] }]);
         }

@@ -49,10 +49,11 @@ pub(crate) enum Peer {
 }
 
 /// The examples that are measured: their names, what the report calls them, and what they speak.
-const EXAMPLES: [(&str, &str, Speech); 3] = [
+const EXAMPLES: [(&str, &str, Speech); 4] = [
     ("hyper", "example hyper", Speech::Http2),
     ("axum", "example axum", Speech::Http2),
     ("std_threads", "example std_threads", Speech::Http1),
+    ("udp_echo", "example udp_echo", Speech::Datagrams),
 ];
 
 /// Connections that ask as fast as they are answered, to see how much a server can do.
@@ -78,7 +79,7 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     eprintln!("everything is built; this takes about {} min", expected.as_secs().div_ceil(60));
     let mut results = Results::new(&subjects, plan.rates.len());
     for round in &rounds {
-        round.run(scene, |job, seen| results.add(job, seen, plan))?;
+        round.run(scene, |job, seen| results.add(job, seen))?;
     }
     eprintln!("measuring throughput");
     let throughput = throughput(subjects.first().ok_or("there is no server")?, &plain, &directory, plan.rounds)?;

@@ -3,7 +3,7 @@
 use super::clients::{Habit, Heard};
 use super::jobs::{Cause, Job, SILENT, SLOW_START};
 use super::rounds::{LEAVES_AFTER, Seen};
-use super::subjects::{Kind, Subject};
+use super::subjects::{Kind, Speech, Subject};
 use super::{Plan, timeline};
 use crate::linux::report::{Report, median_ms, milliseconds, spread};
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ struct Outcome {
     name: &'static str,
     kind: Kind,
     is_example: bool,
+    speech: Speech,
     /// By rate.
     restarts: Vec<Vec<Seen>>,
     upgrades: Vec<Vec<Seen>>,
@@ -36,6 +37,7 @@ impl Results {
             name: subject.name,
             kind: subject.kind,
             is_example: subject.is_example,
+            speech: subject.speech,
             restarts: by_rate(),
             upgrades: by_rate(),
             slow_starts: Vec::new(),
@@ -44,9 +46,9 @@ impl Results {
     }
 
     /// Adds what was seen in a job.
-    pub(super) fn add(&mut self, job: Job, seen: Seen, plan: &Plan) {
+    pub(super) fn add(&mut self, job: Job, seen: Seen) {
         let outcome = &mut self.of[job.subject];
-        if outcome.kind == Kind::Overseer && job.is_timed(plan) {
+        if outcome.kind == Kind::Overseer && job.is_alone {
             // Two that run at the same time share their program, and each seems to have less.
             self.master_pss_kib = self.master_pss_kib.max(seen.master_pss_kib);
         }
@@ -93,7 +95,7 @@ impl Results {
         let rate = plan.rates.last().copied().unwrap_or_default();
         let mut best: Option<(f64, &str)> = None;
         let mut own = None;
-        for outcome in &self.of {
+        for outcome in self.of.iter().filter(|outcome| outcome.speech != Speech::Datagrams) {
             let times = outcome.first_answers();
             if times.is_empty() {
                 continue;
@@ -301,7 +303,7 @@ mod tests {
 
     fn outcome(kind: Kind) -> Outcome {
         let (restarts, upgrades) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
-        Outcome { name: "a server", kind, is_example: false, restarts, upgrades, slow_starts: Vec::new() }
+        Outcome { name: "a server", kind, is_example: false, speech: Speech::Http2, restarts, upgrades, slow_starts: Vec::new() }
     }
 
     /// What became of these requests.

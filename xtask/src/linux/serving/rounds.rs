@@ -143,11 +143,12 @@ fn changes(
 }
 
 impl Seen {
-    /// What was due in the windows that begin at these times.
+    /// What was due on new connections in the windows that begin at these times.
     pub(super) fn in_windows(&self, begins: impl IntoIterator<Item = Instant>) -> Tally<Who> {
         let mut samples: Vec<Sample<Who>> = Vec::new();
         for from in begins {
-            samples.extend(self.heard.iter().flat_map(|heard| heard.tally.due_between(from, from + WINDOW).samples));
+            let new = self.heard.iter().filter(|heard| matches!(heard.habit, Habit::New { .. }));
+            samples.extend(new.flat_map(|heard| heard.tally.due_between(from, from + WINDOW).samples));
         }
         Tally { samples }
     }

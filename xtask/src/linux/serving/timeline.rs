@@ -17,11 +17,11 @@ const COLUMNS: usize = 140;
 const MARK_COLUMNS: usize = 5;
 
 /// The picture's measures.
-const LEFT: usize = 180;
+const LEFT: usize = 190;
 const COLUMN_WIDTH: usize = 6;
 const LANE: usize = 84;
 const BARS: usize = 52;
-const TOP: usize = 84;
+const TOP: usize = 100;
 
 /// What happened around the restarts of one server.
 pub(super) struct Lane {
@@ -129,14 +129,16 @@ macro_rules! put {
 fn legend(svg: &mut String) {
     put!(
         svg,
-        "<text x=\"{LEFT}\" y=\"20\" font-size=\"15\" font-weight=\"600\">Who answers around a restart, and where requests fail</text>"
+        "<text x=\"{LEFT}\" y=\"21\" font-size=\"15\" font-weight=\"600\">Who answers around a restart, and where requests fail</text>"
     );
-    put!(
-        svg,
-        "<text class=\"faint\" x=\"{LEFT}\" y=\"38\" font-size=\"11\">Each column holds the answers of {} ms, all restarts and all clients of a server laid over each other. \
-         Under overseer both generations accept for 1 s; then the old one finishes.</text>",
+    let columns = format!(
+        "Each column: the answers within {} ms to all clients, with all restarts of a server laid over each other.",
         COLUMN.as_millis()
     );
+    let overseer = "Under overseer both generations accept for 1 s; then the old one is told to leave and finishes what it has. Datagrams go to the new one only then.";
+    for (y, line) in [(38, columns.as_str()), (53, overseer)] {
+        put!(svg, "<text class=\"faint\" x=\"{LEFT}\" y=\"{y}\" font-size=\"11\">{line}</text>");
+    }
     for (x, class, what) in [
         (0, "old", "old generation answers"),
         (190, "new", "new generation answers"),
@@ -144,7 +146,7 @@ fn legend(svg: &mut String) {
     ] {
         put!(
             svg,
-            "<rect class=\"{class}\" x=\"{}\" y=\"50\" width=\"12\" height=\"12\"/><text x=\"{}\" y=\"61\">{what}</text>",
+            "<rect class=\"{class}\" x=\"{}\" y=\"66\" width=\"12\" height=\"12\"/><text x=\"{}\" y=\"77\">{what}</text>",
             LEFT + x,
             LEFT + x + 18
         );
@@ -160,7 +162,7 @@ fn draw_lane(svg: &mut String, lane: &Lane, top: usize) {
     let class = if failed > 0 { "failed" } else { "faint" };
     let elsewhere = match lane.failed_elsewhere {
         0 => String::new(),
-        count => format!(", {count} later"),
+        count => format!(", {count} not shown"),
     };
     put!(
         svg,
@@ -239,7 +241,7 @@ mod tests {
         assert_eq!(lane.columns[21], Column { failed: 1, ..Column::default() });
         assert_eq!(lane.columns.iter().map(|column| column.new).sum::<u32>(), 1, "one is outside");
         let svg = draw(&[lane]);
-        assert!(svg.contains("1 restarts<") && svg.contains("2 failed, 1 later") && svg.ends_with("</svg>\n"), "{svg}");
+        assert!(svg.contains("1 restarts<") && svg.contains("2 failed, 1 not shown") && svg.ends_with("</svg>\n"), "{svg}");
     }
 
     #[test]
