@@ -17,9 +17,9 @@ use std::time::Duration;
 /// How many servers run at a time while no times are taken.
 const LANES: usize = 2;
 /// From the first answer of a new generation to the next change. The warm-up is over by then, 1 s unless a program says otherwise, and the old one has been told to leave.
-const PAUSE: Duration = Duration::from_millis(1200);
+const PAUSE: Duration = Duration::from_millis(1300);
 /// The same for datagrams: they go to the new generation when the old one is told to leave, so its first answer comes then.
-const DATAGRAM_PAUSE: Duration = Duration::from_millis(200);
+const DATAGRAM_PAUSE: Duration = Duration::from_millis(300);
 /// About how long a new generation takes to answer: after a signal, and after a release was put to where it is looked for once a second.
 const FIRST_ANSWER: Duration = Duration::from_millis(20);
 const FIRST_ANSWER_OF_A_RELEASE: Duration = Duration::from_millis(800);

@@ -3,16 +3,17 @@
 //! All restarts of a server lie over each other in one lane. An SVG by hand, which follows the light and the dark of the page that it is in.
 
 use super::rounds::Seen;
+use crate::linux::load::Failure;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// From when to when it is drawn, before and after the restart. The next one may follow then.
 const BEFORE: Duration = Duration::from_millis(200);
-const AFTER: Duration = Duration::from_millis(1200);
+const AFTER: Duration = Duration::from_millis(1300);
 /// What one column stands for.
 const COLUMN: Duration = Duration::from_millis(10);
-const COLUMNS: usize = 140;
+const COLUMNS: usize = 150;
 /// Failed requests that are no further apart than this have one mark.
 const MARK_COLUMNS: usize = 5;
 
@@ -49,12 +50,14 @@ impl Lane {
     pub(super) fn add(&mut self, seen: &Seen) {
         self.restarts += seen.changes.len();
         for sample in seen.heard.iter().flat_map(|heard| &heard.tally.samples) {
+            // What is given up after some time has failed when it was sent.
+            let at = if matches!(sample.outcome, Err(Failure::Lost | Failure::TimedOut)) { sample.due } else { sample.done };
             // Restarts are in order: the one before this moment, and the one that comes soon.
-            let next = seen.changes.partition_point(|change| change.at <= sample.done);
+            let next = seen.changes.partition_point(|change| change.at <= at);
             let last = next.checked_sub(1).map(|index| &seen.changes[index]);
             if let Ok(who) = sample.outcome {
                 for change in last.into_iter().chain(seen.changes.get(next)) {
-                    let Some(column) = column(change.at, sample.done) else { continue };
+                    let Some(column) = column(change.at, at) else { continue };
                     match who == change.who {
                         true => self.columns[column].new += 1,
                         false => self.columns[column].old += 1,
@@ -62,7 +65,7 @@ impl Lane {
                 }
             } else {
                 // What comes after it has no part in it.
-                match last.and_then(|change| column(change.at, sample.done)) {
+                match last.and_then(|change| column(change.at, at)) {
                     Some(column) => self.columns[column].failed += 1,
                     None => self.failed_elsewhere += 1,
                 }
@@ -215,9 +218,9 @@ mod tests {
     use super::super::clients::{Habit, Heard};
     use super::super::rounds::Change;
     use super::*;
-    use crate::linux::load::{Failure, Sample};
+    use crate::linux::load::Sample;
 
-    /// Restarts 1.3 s after each other, by generations 2 and 3, and what became of requests so many milliseconds after the first.
+    /// Restarts 1.4 s after each other, by generations 2 and 3, and what became of requests so many milliseconds after the first.
     fn lane(restarts: u64, outcomes: &[(i64, Result<u64, Failure>)]) -> Lane {
         let first = Instant::now() + Duration::from_secs(10);
         let after = |milliseconds: i64| first - Duration::from_secs(5) + Duration::from_millis((5000 + milliseconds).cast_unsigned());
@@ -225,7 +228,7 @@ mod tests {
         let sample = |(milliseconds, outcome): &(i64, _)| Sample { due: first, done: after(*milliseconds), outcome: *outcome };
         heard.tally.samples.extend(outcomes.iter().map(sample));
         let change = |number: u64| {
-            let at = after(1300 * number.cast_signed());
+            let at = after(1400 * number.cast_signed());
             Change { at, answered: at, who: 2 + number }
         };
         let mut lane = Lane::new("a server");
@@ -235,7 +238,7 @@ mod tests {
 
     #[test]
     fn answers_and_failures_lie_in_the_column_of_their_time() {
-        let lane = lane(1, &[(-195, Ok(1)), (5, Ok(2)), (6, Ok(1)), (19, Err(Failure::Cut)), (1200, Ok(2)), (4000, Err(Failure::Cut))]);
+        let lane = lane(1, &[(-195, Ok(1)), (5, Ok(2)), (6, Ok(1)), (19, Err(Failure::Cut)), (1300, Ok(2)), (4000, Err(Failure::Cut))]);
         assert_eq!(lane.columns[0], Column { old: 1, ..Column::default() });
         assert_eq!(lane.columns[20], Column { new: 1, old: 1, failed: 0 });
         assert_eq!(lane.columns[21], Column { failed: 1, ..Column::default() });
@@ -246,11 +249,17 @@ mod tests {
 
     #[test]
     fn what_lies_between_two_restarts_is_old_to_the_next_and_new_to_the_last() {
-        let lane = lane(2, &[(1150, Ok(2)), (1150, Err(Failure::Cut)), (1305, Ok(3))]);
-        assert_eq!(lane.columns[135], Column { new: 1, old: 0, failed: 1 });
+        let lane = lane(2, &[(1250, Ok(2)), (1250, Err(Failure::Cut)), (1405, Ok(3))]);
+        assert_eq!(lane.columns[145], Column { new: 1, old: 0, failed: 1 });
         assert_eq!(lane.columns[5], Column { new: 0, old: 1, failed: 0 });
         assert_eq!(lane.columns[20], Column { new: 1, old: 0, failed: 0 });
         assert_eq!(lane.failed(), 1);
+    }
+
+    #[test]
+    fn what_is_given_up_has_failed_when_it_was_sent() {
+        let lane = lane(1, &[(1000, Err(Failure::Lost))]);
+        assert_eq!(lane.columns[20], Column { failed: 1, ..Column::default() }, "all are due with the first restart");
     }
 
     #[test]
