@@ -41,6 +41,8 @@ const ASK_PAUSE: Duration = Duration::from_millis(10);
 const DEADLINE_LEAD: Duration = Duration::from_millis(200);
 /// How often a drain looks at the clock. The clock does not say that the process was stopped, by Ctrl-Z for example; that nobody has looked does.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often an idle connection that waits in a drain looks whether the deadline has become an earlier one.
+pub(crate) const IDLE_LOOK: Duration = Duration::from_millis(500);
 /// A look that is so late is one after a stop.
 const STOP_MIN: Duration = Duration::from_millis(500);
 
@@ -328,6 +330,14 @@ impl Shared {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.lock().deadline
+    }
+
+    /// For how long a connection that is idle in a drain waits before it looks again, where its grace ends then, or never. `None`: it is to be closed.
+    pub(crate) fn idle_rest(&self, end_of_grace: Option<Instant>) -> Option<Duration> {
+        let now = Instant::now();
+        let ends = end_of_grace.into_iter().chain(self.deadline());
+        let rest = ends.map(|end| end.saturating_duration_since(now)).fold(IDLE_LOOK, Duration::min);
+        (!rest.is_zero()).then_some(rest)
     }
 
     /// What is left of a drain.

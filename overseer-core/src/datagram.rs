@@ -245,6 +245,40 @@ mod tests {
         assert_eq!(program.join().expect("no panic").expect("no error"), 2);
     }
 
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn two_tasks_share_a_socket_and_both_end_with_the_drain() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let (state, simulation) = State::simulated(["udp:127.0.0.1:0"]).expect("a state");
+        let address = state.address().and_then(|address| address.strip_prefix("udp:")).expect("UDP").to_owned();
+        let count = runtime.block_on(async move {
+            let socket = Arc::new(state.datagram_socket().to_tokio().expect("registered"));
+            let serve = |socket: Arc<crate::tokio::DatagramSocket>| async move {
+                let (mut buffer, mut count) = ([0; 100], 0);
+                while let Some((length, from)) = socket.recv_from(&mut buffer).await.expect("no error") {
+                    socket.send_to(&buffer[..length], &from).await.expect("sent");
+                    count += 1;
+                }
+                count
+            };
+            let tasks = [tokio::spawn(serve(Arc::clone(&socket))), tokio::spawn(serve(socket))];
+            let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("bound");
+            for number in 0..100u8 {
+                client.send_to(&[number], &address).await.expect("sent");
+                let mut answer = [0; 100];
+                let received = tokio::time::timeout(Duration::from_secs(10), client.recv(&mut answer)).await;
+                assert_eq!((received.expect("in time").expect("received"), answer[0]), (1, number));
+            }
+            simulation.drain(Duration::from_secs(5));
+            let mut count = 0;
+            for task in tasks {
+                count += task.await.expect("no panic");
+            }
+            count
+        });
+        assert_eq!(count, 100);
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_unix_datagram_socket_answers_who_has_a_path() {

@@ -32,6 +32,7 @@
 //!
 //! What is still open at the deadline of the drain is cut, when the process ends.
 
+use crate::child::IDLE_LOOK;
 use crate::listener::Listener;
 use crate::state::Draining;
 use crate::tokio::Connection;
@@ -44,23 +45,21 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project_lite::pin_project;
 use std::fmt;
-use std::future::{Future, IntoFuture, Ready, ready};
+use std::future::{Future, IntoFuture, Ready, poll_fn, ready};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tower_service::Service;
 
 /// How long an idle connection is kept in a drain, unless [`Serve::idle_grace`] says otherwise.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
-/// How often a connection that waits in a drain looks whether the deadline has become an earlier one.
-const LOOK: Duration = Duration::from_millis(500);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -173,25 +172,19 @@ struct How {
 }
 
 impl How {
-    /// When a connection that has been idle since then is closed; the drain has begun at `begun`.
-    fn closes_at(&self, idle_since: Instant, begun: Instant) -> Instant {
-        let end_of_grace = idle_since.max(begun) + self.idle_grace;
-        self.draining.deadline().map_or(end_of_grace, |deadline| deadline.min(end_of_grace))
+    /// When the grace of a connection ends that is idle from now on. `None`: beyond the clock's range.
+    fn end_of_grace(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.idle_grace)
     }
 
     /// Waits until a drain has begun and the grace of what has never been used is over.
     async fn grace_over(&self) {
         self.draining.clone().await;
-        let begun = Instant::now();
-        while let Some(rest) = rest(self.closes_at(begun, begun)) {
-            sleep(rest.min(LOOK)).await;
+        let end = self.end_of_grace();
+        while let Some(rest) = self.draining.shared().idle_rest(end) {
+            sleep(rest).await;
         }
     }
-}
-
-/// What is left until then; none if it is over.
-fn rest(until: Instant) -> Option<Duration> {
-    until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
 }
 
 /// Serves one connection to its end.
@@ -230,7 +223,7 @@ where
     B::Error: Into<BoxError>,
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let activity = Arc::new(Activity::new(how.draining.clone()));
+    let activity = Arc::new(Activity { draining: how.draining.clone(), requests: AtomicUsize::new(0), is_http2: AtomicBool::new(false) });
     let service = Watched { service: TowerToHyperService::new(service), peer, activity: Arc::clone(&activity) };
     let mut connection = pin!(how.builder.serve_connection_with_upgrades(TokioIo::new(io), service));
     tokio::select! {
@@ -238,19 +231,32 @@ where
         served = connection.as_mut() => return served,
         () = how.draining.clone() => {}
     }
-    let begun = Instant::now();
-    while !activity.is_http2.load(Ordering::Relaxed) {
-        // A connection that is at work closes with its answer.
-        let pause = match activity.idle_since().map(|since| rest(how.closes_at(since, begun))) {
-            None => LOOK,
-            Some(Some(rest)) => rest.min(LOOK),
-            Some(None) => break,
+    // Who was idle before is so from now on.
+    let mut end_of_grace = how.end_of_grace();
+    loop {
+        let doing = activity.doing();
+        let pause = match doing {
+            // It is told to go away, in its own way.
+            Doing::Http2 => break,
+            // It closes with its answer.
+            Doing::Work => IDLE_LOOK,
+            Doing::Nothing => match how.draining.shared().idle_rest(end_of_grace) {
+                Some(rest) => rest,
+                None => break,
+            },
         };
-        tokio::select! {
-            biased;
-            served = connection.as_mut() => return served,
-            () = activity.changed.notified() => {}
-            () = sleep(pause) => {}
+        let mut pause = pin!(sleep(pause));
+        // What it does changes when it is polled, and only then.
+        let served = poll_fn(|context| match connection.as_mut().poll(context) {
+            Poll::Ready(served) => Poll::Ready(Some(served)),
+            Poll::Pending if activity.doing() != doing => Poll::Ready(None),
+            Poll::Pending => pause.as_mut().poll(context).map(|()| None),
+        });
+        if let Some(served) = served.await {
+            return served;
+        }
+        if doing == Doing::Work {
+            end_of_grace = how.end_of_grace();
         }
     }
     connection.as_mut().graceful_shutdown();
@@ -258,30 +264,29 @@ where
 }
 
 /// What a connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Nothing,
+    Work,
+    /// Whatever it does: it speaks HTTP/2.
+    Http2,
+}
+
+/// What is known of that. It is written for each request, so that is no more than it has to be.
 struct Activity {
     draining: Draining,
     /// Requests that are not yet answered to the end.
     requests: AtomicUsize,
-    /// Since when there is none.
-    idle_since: Mutex<Instant>,
     is_http2: AtomicBool,
-    changed: Notify,
 }
 
 impl Activity {
-    fn new(draining: Draining) -> Self {
-        Self {
-            draining,
-            requests: AtomicUsize::new(0),
-            idle_since: Mutex::new(Instant::now()),
-            is_http2: AtomicBool::new(false),
-            changed: Notify::new(),
+    fn doing(&self) -> Doing {
+        match self.requests.load(Ordering::Acquire) {
+            _ if self.is_http2.load(Ordering::Relaxed) => Doing::Http2,
+            0 => Doing::Nothing,
+            _ => Doing::Work,
         }
-    }
-
-    fn idle_since(&self) -> Option<Instant> {
-        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.requests.load(Ordering::Acquire) == 0).then_some(since)
     }
 }
 
@@ -290,16 +295,14 @@ struct Work(Arc<Activity>);
 
 impl Work {
     fn begin(activity: &Arc<Activity>) -> Self {
-        activity.requests.fetch_add(1, Ordering::AcqRel);
+        activity.requests.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(activity))
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.requests.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
+        self.0.requests.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -321,8 +324,8 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let is_http2 = request.version() == Version::HTTP_2;
         let work = Work::begin(&self.activity);
-        if is_http2 && !self.activity.is_http2.swap(true, Ordering::Relaxed) {
-            self.activity.changed.notify_one();
+        if is_http2 {
+            self.activity.is_http2.store(true, Ordering::Relaxed);
         }
         if let Some(peer) = self.peer {
             request.extensions_mut().insert(peer);
@@ -435,6 +438,7 @@ mod tests {
     use std::convert::Infallible;
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread::JoinHandle;
     use tokio::runtime::Runtime;

@@ -307,13 +307,10 @@ impl Connection {
         }
         let end_of_grace = Instant::now().checked_add(idle_grace);
         loop {
-            let now = Instant::now();
-            let left = |until: Instant| until.saturating_duration_since(now);
-            // The deadline may become an earlier one meanwhile.
-            let rest = end_of_grace.into_iter().chain(shared.deadline()).map(left).fold(LOOK, Duration::min);
+            let rest = shared.idle_rest(end_of_grace);
             let client = Interest { descriptor: self.as_fd(), write: false };
-            let is_readable = wait(&[client], Some(rest))?[0].read;
-            if is_readable || rest.is_zero() {
+            let is_readable = wait(&[client], Some(rest.unwrap_or_default()))?[0].read;
+            if is_readable || rest.is_none() {
                 return Ok(is_readable);
             }
         }

@@ -241,7 +241,7 @@ messages! {
     Info "socket-claimed" SocketClaimed { address: String, bound_to: String, name: String }
         "{address} is the socket on {bound_to} that the service manager has passed as {name}"
     Warning "socket-unclaimed" SocketUnclaimed { name: String, what: String }
-        "the service manager has passed {what} as {name}, which no address means: closed here; to accept on a socket, add the address systemd:{name}"
+        "the service manager has passed {what} as {name}, which no address means: closed here; to use such a socket, add the address systemd:{name}"
     Warning "store-full" StoreFull { address: String, size: usize }
         "the descriptor store takes {size} sockets (FileDescriptorStoreMax) and has no room for the one on {address}: while the service restarts, clients are refused there"
     Debug "stored-socket-dropped" StoredSocketDropped { name: String }

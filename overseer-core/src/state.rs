@@ -286,6 +286,11 @@ impl Draining {
         Self { wait: Wait::for_drain(shared) }
     }
 
+    #[cfg(feature = "hyper")]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Waits until the drain begins. Blocks the thread.
     pub fn wait(&self) {
         self.wait.shared().wait_for_drain(None);

@@ -102,7 +102,7 @@ fn a_release_that_crashes_in_its_probation_gives_the_socket_back_with_what_waits
     assert_eq!(client.generation(), 2);
     client.send("crash");
     // The crash may find some of them in its own hands; those after it wait.
-    app.line_after("is taken back");
+    app.line_after("ended with SIGABRT in its probation");
     client.send("hello");
     assert!(client.answer().starts_with("1 3 "), "{}", app.all_lines());
     assert_eq!(scene.version_at_path(), "1");

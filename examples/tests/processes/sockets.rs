@@ -284,9 +284,9 @@ fn what_no_address_means_is_closed_with_a_warning() {
     let (unwanted, datagrams) = (listener(), UdpSocket::bind("127.0.0.1:0").expect("bound"));
     let mut app = start(&scene, "web:log", &[&unwanted, &datagrams]);
     for (name, what, address) in
-        [("web", "a listening socket", unwanted.local_addr()), ("log", "a datagram socket", datagrams.local_addr())]
+        [("web", "a listening socket on ", unwanted.local_addr()), ("log", "a datagram socket on udp:", datagrams.local_addr())]
     {
-        let said = format!("the service manager has passed {what} on {} as {name}, which no address means", address.expect("bound"));
+        let said = format!("the service manager has passed {what}{} as {name}, which no address means", address.expect("bound"));
         app.line_after_start(&said);
     }
     let open = fs::read_dir(format!("/proc/{}/fd", app.pid())).expect("the master lives").flatten();
@@ -309,7 +309,7 @@ fn an_address_for_which_no_socket_to_accept_on_was_passed_is_an_error_that_says_
         (
             "web",
             &[&datagrams],
-            "descriptor 3, which the service manager has passed under this name, is a connected datagram socket on 127.0.0.1:",
+            "descriptor 3, which the service manager has passed under this name, is a connected datagram socket on udp:127.0.0.1:",
         ),
         ("api:web", &[&web, &client], "descriptor 4, which the service manager has passed under this name, is a connection on 127.0.0.1:"),
         ("web", &[&file], "descriptor 3, which the service manager has passed under this name, is no socket"),

@@ -55,6 +55,9 @@ use std::time::{Duration, Instant};
 /// some 5 ms.
 const COUNTED_MAX: usize = 4096;
 
+/// How long whoever asks may see what was before a generation was started that is not ready yet.
+const TOLD_WITHIN: Duration = Duration::from_millis(50);
+
 /// A generation's process.
 #[derive(Debug)]
 struct Child {
@@ -125,6 +128,11 @@ struct Master {
     /// Whether a generation with a fetcher has been there, so that it is known whether upgrades are possible.
     has_sought_memory: bool,
     has_unsaved: bool,
+    has_unsaved_events: bool,
+    /// When the events and what is shown are written at the latest, if that waits.
+    tells_by: Option<Time>,
+    /// It has done more than to wait since it was last [at rest](Master::rest).
+    has_worked: bool,
     pid_file: Option<PidFile>,
     notify: Notify,
 }
@@ -140,6 +148,7 @@ impl Master {
         loop {
             // With nothing in hand that the next one would not know of.
             self.replace_if_due();
+            self.rest();
             let ready = self.wait();
             self.take_signals();
             self.awake = self.now();
@@ -157,6 +166,18 @@ impl Master {
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
                 self.handle(Event::DeadlinePassed);
             }
+            if self.tells_by.is_some_and(|by| by <= now) {
+                self.tell_all();
+            }
+        }
+    }
+
+    /// Lets go of the memory that starting others took, once nothing is left of it but one generation that serves: then it waits, for days perhaps.
+    fn rest(&mut self) {
+        let is_at_rest =
+            self.children.len() == 1 && self.poller.is_none() && self.rehearsals.is_empty() && !self.supervisor.is_waited_for();
+        if is_at_rest && std::mem::take(&mut self.has_worked) {
+            process::let_go_of_program();
         }
     }
 
@@ -170,7 +191,8 @@ impl Master {
         interests.extend(self.rehearsals.iter().flat_map(Rehearsal::interests));
         interests.extend(self.notify.interest());
         let has_frame = links.iter().any(|link| link.may_hold_frame());
-        let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
+        let deadline = self.supervisor.deadline().into_iter().chain(self.tells_by).min();
+        let rest = deadline.map(|deadline| deadline.saturating_sub(self.now()));
         let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();
         let of_links = generations.iter().zip(&links).zip(ready.iter().skip(1).copied().chain(std::iter::repeat(Readiness::default())));
         of_links
@@ -193,11 +215,28 @@ impl Master {
             }
         }
         self.save();
+        self.tell_all();
+    }
+
+    /// Writes what is there for whoever asks, and for nobody else: the events, and what is shown. That takes some milliseconds on a disk, and a generation that has
+    /// been started is about to ask for its listeners, so it waits until that is ready, or for [`TOLD_WITHIN`].
+    ///
+    /// A master that is killed meanwhile has not told that it had started somebody. What the next one goes by is never among this: that is written by
+    /// [`Action::Save`], and by those who put a file to the program's path.
+    fn tell_all(&mut self) {
+        let now = self.now();
+        if self.supervisor.is_waited_for() && now < *self.tells_by.get_or_insert(now + TOLD_WITHIN) {
+            return;
+        }
+        self.tells_by = None;
+        self.has_unsaved |= std::mem::take(&mut self.has_unsaved_events);
+        self.save();
         self.show();
     }
 
     /// Does one thing; some have an answer.
     fn carry_out(&mut self, action: Action) -> Option<Event> {
+        self.has_worked |= matches!(action, Action::Spawn { .. } | Action::Poll | Action::Rehearse { .. });
         match action {
             Action::Spawn { generation, program } => return Some(self.spawn(generation, program)),
             Action::Welcome { generation } => return self.welcome(generation),
@@ -272,6 +311,7 @@ impl Master {
                 }
             }
             Action::Save => self.has_unsaved = true,
+            Action::SaveEvents => self.has_unsaved_events = true,
             Action::Say(message) => self.say(message),
             Action::Notify(notices) => {
                 // Whoever asks because of what the process manager is told is to see it.

@@ -218,6 +218,9 @@ impl Master {
             shown: None,
             has_sought_memory: snapshot.has_sought_memory,
             has_unsaved: true,
+            has_unsaved_events: false,
+            tells_by: None,
+            has_worked: true,
             pid_file: snapshot.pid_file.map(|(path, file)| PidFile::resume(path, file.take())),
             notify,
         }

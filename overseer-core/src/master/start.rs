@@ -143,6 +143,9 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
         shown: None,
         has_sought_memory,
         has_unsaved: false,
+        has_unsaved_events: false,
+        tells_by: None,
+        has_worked: true,
         pid_file,
         notify: std::mem::take(notify),
     };

@@ -239,7 +239,7 @@ impl Supervisor {
         let generation = self.spawn(Program::Previous, Origin::Rollback);
         self.candidate = Some(generation);
         self.are_under_way(WaitsFor::Rollback, generation);
-        self.note(Message::RollingBack { generation, by: rollback.by });
+        self.note_in_passing(Message::RollingBack { generation, by: rollback.by });
     }
 
     /// Puts `previous` at the program's path, as what was asked for: what is remembered changes first, so that whoever is killed in between does not

@@ -728,7 +728,7 @@ impl Supervisor {
             Asker::Program => "the program asked for it".to_owned(),
             Asker::PathChanged => "the file at the program's path has changed".to_owned(),
         };
-        self.note(Message::Restarting { generation, why });
+        self.note_in_passing(Message::Restarting { generation, why });
     }
 
     /// Starts the staged release as candidate.
@@ -736,7 +736,7 @@ impl Supervisor {
         let name = describe(&release);
         let generation = self.spawn(Program::Staged, Origin::Release(release));
         self.candidate = Some(generation);
-        self.note(Message::Upgrading { generation, release: name });
+        self.note_in_passing(Message::Upgrading { generation, release: name });
     }
 }
 

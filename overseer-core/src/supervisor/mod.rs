@@ -309,8 +309,10 @@ pub(crate) enum Action {
     RestartBy {
         signal: Signal,
     },
-    /// Write the record to `state.json`.
+    /// Write the record to `state.json`, before the master waits for anything, or puts a file anywhere.
     Save,
+    /// The same, but nothing is new in it but an event: it may be written later, since nothing is ever decided by those.
+    SaveEvents,
     Say(Message),
     /// Tell the process manager, in one message.
     Notify(Vec<Notice>),
@@ -604,6 +606,11 @@ impl Supervisor {
         self.children.get(&generation).is_some_and(|child| child.stage == Stage::Starting)
     }
 
+    /// Whether a generation has been started and is not ready yet.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.children.values().any(|child| matches!(child.stage, Stage::Starting | Stage::Waiting | Stage::Welcomed))
+    }
+
     /// What is to be remembered across restarts of the master.
     pub(crate) fn record(&self) -> &Record {
         &self.record
@@ -658,10 +665,16 @@ impl Supervisor {
 
     /// Says it, and remembers it for whoever asks later.
     fn note(&mut self, message: Message) {
+        self.note_in_passing(message);
+        self.act(Action::Save);
+    }
+
+    /// The same, while somebody is on its way who must not wait for a disk. Whatever else is to be remembered needs a save of its own.
+    fn note_in_passing(&mut self, message: Message) {
         let at = self.unix_s();
         self.record.note(at, message.to_string());
         self.say(message);
-        self.act(Action::Save);
+        self.act(Action::SaveEvents);
     }
 
     /// Does what has become possible: the restart that had to wait, the look that was asked for, the end.

@@ -180,6 +180,8 @@ pub(super) struct Master {
     pub(super) left: Option<Exit>,
     pub(super) are_listeners_closed: bool,
     pub(super) saved: Record,
+    /// The last events need not have been written.
+    has_late_events: bool,
     /// What the next spawn, commit or taking back is answered with instead of success.
     pub(super) spawn_fails: Option<Blame>,
     pub(super) welcome_fails: Option<Blame>,
@@ -245,6 +247,7 @@ impl Master {
             left: None,
             are_listeners_closed: false,
             saved: record,
+            has_late_events: false,
             spawn_fails: None,
             welcome_fails: None,
             commit_fails: false,
@@ -619,6 +622,7 @@ impl Master {
                     self.said.push(message);
                 }
                 Action::Save
+                | Action::SaveEvents
                 | Action::CheckListeners
                 | Action::Rehearse { .. }
                 | Action::EndRehearsal
@@ -683,7 +687,12 @@ impl Master {
             Action::Rehearse { generation } => self.rehearsing = Some(*generation),
             Action::EndRehearsal => {}
             Action::CloseListeners => self.are_listeners_closed = true,
-            Action::Save => self.saved = self.rules.record().clone(),
+            Action::Save => {
+                self.saved = self.rules.record().clone();
+                self.has_late_events = false;
+            }
+            // A master that is killed now has not written them.
+            Action::SaveEvents => self.has_late_events = true,
             Action::SetStoredAside => {
                 let active = self.rules.active.and_then(|active| self.alive.get(&active)).copied();
                 assert!(active.is_some_and(|active| self.rules.record.packaged.as_ref().is_some_and(|file| file.identity == active)));
@@ -947,7 +956,11 @@ impl Master {
 
     /// Whether everything that outlives the master says what is true.
     pub(super) fn is_saved(&self) -> bool {
-        self.saved == *self.rules.record()
+        let mut saved = self.saved.clone();
+        if self.has_late_events {
+            saved.events.clone_from(&self.rules.record().events);
+        }
+        saved == *self.rules.record()
     }
 
     /// The next master of the same file, after a reboot: nothing but the files and the record is left.

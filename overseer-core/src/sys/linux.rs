@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, Pid};
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -170,6 +171,48 @@ pub(super) fn other_threads() -> Vec<String> {
         .collect()
 }
 
+/// Takes the pages of its program's file that this process has not written to out of its memory, until it uses them again: they stay in the system's cache, where
+/// the next use finds them. Nothing is done where other threads run.
+///
+/// A use of one page maps all those around it that are in the cache, so that a process which uses a tenth of a program has nearly all of it as its own.
+pub(super) fn let_go_of_program() {
+    let (Ok(maps), Ok(program)) = (fs::read("/proc/self/smaps"), own_path()) else { return };
+    if !other_threads().is_empty() {
+        return;
+    }
+    for range in unwritten(&maps, program.as_os_str().as_bytes()) {
+        // SAFETY: no page of the range was written to, none can be, and no other thread changes that; so the next use of it reads the same bytes from the file
+        // (madvise(2), MADV_DONTNEED on a private mapping of a file).
+        unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(range.start), range.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// The mappings of the file in a text as of `/proc/PID/smaps` that nobody can write to, and of which no page is a copy: not where the loader has put addresses, nor
+/// where a debugger has set a breakpoint.
+fn unwritten(maps: &[u8], file: &[u8]) -> Vec<Range<usize>> {
+    let mut of_file = None;
+    let mut ranges = Vec::new();
+    for line in maps.split(|byte| *byte == b'\n') {
+        if let Some(number) = line.strip_prefix(b"Anonymous:") {
+            let is_written = !number.trim_ascii().starts_with(b"0 ");
+            ranges.extend(of_file.take().filter(|_| !is_written));
+        } else if let Some(mapping) = mapping(line) {
+            let (range, rights, path) = mapping;
+            of_file = Some(range).filter(|_| matches!(rights, b"r-xp" | b"r--p") && path == file);
+        }
+    }
+    ranges
+}
+
+/// `55d0c8a2b000-55d0c8a4c000 r-xp 00021000 08:01 131 /usr/bin/app`: the range, the rights and the path (proc_pid_maps(5)).
+fn mapping(line: &[u8]) -> Option<(Range<usize>, &[u8], &[u8])> {
+    let mut fields = line.splitn(6, |byte| *byte == b' ');
+    let (range, rights) = (std::str::from_utf8(fields.next()?).ok()?, fields.next()?);
+    let (start, end) = range.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    Some((address(start)?..address(end)?, rights, fields.nth(3)?.trim_ascii_start()))
+}
+
 /// Calls the main thread, and so the process, by this name in `ps`, in place of the descriptor that it was executed by.
 pub(super) fn set_name(name: &OsStr) {
     if let Ok(name) = std::ffi::CString::new(name.as_bytes()) {
@@ -250,4 +293,47 @@ pub(super) fn sender(kind: libc::c_int, data: &[u8]) -> Option<Pid> {
     }
     // SAFETY: the data is long enough for it, and any bytes are numbers.
     Some(Pid::from_raw(unsafe { data.as_ptr().cast::<libc::ucred>().read_unaligned() }.pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAPS: &str = "\
+5000-6000 r--p 00000000 08:01 131                        /srv/the app (deleted)
+Rss:                   4 kB
+Anonymous:             0 kB
+VmFlags: rd mr mw me sd
+6000-9000 r-xp 00001000 08:01 131                        /srv/the app (deleted)
+Anonymous:             0 kB
+9000-a000 r-xp 00004000 08:01 131                        /srv/the app (deleted)
+Anonymous:             4 kB
+a000-b000 r--p 00005000 08:01 131                        /srv/the app (deleted)
+Anonymous:            40 kB
+b000-c000 rw-p 00006000 08:01 131                        /srv/the app (deleted)
+Anonymous:             0 kB
+c000-d000 r--s 00007000 08:01 131                        /srv/the app (deleted)
+Anonymous:             0 kB
+d000-e000 rw-p 00000000 00:00 0                          [heap]
+Anonymous:             0 kB
+e000-f000 r-xp 00000000 08:01 7                          /lib/libc.so.6
+Anonymous:             0 kB
+f000-f100 r-xp 00000000 00:00 0
+Anonymous:             0 kB
+";
+
+    #[test]
+    fn what_was_written_to_or_is_another_files_is_kept() {
+        assert_eq!(unwritten(MAPS.as_bytes(), b"/srv/the app (deleted)"), [0x5000..0x6000, 0x6000..0x9000]);
+        assert_eq!(unwritten(MAPS.as_bytes(), b"/srv/the app"), []);
+        assert_eq!(unwritten(b"", b""), []);
+    }
+
+    #[test]
+    fn this_test_is_among_its_own_pages() {
+        let maps = fs::read("/proc/self/smaps").expect("readable");
+        let path = own_path().expect("a path");
+        let here = this_test_is_among_its_own_pages as fn() as usize;
+        assert!(unwritten(&maps, path.as_os_str().as_bytes()).iter().any(|range| range.contains(&here)));
+    }
 }

@@ -112,6 +112,11 @@ pub(crate) fn other_threads() -> Vec<String> {
     system::other_threads()
 }
 
+/// Takes what this process has mapped of its program and does not need out of its memory, where the system can.
+pub(crate) fn let_go_of_program() {
+    system::let_go_of_program();
+}
+
 /// Calls the main thread, and so the process, by this name in `ps`, where that would show what it was executed by.
 pub(crate) fn set_name(name: &std::ffi::OsStr) {
     system::set_name(name);

@@ -48,10 +48,17 @@ pub(crate) fn executes(pid: Pid, path: &Path) -> Result<bool, String> {
     Ok(inode(Path::new(&format!("/proc/{pid}/exe")))? == inode(path)?)
 }
 
-/// The processor time that a process has used.
+/// The processor time that those threads of a process have used that it has now; to the nanosecond, where `/proc/PID/stat` counts hundredths of a second.
 pub(crate) fn time_of(pid: Pid) -> Result<Duration, String> {
-    // proc(5): utime and stime are fields 14 and 15; the state is field 3.
-    ticks(pid, [11, 12])
+    let path = format!("/proc/{pid}/task");
+    let tasks = fs::read_dir(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let time = |task: fs::DirEntry| {
+        let path = task.path().join("schedstat");
+        let text = fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let time = text.split(' ').next().and_then(|number| number.parse().ok());
+        time.map(Duration::from_nanos).ok_or_else(|| format!("cannot understand {}", path.display()))
+    };
+    tasks.flatten().map(time).sum()
 }
 
 /// The processor time of those children of a process that it has reaped.

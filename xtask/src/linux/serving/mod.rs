@@ -27,7 +27,7 @@ use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use subjects::{Kind, Speech, Subject};
+use subjects::{Kind, Served, Speech, Subject};
 
 /// What is measured, and how often.
 pub(crate) struct Plan {
@@ -58,8 +58,10 @@ const EXAMPLES: [(&str, &str, Speech); 4] = [
 
 /// Connections that ask as fast as they are answered, to see how much a server can do.
 const BUSY: u32 = 64;
-/// For how long, each time.
-const BUSY_TIME: Duration = Duration::from_secs(2);
+/// For how long, each time: shorter than what else goes on on a machine, so that it hits both of a pair.
+const BUSY_TIME: Duration = Duration::from_millis(400);
+/// How often two servers are compared in a round.
+const BUSY_PAIRS: u32 = 10;
 
 pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     if plan.rates.is_empty() || plan.rounds == 0 {
@@ -73,7 +75,7 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
 
     let scene = Scene { plan, subjects: &subjects, directory: &directory, http2: &http2 };
     let rounds: Vec<Round> = (0..plan.rounds).map(|number| Round::new(number, plan, &subjects)).collect();
-    let throughput_time = BUSY_TIME * 2 * plan.rounds.max(3);
+    let throughput_time = BUSY_TIME * 2 * (BUSY_PAIRS + 1) * plan.rounds.max(3);
     let expected = rounds.iter().map(|round| round.expected(scene)).sum::<Duration>() + throughput_time;
     let begun = Instant::now();
     eprintln!("everything is built; this takes about {} min", expected.as_secs().div_ceil(60));
@@ -94,7 +96,7 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
         1.0 / 0.98,
         throughput.note,
     );
-    report.tell("throughput_cpu_ratio", "  processor time of the server", throughput.processor_ratio, "");
+    report.tell("throughput_cpu_ratio", "  processor time of the server", throughput.processor_ratio, throughput.processor_note);
     report.print();
 
     let about = json!({
@@ -165,33 +167,71 @@ struct Throughput {
     ratio: f64,
     processor_ratio: f64,
     note: String,
+    processor_note: String,
 }
 
-/// How much a server can do, through `serve` and alone, in turn.
+/// What a request costs a server that has as much to do as it can.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    seconds: f64,
+    processor_seconds: f64,
+}
+
+/// How much a server can do, through `serve` and alone. Both run all the time, and are asked in turn for moments; what counts is the median of the ratios within pairs,
+/// since what goes on on the machine meanwhile changes more from one second to the next than the servers differ.
 fn throughput(served: &Subject, plain: &Subject, directory: &Path, rounds: u32) -> Result<Throughput, String> {
-    let mut times = [Vec::new(), Vec::new()];
-    let mut processor_times = [Vec::new(), Vec::new()];
+    let mut pairs = Vec::new();
     for _ in 0..rounds.max(3) {
-        for (index, subject) in [served, plain].into_iter().enumerate() {
-            let server = subject.start(directory, &[])?;
-            let clients = Clients::start(server.address, &[Habit::Busy { connections: BUSY }])?;
-            let begun = Instant::now();
-            server.watch(begun + BUSY_TIME)?;
-            let heard = clients.stop()?;
-            let processor_time: Duration = server.processes().into_iter().filter_map(|pid| proc::time_of(pid).ok()).sum();
-            let samples: Vec<_> = heard.into_iter().flat_map(|heard| heard.tally.samples).collect();
-            // A busy machine may have let them ask for longer.
-            let took = samples.iter().map(|sample| sample.done).max().map_or(BUSY_TIME, |last| last - begun);
-            let answered = samples.iter().filter(|sample| sample.outcome.is_ok()).count().max(1) as f64;
-            times[index].push(took.as_secs_f64() / answered);
-            processor_times[index].push(processor_time.as_secs_f64() / answered);
+        let servers = [served.start(directory, &[])?, plain.start(directory, &[])?];
+        for number in 0..=BUSY_PAIRS {
+            // Who is second in one pair is first in the next.
+            let mut costs = [busy(&servers[number as usize % 2])?, busy(&servers[(number as usize + 1) % 2])?];
+            costs.rotate_left(number as usize % 2);
+            // The first time, neither is warm.
+            if number > 0 {
+                pairs.push(costs);
+            }
+        }
+        for server in servers {
             server.stop()?;
         }
     }
-    let [served, plain] = times.map(median);
-    let [served_processor, plain_processor] = processor_times.map(median);
-    let note = format!("{:.0} and {:.0} requests a second on {BUSY} connections", 1.0 / served, 1.0 / plain);
-    Ok(Throughput { ratio: served / plain, processor_ratio: served_processor / plain_processor, note })
+    let ratios = |of: fn(&Cost) -> f64| {
+        let mut ratios: Vec<f64> = pairs.iter().map(|[served, plain]| of(served) / of(plain)).collect();
+        ratios.sort_by(f64::total_cmp);
+        let quartile = |quarter: usize| ratios.get(ratios.len() * quarter / 4).copied().unwrap_or_default();
+        (quartile(2), format!("{:.3} to {:.3} in half of {} pairs", quartile(1), quartile(3), ratios.len()))
+    };
+    let typical = |index: usize, of: fn(&Cost) -> f64| median(pairs.iter().map(|costs| of(&costs[index])).collect());
+    let (ratio, spread) = ratios(|cost| cost.seconds);
+    let (processor_ratio, processor_spread) = ratios(|cost| cost.processor_seconds);
+    let per_second = |index| 1.0 / typical(index, |cost| cost.seconds);
+    let microseconds = |index| 1e6 * typical(index, |cost| cost.processor_seconds);
+    Ok(Throughput {
+        ratio,
+        processor_ratio,
+        note: format!("{spread}; {:.0} and {:.0} requests a second on {BUSY} connections", per_second(0), per_second(1)),
+        processor_note: format!("{processor_spread}; {:.2} and {:.2} µs", microseconds(0), microseconds(1)),
+    })
+}
+
+/// Lets a server have as much to do as it can, for a moment.
+fn busy(server: &Served) -> Result<Cost, String> {
+    let processor_time = || -> Result<Duration, String> { server.processes().into_iter().map(proc::time_of).sum() };
+    let before = processor_time()?;
+    let clients = Clients::start(server.address, &[Habit::Busy { connections: BUSY }])?;
+    let begun = Instant::now();
+    server.watch(begun + BUSY_TIME)?;
+    let heard = clients.stop()?;
+    let used = processor_time()?.saturating_sub(before);
+    let samples: Vec<_> = heard.into_iter().flat_map(|heard| heard.tally.samples).collect();
+    // A busy machine may have let them ask for longer.
+    let took = samples.iter().map(|sample| sample.done).max().map_or(BUSY_TIME, |last| last - begun);
+    let answered = samples.iter().filter(|sample| sample.outcome.is_ok()).count();
+    if answered < samples.len() || answered == 0 {
+        return Err(format!("of {} requests on {BUSY} connections, {answered} were answered", samples.len()));
+    }
+    Ok(Cost { seconds: took.as_secs_f64() / answered as f64, processor_seconds: used.as_secs_f64() / answered as f64 })
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {

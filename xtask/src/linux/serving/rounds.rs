@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// How long the load runs before anything happens.
 const SETTLING: Duration = Duration::from_millis(500);
+/// How long the last streams of HTTP/2 may take.
+const LAST_STREAMS: Duration = Duration::from_millis(1500);
 /// For how long it is seen what a restart does to its neighbours.
 pub(super) const WINDOW: Duration = Duration::from_secs(1);
 /// From the first answer of a new generation to the window in which the old one is told to leave, after a warm-up of 1 s.
@@ -44,7 +46,7 @@ impl Course<'_> {
     pub(super) fn expected(&self, first_answer: Duration) -> Duration {
         let compared = if self.compare { WINDOW } else { Duration::ZERO };
         // The server is started and stopped, and the last requests are waited for.
-        let around = SETTLING * 2 + self.grace();
+        let around = SETTLING * 2 + self.grace() + if self.http2.is_some() { LAST_STREAMS } else { Duration::ZERO };
         around + (first_answer + self.pause + compared) * self.changes
     }
 
