@@ -51,8 +51,11 @@ enum Task {
         #[arg(long, default_value_t = 30)]
         idle_seconds: u64,
     },
-    /// Upgrades by the thousand, upgrades that change everything under load, kills of the master, and restarts, upgrades and broken releases for a long time
+    /// Restarts and upgrades by the thousand, upgrades that change everything under load, kills of the master, and restarts, upgrades and broken releases for a long time
     Soak {
+        /// Restarts in a row, after which nothing may have leaked
+        #[arg(long, default_value_t = 1000)]
+        restarts: u32,
         /// Upgrades in a row, after which nothing may have leaked
         #[arg(long, default_value_t = 1000)]
         upgrades: u32,

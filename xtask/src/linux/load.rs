@@ -36,12 +36,32 @@ pub(crate) enum Failure {
     Reset,
     /// The connection was closed before the answer was whole.
     Cut,
+    /// The connection was closed before its client asked.
+    Closed,
     /// No answer within 10 s.
     TimedOut,
+    /// No answer to a datagram within 1 s.
+    Lost,
     /// Something else than the program's answer.
     Wrong,
     /// This tool could not even ask.
     NotAsked,
+}
+
+impl Failure {
+    /// After a number.
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Cut => "cut",
+            Self::Closed => "closed before they asked",
+            Self::TimedOut => "not answered in 10 s",
+            Self::Lost => "lost",
+            Self::Wrong => "wrong",
+            Self::NotAsked => "not asked",
+        }
+    }
 }
 
 /// What became of one request.
@@ -160,12 +180,12 @@ impl<W: Copy> Tally<W> {
         self.samples.iter().filter(|sample| sample.outcome.is_err_and(broken_off)).count()
     }
 
-    /// `0`, or `3 (2 Refused, 1 Cut)`.
+    /// `0`, or `3 (2 refused, 1 cut)`.
     pub(crate) fn failures_in_words(&self) -> String {
         match self.failed() {
             0 => "0".to_owned(),
             count => {
-                let kinds: Vec<String> = self.failures().iter().map(|(kind, count)| format!("{count} {kind:?}")).collect();
+                let kinds: Vec<String> = self.failures().iter().map(|(kind, count)| format!("{count} {}", kind.in_words())).collect();
                 format!("{count} ({})", kinds.join(", "))
             }
         }
@@ -370,13 +390,16 @@ impl Client {
     }
 }
 
+/// 127.1.0.1 to 127.127.254.254 in turn, none of which ends in 0 or 255.
+pub(super) fn source(number: u64) -> Ipv4Addr {
+    let octet = |divisor: u64, modulus: u64| u8::try_from(number / divisor % modulus).unwrap_or_default();
+    Ipv4Addr::new(127, 1 + octet(254 * 255, 127), octet(254, 255), 1 + octet(1, 254))
+}
+
 /// A connection that is on its way, from an address that depends on the number.
 pub(super) fn open(address: SocketAddrV4, number: u64) -> Result<TcpStream, Errno> {
-    // 127.1.0.1 to 127.127.254.254 in turn, none of which ends in 0 or 255.
-    let octet = |divisor: u64, modulus: u64| u8::try_from(number / divisor % modulus).unwrap_or_default();
-    let source = Ipv4Addr::new(127, 1 + octet(254 * 255, 127), octet(254, 255), 1 + octet(1, 254));
     let connection = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
-    bind(connection.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+    bind(connection.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source(number), 0)))?;
     match connect(connection.as_raw_fd(), &SockaddrIn::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(connection.into()),
         Err(error) => Err(error),

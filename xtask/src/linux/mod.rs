@@ -42,7 +42,9 @@ pub(crate) fn run(task: Task) -> Result<(), String> {
         Task::Bench { part: None, rate, restarts, upgrades, idle_seconds } => {
             bench::run(&bench::Plan { rate, restarts, upgrades, idle_seconds })
         }
-        Task::Soak { upgrades, changes, kills, minutes, rate } => soak::run(&soak::Plan { upgrades, changes, kills, minutes, rate }),
+        Task::Soak { restarts, upgrades, changes, kills, minutes, rate } => {
+            soak::run(&soak::Plan { restarts, upgrades, changes, kills, minutes, rate })
+        }
         Task::Ci => unreachable!("the checks run everywhere"),
     };
     process::finish();

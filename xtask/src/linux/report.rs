@@ -1,6 +1,7 @@
 //! What was measured: a table for people, JSON for the rest.
 
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -18,17 +19,26 @@ struct Row {
     value: f64,
     limit: Option<f64>,
     note: String,
+    /// What it is the sum of.
+    kinds: BTreeMap<String, u64>,
 }
 
 impl Report {
     /// A number that is only told.
     pub(crate) fn tell(&mut self, key: impl Into<String>, what: impl Into<String>, value: f64, note: impl Into<String>) {
-        self.rows.push(Row { key: key.into(), what: what.into(), value, limit: None, note: note.into() });
+        self.rows.push(Row { key: key.into(), what: what.into(), value, limit: None, note: note.into(), kinds: BTreeMap::new() });
     }
 
     /// A number that must not be above `limit`.
     pub(crate) fn at_most(&mut self, key: impl Into<String>, what: impl Into<String>, value: f64, limit: f64, note: impl Into<String>) {
-        self.rows.push(Row { key: key.into(), what: what.into(), value, limit: Some(limit), note: note.into() });
+        self.rows.push(Row { key: key.into(), what: what.into(), value, limit: Some(limit), note: note.into(), kinds: BTreeMap::new() });
+    }
+
+    /// Says what the last number is the sum of.
+    pub(crate) fn by_kind(&mut self, kinds: BTreeMap<String, u64>) {
+        if let Some(row) = self.rows.last_mut() {
+            row.kinds = kinds;
+        }
     }
 
     /// Prints the table.
@@ -55,13 +65,19 @@ impl Report {
 
     /// Writes the numbers as one JSON object with `about` among them.
     pub(crate) fn write(&self, path: &Path, about: Value) -> Result<(), String> {
-        let rows: Map<String, Value> = self
-            .rows
-            .iter()
-            .map(|row| (row.key.clone(), json!({ "value": row.value, "at_most": row.limit, "what": row.what, "note": row.note })))
-            .collect();
-        let text = format!("{:#}\n", json!({ "about": about, "measured": rows }));
+        let text = format!("{:#}\n", json!({ "about": about, "measured": self.json() }));
         fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+
+    fn json(&self) -> Map<String, Value> {
+        let value = |row: &Row| {
+            let mut value = json!({ "value": row.value, "at_most": row.limit, "what": row.what.trim(), "note": row.note });
+            if !row.kinds.is_empty() {
+                value["kinds"] = json!(row.kinds);
+            }
+            value
+        };
+        self.rows.iter().map(|row| (row.key.clone(), value(row))).collect()
     }
 
     /// The limits that were not kept.
@@ -114,6 +130,17 @@ mod tests {
         report.tell("other", "another", 99.0, "");
         assert_eq!(report.missed(), ["a bad one: 3.50 (at most 3)"]);
         assert!(report.markdown().ends_with("| a bad one | 3.50 | 3 | **missed**  |\n| another | 99 |  |  |\n"), "{}", report.markdown());
+    }
+
+    #[test]
+    fn the_kinds_of_a_number_are_in_the_json() {
+        let mut report = Report::default();
+        report.at_most("all", "all of them", 0.0, 0.0, "");
+        report.tell("some", "some", 3.0, "");
+        report.by_kind(BTreeMap::from([("cut".to_owned(), 1), ("reset".to_owned(), 2)]));
+        let json = report.json();
+        assert_eq!(json["some"]["kinds"], json!({ "cut": 1, "reset": 2 }));
+        assert_eq!(json["all"], json!({ "value": 0.0, "at_most": 0.0, "what": "all of them", "note": "" }));
     }
 
     #[test]

@@ -46,6 +46,11 @@ fn generation(body: &[u8]) -> Option<Who> {
     std::str::from_utf8(body).ok()?.trim_end().strip_prefix("hello from generation ")?.parse().ok()
 }
 
+/// Who answered a datagram: with the bytes that were sent, and ` generation 3` after them.
+pub(super) fn read_datagram(sent: &[u8], received: &[u8]) -> Option<Who> {
+    std::str::from_utf8(received.strip_prefix(sent)?).ok()?.trim_end().strip_prefix(" generation ")?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +69,14 @@ mod tests {
     fn no_part_of_an_answer_is_one() {
         for length in 0..NAMED.len() {
             assert_eq!(read(&NAMED[..length]), Ok(None), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_datagram_is_answered_with_its_own_bytes_and_a_generation() {
+        assert_eq!(read_datagram(b"17 17000", b"17 17000 generation 3"), Some(3));
+        for wrong in ["17 17000", "17 1700 generation 3", "17 17000 generation", "17 17000 generation x"] {
+            assert_eq!(read_datagram(b"17 17000", wrong.as_bytes()), None, "{wrong}");
         }
     }
 

@@ -1,38 +1,27 @@
-//! Clients of every habit: some connect for each request, some keep their connections, think between two requests, say nothing for a while or ask slowly.
+//! Clients of every habit: some connect for each request, some keep their connections, think between two requests, say nothing for a while or ask slowly, and some send
+//! datagrams.
 //!
 //! An open loop: requests are due when they are due, whatever became of those before, none is repeated, and a latency counts from when its request was due. Only
 //! [`Habit::Busy`] is a closed one. A connection that the server closes before its client writes the next request has failed nobody: it is counted, and
 //! that request gets another one. A request that was on its way when its connection was closed has failed, unless the connection had been idle for longer than
-//! [`GRACE`]: that is counted apart.
+//! [`GRACE`]: that is counted apart. A silent connection that is closed before it asks has failed.
 //!
-//! One thread with one epoll does it all.
+//! One thread with one epoll does it all: [`connections`](super::connections) or [`datagrams`](super::datagrams).
 
-use super::answer::{self, Who};
-use crate::linux::load::{self, Failure, Sample, Tally};
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use super::answer::Who;
+use super::connections::Crowd;
+use super::datagrams::Senders;
+use crate::linux::load::{Failure, Sample, Tally};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::time::{TimeSpec, TimeValLike};
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet, VecDeque};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::collections::HashSet;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// For how long a connection is kept idle in a drain: the default of `serve`.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
-/// The shortest and the longest pause of a client that thinks.
-const THINKS: [Duration; 2] = [Duration::from_millis(10), GRACE.saturating_mul(2)];
-/// How long a slow request takes to be answered, or to be sent.
-const SLOW: Duration = Duration::from_millis(1500);
-/// How long a client waits for its answer. Longer than any pause that could be called one.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Stand for the timer and for a word of the other thread among the connections.
-const TIMER: u64 = u64::MAX;
-const WORD: u64 = u64::MAX - 1;
 
 /// How some of the clients behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +36,10 @@ pub(super) enum Habit {
     Slow { per_second: u32 },
     /// Each of these connections asks again as soon as it is answered.
     Busy { connections: u32 },
-    /// Those that [`Clients::connect_silently`] lets come.
-    Silent,
+    /// So many, each time that [`Clients::connect_silently`] lets them come. They ask that long after the time which they are told of.
+    Silent { connections: u32, ask_after: Duration },
+    /// The requests are datagrams, from these sockets in turn. No other habit goes with it.
+    Datagrams { sockets: u32, per_second: u32 },
 }
 
 /// What became of the clients of one habit.
@@ -60,6 +51,12 @@ pub(super) struct Heard {
     pub(super) closed_idle: u64,
     /// Requests that were not answered on connections which had been idle for longer than the grace.
     pub(super) too_late: u64,
+}
+
+impl Heard {
+    pub(super) fn nothing(habit: Habit) -> Self {
+        Self { habit, tally: Tally { samples: Vec::new() }, closed_idle: 0, too_late: 0 }
+    }
 }
 
 /// The first answer of somebody who had not answered before.
@@ -76,19 +73,27 @@ pub(super) struct Clients {
     seen: usize,
 }
 
-struct Shared {
+/// What the two threads know of each other.
+pub(super) struct Shared {
     told: Mutex<Told>,
-    word: EventFd,
-    newcomers: Mutex<Vec<Newcomer>>,
+    /// Can be read when the thread was told something.
+    pub(super) word: EventFd,
+    newcomers: Mutex<Newcomers>,
     came: Condvar,
+}
+
+#[derive(Default)]
+struct Newcomers {
+    known: HashSet<Who>,
+    in_order: Vec<Newcomer>,
 }
 
 /// What the thread is to do.
 #[derive(Default)]
-struct Told {
-    stop: bool,
-    /// When each of the silent connections that are to be opened at once is to ask.
-    silent: Vec<Instant>,
+pub(super) struct Told {
+    pub(super) stop: bool,
+    /// The times of which the silent connections are told that are to be opened at once.
+    pub(super) silent: Vec<Instant>,
 }
 
 impl Clients {
@@ -96,13 +101,9 @@ impl Clients {
     pub(super) fn start(address: SocketAddr, habits: &[Habit]) -> Result<Self, String> {
         let SocketAddr::V4(address) = address else { return Err(format!("{address} is not an IPv4 address")) };
         let failed = |error: io::Error| format!("cannot start the clients: {error}");
-        let word = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|error| failed(error.into()))?;
-        let shared = Arc::new(Shared { told: Mutex::default(), word, newcomers: Mutex::default(), came: Condvar::new() });
-        let mut crowd = Crowd::new(address, habits, Arc::clone(&shared)).map_err(failed)?;
-        let thread = thread::spawn(move || match crowd.run() {
-            Ok(()) => Ok(crowd.heard),
-            Err(error) => Err(format!("the clients broke off: {error}")),
-        });
+        let shared = Arc::new(Shared::new().map_err(failed)?);
+        let work = work(address, habits, Arc::clone(&shared)).map_err(failed)?;
+        let thread = thread::spawn(move || work().map_err(|error| format!("the clients broke off: {error}")));
         Ok(Self { shared, thread: Some(thread), seen: 0 })
     }
 
@@ -111,7 +112,7 @@ impl Clients {
         let deadline = Instant::now() + within;
         let mut newcomers = lock(&self.shared.newcomers);
         loop {
-            if let Some(newcomer) = newcomers.get(self.seen) {
+            if let Some(newcomer) = newcomers.in_order.get(self.seen) {
                 self.seen += 1;
                 return Ok(*newcomer);
             }
@@ -125,12 +126,12 @@ impl Clients {
 
     /// Passes over those who have answered by now.
     pub(super) fn skip_newcomers(&mut self) {
-        self.seen = lock(&self.shared.newcomers).len();
+        self.seen = lock(&self.shared.newcomers).in_order.len();
     }
 
-    /// Opens a connection for each of these times at once, on which nothing is said before that.
-    pub(super) fn connect_silently(&self, ask_at: impl IntoIterator<Item = Instant>) {
-        self.tell(|told| told.silent.extend(ask_at));
+    /// Opens all silent connections of its habits once. They ask as long after this time as their habit says.
+    pub(super) fn connect_silently(&self, before: Instant) {
+        self.tell(|told| told.silent.push(before));
     }
 
     /// Lets no further request be made, waits for those that are, and answers what became of all of them.
@@ -152,571 +153,44 @@ impl Drop for Clients {
     }
 }
 
-/// The thread's side.
-struct Crowd {
-    address: SocketAddrV4,
-    shared: Arc<Shared>,
-    heard: Vec<Heard>,
-    known: HashSet<Who>,
-    epoll: Epoll,
-    timer: TimerFd,
-    to_do: BinaryHeap<Reverse<(Instant, ToDo)>>,
-    /// By slot, which is what epoll knows a client by.
-    clients: Vec<Option<Client>>,
-    free: Vec<usize>,
-    /// Clients, and the connections that they open, so far.
-    count: u64,
-    /// Requests that are neither answered nor failed.
-    asking: usize,
-    stopping: bool,
-    random: u64,
+/// What the thread does until it is told to stop.
+type Work = Box<dyn FnOnce() -> io::Result<Vec<Heard>> + Send>;
+
+fn work(address: SocketAddrV4, habits: &[Habit], shared: Arc<Shared>) -> io::Result<Work> {
+    if let [habit @ Habit::Datagrams { sockets, per_second }] = *habits {
+        let senders = Senders::new(address, habit, sockets, per_second, shared)?;
+        return Ok(Box::new(move || senders.run()));
+    }
+    let crowd = Crowd::new(address, habits, shared)?;
+    Ok(Box::new(move || crowd.run()))
 }
 
-/// What is to be done at some time. A client is known by slot and number, since its slot may be another's by then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum ToDo {
-    /// The next client of this habit comes, the one of this number.
-    Come {
-        habit: usize,
-        number: u32,
-    },
-    /// The next request on connections that are kept is due.
-    Turn {
-        habit: usize,
-        first_slot: usize,
-        number: u32,
-    },
-    Ask {
-        slot: usize,
-        client: u64,
-    },
-    /// The rest of a request that is sent slowly.
-    SendRest {
-        slot: usize,
-        client: u64,
-    },
-    GiveUp {
-        slot: usize,
-        client: u64,
-        request: u64,
-    },
-}
-
-struct Client {
-    number: u64,
-    habit: usize,
-    connection: Option<TcpStream>,
-    /// Whether it comes back after an answer.
-    stays: bool,
-    /// How many of its requests were begun.
-    requests: u64,
-    request: Option<Request>,
-    /// When those are due that wait for the one before.
-    waiting: VecDeque<Instant>,
-    idle_since: Instant,
-    answer: Vec<u8>,
-}
-
-struct Request {
-    due: Instant,
-    /// What is still to be written, and if not all of it at once, how much of it.
-    rest: &'static [u8],
-    first_part: Option<usize>,
-    /// Whether any of it was.
-    is_begun: bool,
-    was_idle_for: Duration,
-}
-
-const KEPT: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
-const ONE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
-/// Names [`SLOW`].
-const ANSWERED_SLOWLY: &[u8] = b"GET /?d=1500 HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
-
-impl Crowd {
-    fn new(address: SocketAddrV4, habits: &[Habit], shared: Arc<Shared>) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
-        epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
-        epoll.add(&shared.word, EpollEvent::new(EpollFlags::EPOLLIN, WORD))?;
-        let heard = |habit: &Habit| Heard { habit: *habit, tally: Tally { samples: Vec::new() }, closed_idle: 0, too_late: 0 };
-        Ok(Self {
-            address,
-            shared,
-            heard: habits.iter().map(heard).collect(),
-            known: HashSet::new(),
-            epoll,
-            timer,
-            to_do: BinaryHeap::new(),
-            clients: Vec::new(),
-            free: Vec::new(),
-            count: 0,
-            asking: 0,
-            stopping: false,
-            random: 0x9E37_79B9_7F4A_7C15,
-        })
+impl Shared {
+    pub(super) fn new() -> io::Result<Self> {
+        let word = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { told: Mutex::default(), word, newcomers: Mutex::default(), came: Condvar::new() })
     }
 
-    fn run(&mut self) -> io::Result<()> {
-        self.begin();
-        let mut events = [EpollEvent::empty(); 256];
-        let mut wakes_at = None;
-        while !self.stopping || self.asking > 0 {
-            let next = self.to_do.peek().map(|Reverse((at, _))| *at);
-            if next != wakes_at {
-                self.wake_at(next)?;
-                wakes_at = next;
-            }
-            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            for event in &events[..count] {
-                match event.data() {
-                    TIMER => {
-                        wakes_at = None;
-                        match self.timer.wait() {
-                            Ok(()) | Err(Errno::EAGAIN) => {}
-                            Err(error) => return Err(error.into()),
-                        }
-                    }
-                    WORD => self.listen(),
-                    slot => self.advance(usize::try_from(slot).unwrap_or(usize::MAX)),
-                }
-            }
-            let now = Instant::now();
-            while let Some(Reverse((at, _))) = self.to_do.peek()
-                && *at <= now
-            {
-                if let Some(Reverse((at, what))) = self.to_do.pop() {
-                    self.act(at, what);
-                }
-            }
-        }
-        Ok(())
+    /// Takes what the thread was told.
+    pub(super) fn take_told(&self) -> Told {
+        let _ = self.word.read();
+        std::mem::take(&mut *lock(&self.told))
     }
 
-    /// Lets the first client of each habit come, or all that there are.
-    fn begin(&mut self) {
-        let now = Instant::now();
-        for habit in 0..self.heard.len() {
-            match self.heard[habit].habit {
-                Habit::New { .. } | Habit::Slow { .. } => self.later(now, ToDo::Come { habit, number: 0 }),
-                Habit::Kept { connections, .. } => {
-                    let first_slot = self.clients.len();
-                    for _ in 0..connections {
-                        // No client has left yet, so the slots follow each other.
-                        self.add(habit, true);
-                    }
-                    self.later(now, ToDo::Turn { habit, first_slot, number: 0 });
-                }
-                Habit::Thinking { connections } | Habit::Busy { connections } => {
-                    for _ in 0..connections {
-                        let slot = self.add(habit, true);
-                        self.ask(slot, now);
-                    }
-                }
-                Habit::Silent => {}
-            }
-        }
-    }
-
-    /// Takes notice of what the other thread wants.
-    fn listen(&mut self) {
-        let _ = self.shared.word.read();
-        let Told { stop, silent } = std::mem::take(&mut *lock(&self.shared.told));
-        self.stopping |= stop;
-        let Some(habit) = self.heard.iter().position(|heard| heard.habit == Habit::Silent) else { return };
-        for ask_at in silent {
-            let slot = self.add(habit, false);
-            let client = self.count;
-            match self.connect(slot) {
-                // Awaited also when no more are to come.
-                Ok(()) => {
-                    self.asking += 1;
-                    self.later(ask_at, ToDo::Ask { slot, client });
-                }
-                Err(failure) => {
-                    self.record(habit, ask_at, Err(failure));
-                    self.forget(slot);
-                }
-            }
-        }
-    }
-
-    fn act(&mut self, at: Instant, what: ToDo) {
-        let after = |per_second: u32| Duration::from_secs(1) / per_second.max(1);
-        match what {
-            ToDo::Come { .. } | ToDo::Turn { .. } if self.stopping => {}
-            ToDo::Come { habit, number } => {
-                if let Habit::New { per_second } | Habit::Slow { per_second } = self.heard[habit].habit {
-                    self.later(at + after(per_second), ToDo::Come { habit, number: number.wrapping_add(1) });
-                }
-                let slot = self.add(habit, false);
-                self.ask(slot, at);
-            }
-            ToDo::Turn { habit, first_slot, number } => {
-                let Habit::Kept { connections, per_second } = self.heard[habit].habit else { return };
-                self.later(at + after(per_second), ToDo::Turn { habit, first_slot, number: number.wrapping_add(1) });
-                self.ask(first_slot + number as usize % connections.max(1) as usize, at);
-            }
-            ToDo::Ask { slot, client } => {
-                let Some(found) = self.client(slot, client) else { return };
-                let stays = found.stays;
-                if stays && self.stopping {
-                    return;
-                }
-                if !stays {
-                    // It was awaited since it was opened.
-                    self.asking -= 1;
-                }
-                self.ask(slot, at);
-            }
-            ToDo::SendRest { slot, client } => {
-                let Some(found) = self.client(slot, client) else { return };
-                if let Some(request) = &mut found.request {
-                    request.first_part = None;
-                }
-                self.advance(slot);
-            }
-            ToDo::GiveUp { slot, client, request } => {
-                let Some(found) = self.client(slot, client) else { return };
-                if found.request.is_some() && found.requests == request {
-                    self.done(slot, Err(Failure::TimedOut));
-                }
-            }
-        }
-    }
-
-    fn later(&mut self, at: Instant, what: ToDo) {
-        self.to_do.push(Reverse((at, what)));
-    }
-
-    fn wake_at(&self, at: Option<Instant>) -> io::Result<()> {
-        let Some(at) = at else { return Ok(self.timer.unset()?) };
-        let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
-        let left = TimeSpec::nanoseconds(i64::try_from(left.as_nanos()).unwrap_or(i64::MAX));
-        Ok(self.timer.set(Expiration::OneShot(left), TimerSetTimeFlags::empty())?)
-    }
-
-    /// The client, unless it has left.
-    fn client(&mut self, slot: usize, number: u64) -> Option<&mut Client> {
-        self.clients.get_mut(slot)?.as_mut().filter(|client| client.number == number)
-    }
-
-    fn add(&mut self, habit: usize, stays: bool) -> usize {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.clients.push(None);
-            self.clients.len() - 1
-        });
-        self.count += 1;
-        self.clients[slot] = Some(Client {
-            number: self.count,
-            habit,
-            connection: None,
-            stays,
-            requests: 0,
-            request: None,
-            waiting: VecDeque::new(),
-            idle_since: Instant::now(),
-            answer: Vec::new(),
-        });
-        slot
-    }
-
-    /// Closes its connection, which takes it out of the epoll too.
-    fn forget(&mut self, slot: usize) {
-        self.clients[slot] = None;
-        self.free.push(slot);
-    }
-
-    fn connect(&mut self, slot: usize) -> Result<(), Failure> {
-        self.count += 1;
-        let connection = load::open(self.address, self.count).map_err(|error| match error {
-            Errno::ECONNREFUSED => Failure::Refused,
-            _ => Failure::NotAsked,
-        })?;
-        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        self.epoll.add(&connection, EpollEvent::new(interest, slot as u64)).map_err(|_| Failure::NotAsked)?;
-        if let Some(client) = &mut self.clients[slot] {
-            client.connection = Some(connection);
-            client.idle_since = Instant::now();
-        }
-        Ok(())
-    }
-
-    /// The request of a client is due.
-    fn ask(&mut self, slot: usize, due: Instant) {
-        // What the server has closed by now is not written to.
-        self.advance(slot);
-        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
-        if client.request.is_some() {
-            client.waiting.push_back(due);
-            return;
-        }
-        client.requests += 1;
-        let (rest, first_part) = match self.heard[client.habit].habit {
-            Habit::New { .. } | Habit::Silent => (ONE, None),
-            Habit::Kept { .. } | Habit::Thinking { .. } | Habit::Busy { .. } => (KEPT, None),
-            Habit::Slow { .. } if client.number % 2 == 0 => (ANSWERED_SLOWLY, None),
-            Habit::Slow { .. } => (ONE, Some(ONE.len() / 2)),
-        };
-        let was_idle_for = client.connection.as_ref().map_or(Duration::ZERO, |_| client.idle_since.elapsed());
-        client.request = Some(Request { due, rest, first_part, is_begun: false, was_idle_for });
-        let (number, request, is_connected) = (client.number, client.requests, client.connection.is_some());
-        self.asking += 1;
-        if first_part.is_some() {
-            self.later(due + SLOW, ToDo::SendRest { slot, client: number });
-        }
-        self.later(due + PATIENCE, ToDo::GiveUp { slot, client: number, request });
-        if !is_connected && let Err(failure) = self.connect(slot) {
-            return self.done(slot, Err(failure));
-        }
-        self.advance(slot);
-    }
-
-    /// Does for a client what can be done now.
-    fn advance(&mut self, slot: usize) {
-        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
-        let Some(connection) = &mut client.connection else { return };
-        if client.request.is_none() {
-            // It says nothing, so there is nothing to be read but its end.
-            if matches!(connection.read(&mut [0]), Err(error) if is_passing(&error)) {
-                return;
-            }
-            client.connection = None;
-            self.heard[client.habit].closed_idle += 1;
-            return;
-        }
-        if let Some(outcome) = client.advance() {
-            self.done(slot, outcome);
-        }
-    }
-
-    /// The request of a client is over.
-    fn done(&mut self, slot: usize, outcome: Result<answer::Answer, Failure>) {
-        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
-        let Some(request) = client.request.take() else { return };
-        let (habit, number, stays) = (client.habit, client.number, client.stays);
-        client.answer.clear();
-        client.idle_since = Instant::now();
-        if !outcome.is_ok_and(|answer| !answer.is_last) {
-            client.connection = None;
-        }
-        let next = client.waiting.pop_front();
-        self.asking -= 1;
-        if matches!(outcome, Err(Failure::Cut | Failure::Reset)) && request.was_idle_for >= GRACE {
-            self.heard[habit].too_late += 1;
-        } else {
-            self.record(habit, request.due, outcome.map(|answer| answer.who));
-        }
-        if !stays {
-            return self.forget(slot);
-        }
-        if self.stopping {
-            return;
-        }
-        match self.heard[habit].habit {
-            Habit::Thinking { .. } => {
-                let pause = self.think();
-                self.later(Instant::now() + pause, ToDo::Ask { slot, client: number });
-            }
-            // Not from in here, as that would go ever deeper.
-            Habit::Busy { .. } => self.later(Instant::now(), ToDo::Ask { slot, client: number }),
-            _ => {
-                if let Some(due) = next {
-                    self.ask(slot, due);
-                }
-            }
-        }
-    }
-
-    fn record(&mut self, habit: usize, due: Instant, outcome: Result<Who, Failure>) {
+    /// Notes what became of a request.
+    pub(super) fn record(&self, heard: &mut Heard, due: Instant, outcome: Result<Who, Failure>) {
         let done = Instant::now();
-        if let Ok(who) = outcome
-            && self.known.insert(who)
-        {
-            lock(&self.shared.newcomers).push(Newcomer { who, at: done });
-            self.shared.came.notify_all();
+        if let Ok(who) = outcome {
+            let mut newcomers = lock(&self.newcomers);
+            if newcomers.known.insert(who) {
+                newcomers.in_order.push(Newcomer { who, at: done });
+                self.came.notify_all();
+            }
         }
-        self.heard[habit].tally.samples.push(Sample { due, done, outcome });
+        heard.tally.samples.push(Sample { due, done, outcome });
     }
-
-    /// A pause, as likely from 10 to 20 ms as from 5 to 10 s.
-    fn think(&mut self) -> Duration {
-        // xorshift64
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let part = (self.random >> 11) as f64 / (1_u64 << 53) as f64;
-        let [shortest, longest] = THINKS;
-        shortest.mul_f64((longest.as_secs_f64() / shortest.as_secs_f64()).powf(part))
-    }
-}
-
-impl Client {
-    /// Writes what is to be written, then reads to the end of the answer. `None` until it is over.
-    fn advance(&mut self) -> Option<Result<answer::Answer, Failure>> {
-        let (connection, request) = (self.connection.as_mut()?, self.request.as_mut()?);
-        let rest = &request.rest[..request.first_part.unwrap_or(request.rest.len())];
-        if !rest.is_empty() {
-            // The first event says whether the connection came about; a request is far shorter than a socket's buffer.
-            match connection.take_error() {
-                Ok(None) => {}
-                Ok(Some(error)) | Err(error) => return Some(Err(load::failure(&error))),
-            }
-            match connection.write(rest) {
-                Ok(count) => {
-                    request.rest = &request.rest[count..];
-                    request.first_part = request.first_part.map(|first_part| first_part - count);
-                    request.is_begun = true;
-                }
-                Err(error) if is_passing(&error) || error.kind() == ErrorKind::NotConnected => return None,
-                Err(error) => return Some(Err(load::failure(&error))),
-            }
-        }
-        if !request.is_begun {
-            return None;
-        }
-        let mut buffer = [0; 4096];
-        loop {
-            match connection.read(&mut buffer) {
-                Ok(0) => return Some(Err(Failure::Cut)),
-                Ok(count) => self.answer.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                Err(error) => return Some(Err(load::failure(&error))),
-            }
-            match answer::read(&self.answer) {
-                Ok(None) => {}
-                Ok(Some(answer)) if answer.length == self.answer.len() => return Some(Ok(answer)),
-                Ok(Some(_)) | Err(_) => return Some(Err(Failure::Wrong)),
-            }
-        }
-    }
-}
-
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpListener;
-
-    /// Handles each connection in a thread of its own, by its number.
-    fn server(serve: impl Fn(usize, TcpStream) + Send + Sync + Copy + 'static) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        thread::spawn(move || {
-            for (number, connection) in listener.incoming().flatten().enumerate() {
-                thread::spawn(move || serve(number, connection));
-            }
-        });
-        address
-    }
-
-    /// Answers this many requests on a connection, whatever they are; the last one does not say so.
-    fn answer(mut connection: &TcpStream, who: usize, requests: usize) {
-        let mut bytes = Vec::new();
-        for _ in 0..requests {
-            while !bytes.ends_with(b"\r\n\r\n") {
-                let mut block = [0; 1024];
-                match connection.read(&mut block) {
-                    Ok(count @ 1..) => bytes.extend_from_slice(&block[..count]),
-                    _ => return,
-                }
-            }
-            bytes.clear();
-            let _ = write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Pid: {who}\r\n\r\nhello\n");
-        }
-    }
-
-    /// Lets clients come until `count` different ones have answered.
-    fn run(address: SocketAddr, habit: Habit, count: usize) -> Heard {
-        let mut clients = Clients::start(address, &[habit]).expect("started");
-        for _ in 0..count {
-            clients.next_newcomer(PATIENCE).expect("enough answers");
-        }
-        clients.stop().expect("stopped").remove(0)
-    }
-
-    #[test]
-    fn each_request_on_a_connection_of_its_own_is_answered_by_another_one() {
-        let address = server(|number, connection| answer(&connection, number, 1));
-        let heard = run(address, Habit::New { per_second: 500 }, 50);
-        assert!(heard.tally.samples.len() >= 50);
-        assert_eq!((heard.tally.failed(), heard.closed_idle), (0, 0), "{}", heard.tally.failures_in_words());
-    }
-
-    #[test]
-    fn a_connection_that_is_closed_while_its_client_waits_fails_nobody() {
-        let address = server(|number, connection| answer(&connection, number, 2));
-        let heard = run(address, Habit::Kept { connections: 4, per_second: 200 }, 20);
-        assert_eq!(heard.tally.failed(), 0, "{}", heard.tally.failures_in_words());
-        assert!(heard.closed_idle >= 16, "{}", heard.closed_idle);
-    }
-
-    #[test]
-    fn a_connection_that_is_closed_with_a_request_on_it_has_failed_it() {
-        // It hears the second request, and closes.
-        let address = server(|number, mut connection| {
-            answer(&connection, number, 1);
-            let _ = connection.read(&mut [0; 1024]);
-        });
-        let heard = run(address, Habit::Kept { connections: 4, per_second: 200 }, 20);
-        let failures = heard.tally.failures();
-        assert!(failures.keys().eq(&[Failure::Cut]) && failures[&Failure::Cut] >= 12, "{failures:?}");
-    }
-
-    #[test]
-    fn who_connects_silently_asks_when_it_is_told_to() {
-        let address = server(|number, connection| answer(&connection, number, 1));
-        let clients = Clients::start(address, &[Habit::Silent]).expect("started");
-        let times = [50, 150].map(|milliseconds| Instant::now() + Duration::from_millis(milliseconds));
-        clients.connect_silently(times);
-        let heard = clients.stop().expect("stopped").remove(0);
-        assert_eq!(heard.tally.failed(), 0, "{}", heard.tally.failures_in_words());
-        assert_eq!(heard.tally.samples.iter().map(|sample| sample.due).collect::<Vec<_>>(), times);
-    }
-
-    #[test]
-    fn a_request_that_is_sent_slowly_arrives_in_two_parts() {
-        let address = server(|number, connection| answer(&connection, number, 1));
-        let heard = run(address, Habit::Slow { per_second: 20 }, 30);
-        assert_eq!(heard.tally.failed(), 0, "{}", heard.tally.failures_in_words());
-        let slow = heard.tally.samples.iter().filter(|sample| sample.done - sample.due >= SLOW).count();
-        assert!(slow >= 10, "{slow} were slow");
-    }
-
-    #[test]
-    fn a_closed_port_refuses() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        drop(listener);
-        let clients = Clients::start(address, &[Habit::New { per_second: 500 }, Habit::Silent]).expect("started");
-        clients.connect_silently([Instant::now()]);
-        let waited = clients.shared.came.wait_timeout(lock(&clients.shared.newcomers), Duration::from_millis(100));
-        drop(waited.expect("no panic"));
-        for heard in clients.stop().expect("stopped") {
-            assert!(heard.tally.failures().keys().eq(&[Failure::Refused]), "{}", heard.tally.failures_in_words());
-        }
-    }
-
-    #[test]
-    fn pauses_to_think_reach_from_ten_milliseconds_to_twice_the_grace() {
-        let word = EventFd::new().expect("an event");
-        let shared = Shared { told: Mutex::default(), word, newcomers: Mutex::default(), came: Condvar::new() };
-        let mut crowd = Crowd::new(SocketAddrV4::new([127, 0, 0, 1].into(), 1), &[], Arc::new(shared)).expect("a crowd");
-        let pauses: Vec<_> = (0..10_000).map(|_| crowd.think()).collect();
-        assert!(pauses.iter().all(|pause| (THINKS[0]..=THINKS[1]).contains(pause)));
-        let middle = Duration::from_millis(316);
-        let below = pauses.iter().filter(|pause| **pause < middle).count();
-        assert!((4_500..5_500).contains(&below), "{below} of 10000 below the middle");
-    }
 }

@@ -1,28 +1,33 @@
 //! `cargo xtask bench serving`: what those who use a service see of its restarts and upgrades, under overseer and under its peers.
 //!
 //! All servers answer the same few bytes to the same clients on the same machine in the same run, in turn, round after round: the handler of
-//! `xtask/peers` on hyper under overseer, ecdysis, shellflip and nobody, nginx and HAProxy, and three of the examples. A number that the README promises has a
+//! `xtask/peers` on hyper under overseer, ecdysis, shellflip and nobody, nginx and HAProxy, and four of the examples, one of which answers datagrams. A number that the README promises has a
 //! limit; a limit that is not kept fails the benchmark.
 
 mod answer;
 mod clients;
+mod connections;
+mod datagrams;
 mod http2;
+mod jobs;
+mod results;
 mod rounds;
 mod subjects;
 mod timeline;
 
-use super::build::{self, Build};
-use super::report::{Report, median_ms, milliseconds, spread};
+use super::build;
+use super::report::Report;
 use super::{proc, process};
 use crate::ci;
 use clap::ValueEnum;
-use clients::{Clients, Habit, Heard};
-use rounds::{Course, Seen, WINDOW};
+use clients::{Clients, Habit};
+use jobs::{Round, Scene};
+use results::Results;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use subjects::{Kind, Served, Subject};
+use subjects::{Kind, Served, Speech, Subject};
 
 /// What is measured, and how often.
 pub(crate) struct Plan {
@@ -43,14 +48,20 @@ pub(crate) enum Peer {
     Haproxy,
 }
 
+/// The examples that are measured: their names, what the report calls them, and what they speak.
+const EXAMPLES: [(&str, &str, Speech); 4] = [
+    ("hyper", "example hyper", Speech::Http2),
+    ("axum", "example axum", Speech::Http2),
+    ("std_threads", "example std_threads", Speech::Http1),
+    ("udp_echo", "example udp_echo", Speech::Datagrams),
+];
+
 /// Connections that ask as fast as they are answered, to see how much a server can do.
 const BUSY: u32 = 64;
 /// For how long, each time: shorter than what else goes on on a machine, so that it hits both of a pair.
 const BUSY_TIME: Duration = Duration::from_millis(400);
 /// How often two servers are compared in a round.
 const BUSY_PAIRS: u32 = 10;
-/// What a new version takes that reads a cache before it listens.
-const SLOW_START: &str = "500";
 
 pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     if plan.rates.is_empty() || plan.rounds == 0 {
@@ -60,23 +71,21 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     let directory = process::directory("serving")?;
     let http2 = build::http2_clients()?;
     let subjects = subjects(plan, &directory)?;
-    let plain = server(&directory, "plain", Kind::Plain, build::peer("plain")?)?;
+    let plain = server(&directory, "plain", Kind::Plain, Speech::Http2, build::peer("plain")?)?;
 
+    let scene = Scene { plan, subjects: &subjects, directory: &directory, http2: &http2 };
+    let rounds: Vec<Round> = (0..plan.rounds).map(|number| Round::new(number, plan, &subjects)).collect();
+    let throughput_time = BUSY_TIME * 2 * (BUSY_PAIRS + 1) * plan.rounds.max(3);
+    let expected = rounds.iter().map(|round| round.expected(scene)).sum::<Duration>() + throughput_time;
+    let begun = Instant::now();
+    eprintln!("everything is built; this takes about {} min", expected.as_secs().div_ceil(60));
     let mut results = Results::new(&subjects, plan.rates.len());
-    for round in 0..plan.rounds {
-        let share = |of: u32| of * (round + 1) / plan.rounds - of * round / plan.rounds;
-        for (index, subject) in subjects.iter().enumerate() {
-            eprintln!("round {} of {}: {}", round + 1, plan.rounds, subject.name);
-            if share(plan.restarts) > 0 {
-                results.of[index].restart(subject, &directory, plan, share(plan.restarts), &http2)?;
-            }
-            if share(plan.upgrades) > 0 && subject.is_example {
-                results.of[index].upgrade(subject, &directory, plan, round, share(plan.upgrades), &http2)?;
-            }
-        }
+    for round in &rounds {
+        round.run(scene, |job, seen| results.add(job, seen))?;
     }
     eprintln!("measuring throughput");
     let throughput = throughput(subjects.first().ok_or("there is no server")?, &plain, &directory, plan.rounds)?;
+    let took = begun.elapsed();
 
     let mut report = Report::default();
     results.report(plan, &mut report);
@@ -96,15 +105,15 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
         "cores": std::thread::available_parallelism().map_or(0, usize::from), "processor": processor(),
         "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
         "load_average_before": begun_under, "load_average_after": load_average(),
+        "expected_s": expected.as_secs(), "took_s": took.as_secs(),
     });
     let target = ci::root().join("target");
     report.write(&target.join("serving.json"), about)?;
-    let lanes: Vec<timeline::Lane> = results.of.iter().map(Outcome::lane).collect();
-    for (name, text) in [("serving.svg", timeline::draw(&lanes)), ("serving.md", report.markdown())] {
+    for (name, text) in [("serving.svg", timeline::draw(&results.lanes())), ("serving.md", report.markdown())] {
         let path = target.join(name);
         fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
-    println!("\nwritten to {}/serving.json, .svg and .md", target.display());
+    println!("\nwritten to {}/serving.json, .svg and .md after {} s", target.display(), took.as_secs());
     match report.missed() {
         missed if missed.is_empty() => Ok(()),
         missed => Err(format!("limits were not kept:\n  {}", missed.join("\n  "))),
@@ -113,22 +122,23 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
 
 /// What is there to be measured; the first one is the handler of the peers under overseer.
 fn subjects(plan: &Plan, directory: &Path) -> Result<Vec<Subject>, String> {
-    let mut subjects = vec![server(directory, "overseer", Kind::Overseer, build::peer("overseer")?)?];
-    for (name, key) in [("hyper", "example hyper"), ("axum", "example axum"), ("std_threads", "example std_threads")] {
-        let example = server(directory, key, Kind::Overseer, build::example(name)?)?;
-        subjects.push(Subject { is_example: true, speaks_http2: name != "std_threads", ..example });
+    let peer = |name: &'static str, kind| server(directory, name, kind, Speech::Http2, build::peer(name)?);
+    let mut subjects = vec![peer("overseer", Kind::Overseer)?];
+    for (example, name, speech) in EXAMPLES {
+        let server = server(directory, name, Kind::Overseer, speech, build::example(example)?)?;
+        subjects.push(Subject { is_example: true, ..server });
     }
-    for peer in &plan.peers {
+    for which in &plan.peers {
         let installed = |name: &'static str, kind| {
             let found = installed(name);
             if found.is_none() {
                 println!("{name} is not installed, so it is left out; get it with: apt-get install {name}");
             }
-            found.map(|path| Subject { name, kind, is_example: false, speaks_http2: false, path })
+            found.map(|path| Subject { name, kind, is_example: false, speech: Speech::Http1, path })
         };
-        subjects.extend(match peer {
-            Peer::Ecdysis => Some(server(directory, "ecdysis", Kind::Ecdysis, build::peer("ecdysis")?)?),
-            Peer::Shellflip => Some(server(directory, "shellflip", Kind::Shellflip, build::peer("shellflip")?)?),
+        subjects.extend(match which {
+            Peer::Ecdysis => Some(peer("ecdysis", Kind::Ecdysis)?),
+            Peer::Shellflip => Some(peer("shellflip", Kind::Shellflip)?),
             Peer::Nginx => installed("nginx", Kind::Nginx),
             Peer::Haproxy => installed("haproxy", Kind::Haproxy),
         });
@@ -137,12 +147,12 @@ fn subjects(plan: &Plan, directory: &Path) -> Result<Vec<Subject>, String> {
 }
 
 /// A program of ours, at a place of its own.
-fn server(directory: &Path, name: &'static str, kind: Kind, built: PathBuf) -> Result<Subject, String> {
+fn server(directory: &Path, name: &'static str, kind: Kind, speech: Speech, built: PathBuf) -> Result<Subject, String> {
     let home = directory.join(name.replace(' ', "-"));
     fs::create_dir(&home).map_err(|error| format!("cannot make {}: {error}", home.display()))?;
     let path = home.join("server");
     fs::copy(&built, &path).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
-    Ok(Subject { name, kind, is_example: false, speaks_http2: true, path })
+    Ok(Subject { name, kind, is_example: false, speech, path })
 }
 
 /// Where a server of the system is. Those who are not root do not have the directories of its administrator in their PATH.
@@ -150,300 +160,6 @@ fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
     directories.map(|directory| directory.join(name)).find(|path| path.is_file())
-}
-
-/// Everything that was seen of all servers.
-struct Results {
-    of: Vec<Outcome>,
-}
-
-/// Everything that was seen of one server.
-struct Outcome {
-    name: &'static str,
-    kind: Kind,
-    is_example: bool,
-    /// Restarts, by rate.
-    restarts: Vec<Vec<Seen>>,
-    upgrades: Vec<Seen>,
-    slow_starts: Vec<Seen>,
-}
-
-/// What comes at the first rate.
-fn all_habits(rate: u32) -> [Habit; 5] {
-    [
-        Habit::New { per_second: rate },
-        Habit::Kept { connections: 100, per_second: 2000 },
-        Habit::Thinking { connections: 100 },
-        Habit::Slow { per_second: 20 },
-        Habit::Silent,
-    ]
-}
-
-impl Outcome {
-    fn restart(&mut self, subject: &Subject, directory: &Path, plan: &Plan, restarts: u32, http2: &Path) -> Result<(), String> {
-        for (index, rate) in plan.rates.iter().enumerate() {
-            let all = all_habits(*rate);
-            let habits = if index == 0 { &all[..] } else { &all[..1] };
-            let http2 = (index == 0 && subject.speaks_http2).then_some(http2);
-            // Times are taken at the last rate, where clients are not in each other's way.
-            let compare = index + 1 == plan.rates.len() && matches!(subject.kind, Kind::Overseer | Kind::Ecdysis | Kind::Shellflip);
-            let course = Course { habits, http2, restarts, compare: compare && !subject.is_example, arguments: &[] };
-            self.restarts[index].push(rounds::restarts(subject, directory, &course)?);
-        }
-        if !subject.is_example && matches!(subject.kind, Kind::Overseer | Kind::Ecdysis | Kind::Shellflip) {
-            let habits = &all_habits(plan.rates[0])[..1];
-            let course = Course { habits, http2: None, restarts: restarts.div_ceil(4), compare: true, arguments: &[SLOW_START] };
-            self.slow_starts.push(rounds::restarts(subject, directory, &course)?);
-        }
-        Ok(())
-    }
-
-    fn upgrade(&mut self, subject: &Subject, directory: &Path, plan: &Plan, round: u32, upgrades: u32, http2: &Path) -> Result<(), String> {
-        let build = Build::of(subject.name, subject.path.clone())?;
-        let looks_at = subject.path.with_file_name("release");
-        let mut releases = Vec::new();
-        for number in 0..upgrades {
-            // The same program, and a release of its own: a few bytes longer each.
-            let name = format!("release-{round}-{number}");
-            let path = looks_at.with_file_name(&name);
-            releases.push(build.padded(&name, path, build.size_bytes()? + 1 + u64::from(number))?.path);
-        }
-        let looks_at_text = looks_at.to_string_lossy();
-        let course = Course {
-            habits: &all_habits(plan.rates[0]),
-            http2: subject.speaks_http2.then_some(http2),
-            restarts: upgrades,
-            compare: false,
-            arguments: &[&looks_at_text],
-        };
-        self.upgrades.push(rounds::upgrades(subject, directory, &course, &looks_at, &releases)?);
-        // The next round begins without a release.
-        fs::remove_file(&looks_at).map_err(|error| format!("cannot remove {}: {error}", looks_at.display()))
-    }
-
-    /// From the signal to the first answer of the new generation, at the last rate.
-    fn first_answers(&self) -> Vec<Duration> {
-        let changes = self.restarts.last().into_iter().flatten().flat_map(|seen| &seen.changes);
-        changes.map(|change| change.answered.saturating_duration_since(change.at)).collect()
-    }
-
-    fn lane(&self) -> timeline::Lane {
-        let mut lane = timeline::Lane::new(self.name);
-        for seen in self.restarts.last().into_iter().flatten() {
-            lane.add(seen);
-        }
-        lane
-    }
-}
-
-impl Results {
-    fn new(subjects: &[Subject], rates: usize) -> Self {
-        let outcome = |subject: &Subject| Outcome {
-            name: subject.name,
-            kind: subject.kind,
-            is_example: subject.is_example,
-            restarts: (0..rates).map(|_| Vec::new()).collect(),
-            upgrades: Vec::new(),
-            slow_starts: Vec::new(),
-        };
-        Self { of: subjects.iter().map(outcome).collect() }
-    }
-
-    fn report(&self, plan: &Plan, report: &mut Report) {
-        for outcome in &self.of {
-            for (rate, seen) in plan.rates.iter().zip(&outcome.restarts) {
-                failures(report, outcome, "restart", &format!("new connections at {rate}/s"), seen, |habit| {
-                    matches!(habit, Habit::New { .. })
-                });
-            }
-            if let Some(seen) = outcome.restarts.first() {
-                failures_of_all(report, outcome, "restart", seen);
-            }
-        }
-        for outcome in self.of.iter().filter(|outcome| !outcome.upgrades.is_empty()) {
-            let what = format!("new connections at {}/s", plan.rates[0]);
-            failures(report, outcome, "upgrade", &what, &outcome.upgrades, |habit| matches!(habit, Habit::New { .. }));
-            failures_of_all(report, outcome, "upgrade", &outcome.upgrades);
-        }
-        self.first_answers(plan, report);
-        for outcome in &self.of {
-            outcome.latencies(report);
-        }
-        for outcome in &self.of {
-            outcome.pauses(report);
-        }
-        let masters = self.of.iter().filter(|outcome| outcome.kind == Kind::Overseer);
-        let seen = masters.flat_map(|outcome| outcome.restarts.iter().flatten().chain(&outcome.upgrades));
-        if let Some(most) = seen.map(|seen| seen.master_pss_kib).max() {
-            report.at_most(
-                "master_pss_kib",
-                "memory of a master of overseer after a round (KiB, PSS)",
-                most as f64,
-                3072.0,
-                "the most of all",
-            );
-        }
-    }
-
-    fn first_answers(&self, plan: &Plan, report: &mut Report) {
-        let rate = plan.rates.last().copied().unwrap_or_default();
-        let mut best: Option<(f64, &str)> = None;
-        let mut own = None;
-        for outcome in &self.of {
-            let times = outcome.first_answers();
-            if times.is_empty() {
-                continue;
-            }
-            let median = median_ms(&times);
-            let what = format!("signal to first answer of the new generation at {rate}/s, {} (ms)", outcome.name);
-            report.tell(key(&["first", outcome.name, "ms"]), what, median, spread(&times));
-            if outcome.kind != Kind::Overseer && best.is_none_or(|(other, _)| median < other) {
-                best = Some((median, outcome.name));
-            }
-            if outcome.kind == Kind::Overseer && !outcome.is_example {
-                own = Some(median);
-            }
-        }
-        if let (Some(own), Some((best, name))) = (own, best) {
-            report.at_most("first_to_best_peer", "  overseer to the best peer", own / best, 1.2, format!("medians; the best is {name}"));
-        }
-    }
-}
-
-impl Outcome {
-    /// Latencies after restarts, to those of a neighbour that executes the same program.
-    fn latencies(&self, report: &mut Report) {
-        let Some(seen) = self.restarts.last() else { return };
-        let pooled = |begins: fn(&Seen) -> Vec<Instant>, after| {
-            let mut histogram = hdrhistogram::Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("the bounds are valid");
-            for seen in seen {
-                // Bounds are the same, so this cannot fail.
-                let _ = histogram.add(seen.in_windows(begins(seen), after).latencies_us());
-            }
-            histogram
-        };
-        let calm = pooled(|seen| seen.undisturbed.clone(), Duration::ZERO);
-        if calm.is_empty() {
-            return;
-        }
-        let ms = |histogram: &hdrhistogram::Histogram<u64>, quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-        let name = self.name;
-        report.tell(key(&["calm_p99", name, "ms"]), format!("latency while a neighbour starts, {name}, 99 % (ms)"), ms(&calm, 0.99), "");
-        report.tell(key(&["calm_p999", name, "ms"]), "  99.9 % (ms)", ms(&calm, 0.999), format!("of {} requests", calm.len()));
-        for (word, when, begins) in [
-            (
-                "start",
-                "in the second after a restart",
-                (|seen| seen.changes.iter().map(|change| change.at).collect()) as fn(&Seen) -> Vec<Instant>,
-            ),
-            ("drain", "in the second in which the old one leaves", |seen| {
-                seen.changes.iter().map(|change| change.answered + WINDOW * 9 / 10).collect()
-            }),
-        ] {
-            let after = pooled(begins, Duration::ZERO);
-            let ratio = ms(&after, 0.99) / ms(&calm, 0.99);
-            report.tell(key(&[word, "p99", name, "ms"]), format!("  {when}, 99 % (ms)"), ms(&after, 0.99), "");
-            report.tell(key(&[word, "p999", name, "ms"]), "    99.9 % (ms)", ms(&after, 0.999), format!("of {} requests", after.len()));
-            let key = key(&[word, "p99_ratio", name]);
-            match self.kind {
-                Kind::Overseer => report.at_most(key, "    99 %, to those beside a neighbour", ratio, 1.5, ""),
-                _ => report.tell(key, "    99 %, to those beside a neighbour", ratio, ""),
-            }
-        }
-    }
-
-    /// What a new version that starts slowly costs.
-    fn pauses(&self, report: &mut Report) {
-        let pauses = |begins: fn(&Seen) -> Vec<Instant>| -> Vec<Duration> {
-            self.slow_starts.iter().flat_map(|seen| seen.pauses(begins(seen))).collect()
-        };
-        let after = pauses(|seen| seen.changes.iter().map(|change| change.at).collect());
-        let calm = pauses(|seen| seen.undisturbed.clone());
-        let (Some(longest), Some(longest_calm)) =
-            (after.iter().max().copied().map(milliseconds), calm.iter().max().copied().map(milliseconds))
-        else {
-            return;
-        };
-        let what = format!("longest pause when a new version takes {SLOW_START} ms to start, {} (ms)", self.name);
-        let note = format!("{longest_calm:.1} without a restart; in {} restarts", after.len());
-        match self.kind {
-            // A pause of a few milliseconds is a scheduler's.
-            Kind::Overseer => report.at_most(
-                key(&["slow_start_pause", self.name, "ms"]),
-                what,
-                longest,
-                (longest_calm * 2.0).max(longest_calm + 10.0),
-                note,
-            ),
-            _ => report.tell(key(&["slow_start_pause", self.name, "ms"]), what, longest, note),
-        }
-        failures(report, self, "slow_start", "while a new version starts slowly", &self.slow_starts, |habit| {
-            matches!(habit, Habit::New { .. })
-        });
-    }
-}
-
-/// The rows of what comes at the first rate beside new connections.
-fn failures_of_all(report: &mut Report, outcome: &Outcome, cause: &str, seen: &[Seen]) {
-    failures(report, outcome, cause, "100 kept connections, 2000/s", seen, |habit| matches!(habit, Habit::Kept { .. }));
-    failures(report, outcome, cause, "100 thinking connections", seen, |habit| matches!(habit, Habit::Thinking { .. }));
-    failures(report, outcome, cause, "slow requests", seen, |habit| matches!(habit, Habit::Slow { .. }));
-    failures(report, outcome, cause, "silent connections", seen, |habit| habit == Habit::Silent);
-    let asked: u64 = seen.iter().map(|seen| seen.streams.asked).sum();
-    if asked > 0 {
-        let why: Vec<&str> = seen.iter().flat_map(|seen| &seen.streams.failures).map(String::as_str).collect();
-        let note = why.first().map_or(format!("of {asked}"), |first| format!("of {asked}, the first: {first}"));
-        row(report, outcome, cause, "HTTP/2 streams", why.len() as u64, note);
-    }
-}
-
-/// The row of one habit.
-fn failures(report: &mut Report, outcome: &Outcome, cause: &str, what: &str, seen: &[Seen], of: impl Fn(Habit) -> bool) {
-    let heard: Vec<&Heard> = seen.iter().flat_map(|seen| &seen.heard).filter(|heard| of(heard.habit)).collect();
-    if heard.is_empty() {
-        return;
-    }
-    let sum = |count: fn(&Heard) -> u64| heard.iter().map(|heard| count(heard)).sum::<u64>();
-    let (closed, too_late, asked) =
-        (sum(|heard| heard.closed_idle), sum(|heard| heard.too_late), sum(|heard| heard.tally.samples.len() as u64));
-    let mut failed = sum(|heard| heard.tally.failed() as u64);
-    let mut notes = vec![format!("of {asked}")];
-    let kinds: Vec<String> = heard.iter().filter(|heard| heard.tally.failed() > 0).map(|heard| heard.tally.failures_in_words()).collect();
-    if !kinds.is_empty() {
-        notes.push(kinds.join(" and "));
-    }
-    if heard.iter().any(|heard| heard.habit == Habit::Silent) {
-        // Who was closed before it could ask has not been answered either.
-        failed += closed;
-    }
-    if closed > 0 {
-        notes.push(format!("{closed} connections closed while idle"));
-    }
-    if too_late > 0 {
-        notes.push(format!("{too_late} asked after the grace"));
-    }
-    row(report, outcome, cause, what, failed, notes.join(", "));
-}
-
-fn row(report: &mut Report, outcome: &Outcome, cause: &str, what: &str, failed: u64, note: String) {
-    let key = key(&[cause, "failed", outcome.name, what]);
-    let what = format!("failed, {cause}s, {}: {what}", outcome.name).replace('_', " ");
-    match outcome.kind {
-        Kind::Overseer => report.at_most(key, what, failed as f64, 0.0, note),
-        _ => report.tell(key, what, failed as f64, note),
-    }
-}
-
-/// `restart_failed_example_axum_slow_requests`
-fn key(words: &[&str]) -> String {
-    let word = |text: &str| {
-        text.to_lowercase()
-            .split(|letter: char| !letter.is_ascii_alphanumeric())
-            .filter(|word| !word.is_empty())
-            .collect::<Vec<_>>()
-            .join("_")
-    };
-    words.iter().map(|text| word(text)).collect::<Vec<_>>().join("_")
 }
 
 struct Throughput {
@@ -531,17 +247,4 @@ fn load_average() -> String {
 fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name.to_owned()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_made_of_words() {
-        assert_eq!(
-            key(&["restart", "failed", "example axum", "new connections at 1000/s"]),
-            "restart_failed_example_axum_new_connections_at_1000_s"
-        );
-    }
 }

@@ -8,9 +8,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Who replaces the process that serves.
@@ -25,6 +26,16 @@ pub(super) enum Kind {
     Plain,
 }
 
+/// What a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speech {
+    Http1,
+    /// HTTP/1.1 and HTTP/2.
+    Http2,
+    /// It answers datagrams.
+    Datagrams,
+}
+
 /// A server that can be started.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
@@ -33,26 +44,33 @@ pub(super) struct Subject {
     pub(super) kind: Kind,
     /// Whether it is an example, which names its generation and not its process.
     pub(super) is_example: bool,
-    /// Whether it speaks HTTP/2.
-    pub(super) speaks_http2: bool,
+    pub(super) speech: Speech,
     pub(super) path: PathBuf,
 }
 
 impl Subject {
     /// Starts it on a free port, with these arguments after its address, and waits until it answers. What it needs is written to the directory.
-    pub(super) fn start(&self, directory: &Path, arguments: &[&str]) -> Result<Served, String> {
-        let address = free_address()?;
+    pub(super) fn start(&self, directory: &Path, arguments: &[String]) -> Result<Served, String> {
+        let address = self.speech.free_address()?;
         let mut command = Command::new(&self.path);
         match self.kind {
             Kind::Nginx => command.arg("-c").arg(self.configure(directory, &nginx(directory, address))?).arg("-p").arg(directory),
             Kind::Haproxy => command.arg("-W").arg("-f").arg(self.configure(directory, &haproxy(directory, address))?),
-            Kind::Overseer | Kind::Ecdysis | Kind::Shellflip | Kind::Plain => command.arg(address.to_string()).args(arguments),
+            Kind::Overseer | Kind::Ecdysis | Kind::Shellflip | Kind::Plain => {
+                let protocol = if self.speech == Speech::Datagrams { "udp:" } else { "" };
+                command.arg(format!("{protocol}{address}")).args(arguments)
+            }
         };
         let process = Process::start(self.name, &mut command)?;
-        let mut served = Served { kind: self.kind, address, serving: process.pid(), left: Vec::new(), process };
+        let mut served = Served { kind: self.kind, speech: self.speech, address, serving: process.pid(), left: Vec::new(), process };
         let first = served.wait_until_it_answers()?;
         served.is_served_by(first);
         Ok(served)
+    }
+
+    /// Where an example looks for releases.
+    pub(super) fn looks_at(&self) -> PathBuf {
+        self.path.with_file_name("release")
     }
 
     fn configure(&self, directory: &Path, text: &str) -> Result<PathBuf, String> {
@@ -65,6 +83,7 @@ impl Subject {
 /// A server that runs.
 pub(super) struct Served {
     kind: Kind,
+    speech: Speech,
     pub(super) address: SocketAddr,
     pub(super) process: Process,
     /// Who is to be told to restart, where that is not the process that was started.
@@ -164,7 +183,7 @@ impl Served {
     fn wait_until_it_answers(&self) -> Result<answer::Who, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match ask(self.address) {
+            match self.speech.ask(self.address) {
                 Ok(who) => return Ok(who),
                 Err(wrong) if Instant::now() > deadline => return Err(format!("{wrong}; {}", self.process.account())),
                 Err(_) => {}
@@ -176,8 +195,45 @@ impl Served {
     }
 }
 
-/// One request.
-fn ask(address: SocketAddr) -> Result<answer::Who, String> {
+impl Speech {
+    /// One request.
+    fn ask(self, address: SocketAddr) -> Result<answer::Who, String> {
+        match self {
+            Self::Http1 | Self::Http2 => ask_by_http(address),
+            Self::Datagrams => ask_by_datagram(address),
+        }
+    }
+
+    /// An address on loopback that nobody has, and that no other server is told of: each gets one of its own, so two may be started at a time.
+    fn free_address(self) -> Result<SocketAddr, String> {
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        let last = 1 + u8::try_from(SERVERS.fetch_add(1, Ordering::Relaxed) % 250).unwrap_or_default();
+        let any_port = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0);
+        let found = match self {
+            Self::Http1 | Self::Http2 => TcpListener::bind(any_port).and_then(|listener| listener.local_addr()),
+            Self::Datagrams => UdpSocket::bind(any_port).and_then(|socket| socket.local_addr()),
+        };
+        found.map_err(|error| format!("cannot find a free port of {}: {error}", any_port.ip()))
+    }
+}
+
+/// A datagram that is not answered is not waited for for long: the next one is.
+const DATAGRAM_PATIENCE: Duration = Duration::from_millis(50);
+
+fn ask_by_datagram(address: SocketAddr) -> Result<answer::Who, String> {
+    let failed = |error: std::io::Error| format!("{address} was not asked: {error}");
+    let socket = UdpSocket::bind("127.0.0.1:0").map_err(failed)?;
+    socket.set_read_timeout(Some(DATAGRAM_PATIENCE)).map_err(failed)?;
+    socket.connect(address).map_err(failed)?;
+    socket.send(b"who is there?").map_err(failed)?;
+    let mut buffer = [0; 256];
+    let length = socket.recv(&mut buffer).map_err(failed)?;
+    let answered = &buffer[..length];
+    answer::read_datagram(b"who is there?", answered)
+        .ok_or_else(|| format!("{address} answered a datagram with {:?}", String::from_utf8_lossy(answered)))
+}
+
+fn ask_by_http(address: SocketAddr) -> Result<answer::Who, String> {
     let failed = |error: std::io::Error| format!("{address} was not asked: {error}");
     let mut connection = TcpStream::connect_timeout(&address, PATIENCE).map_err(failed)?;
     connection.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
@@ -193,12 +249,6 @@ fn ask(address: SocketAddr) -> Result<answer::Who, String> {
             return Ok(answer.who);
         }
     }
-}
-
-/// An address on loopback that nobody listens on.
-fn free_address() -> Result<SocketAddr, String> {
-    let found = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    found.map_err(|error| format!("cannot find a free port: {error}"))
 }
 
 fn nginx(directory: &Path, address: SocketAddr) -> String {

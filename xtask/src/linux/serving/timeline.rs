@@ -3,28 +3,34 @@
 //! All restarts of a server lie over each other in one lane. An SVG by hand, which follows the light and the dark of the page that it is in.
 
 use super::rounds::Seen;
+use crate::linux::load::Failure;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// From when to when it is drawn, before and after the restart.
+/// From when to when it is drawn, before and after the restart. The next one may follow then.
 const BEFORE: Duration = Duration::from_millis(200);
-const AFTER: Duration = Duration::from_millis(1800);
+const AFTER: Duration = Duration::from_millis(1300);
 /// What one column stands for.
 const COLUMN: Duration = Duration::from_millis(10);
-const COLUMNS: usize = 200;
+const COLUMNS: usize = 150;
+/// Failed requests that are no further apart than this have one mark.
+const MARK_COLUMNS: usize = 5;
 
 /// The picture's measures.
-const LEFT: usize = 170;
-const COLUMN_WIDTH: usize = 4;
+const LEFT: usize = 190;
+const COLUMN_WIDTH: usize = 6;
 const LANE: usize = 84;
-const BARS: usize = 56;
-const TOP: usize = 64;
+const BARS: usize = 52;
+const TOP: usize = 100;
 
 /// What happened around the restarts of one server.
 pub(super) struct Lane {
     name: String,
     columns: Vec<Column>,
     restarts: usize,
+    /// Requests that failed at other times.
+    failed_elsewhere: u32,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -37,22 +43,53 @@ struct Column {
 
 impl Lane {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), columns: vec![Column::default(); COLUMNS], restarts: 0 }
+        Self { name: name.to_owned(), columns: vec![Column::default(); COLUMNS], restarts: 0, failed_elsewhere: 0 }
     }
 
     /// Lays the restarts of one run over those that are there.
     pub(super) fn add(&mut self, seen: &Seen) {
         self.restarts += seen.changes.len();
         for sample in seen.heard.iter().flat_map(|heard| &heard.tally.samples) {
-            for change in &seen.changes {
-                let Some(column) = column(change.at, sample.done).and_then(|index| self.columns.get_mut(index)) else { continue };
-                match sample.outcome {
-                    Ok(who) if who == change.who => column.new += 1,
-                    Ok(_) => column.old += 1,
-                    Err(_) => column.failed += 1,
+            // What is given up after some time has failed when it was sent.
+            let at = if matches!(sample.outcome, Err(Failure::Lost | Failure::TimedOut)) { sample.due } else { sample.done };
+            // Restarts are in order: the one before this moment, and the one that comes soon.
+            let next = seen.changes.partition_point(|change| change.at <= at);
+            let last = next.checked_sub(1).map(|index| &seen.changes[index]);
+            if let Ok(who) = sample.outcome {
+                for change in last.into_iter().chain(seen.changes.get(next)) {
+                    let Some(column) = column(change.at, at) else { continue };
+                    match who == change.who {
+                        true => self.columns[column].new += 1,
+                        false => self.columns[column].old += 1,
+                    }
+                }
+            } else {
+                // What comes after it has no part in it.
+                match last.and_then(|change| column(change.at, at)) {
+                    Some(column) => self.columns[column].failed += 1,
+                    None => self.failed_elsewhere += 1,
                 }
             }
         }
+    }
+
+    fn failed(&self) -> u32 {
+        self.columns.iter().map(|column| column.failed).sum::<u32>() + self.failed_elsewhere
+    }
+
+    /// Where a mark is to be, and for how many failed requests it stands.
+    fn marks(&self) -> Vec<(Range<usize>, u32)> {
+        let mut marks: Vec<(Range<usize>, u32)> = Vec::new();
+        for (index, column) in self.columns.iter().enumerate().filter(|(_, column)| column.failed > 0) {
+            match marks.last_mut() {
+                Some((columns, failed)) if index < columns.end + MARK_COLUMNS => {
+                    columns.end = index + 1;
+                    *failed += column.failed;
+                }
+                _ => marks.push((index..index + 1, column.failed)),
+            }
+        }
+        marks
     }
 }
 
@@ -95,15 +132,24 @@ macro_rules! put {
 fn legend(svg: &mut String) {
     put!(
         svg,
-        "<text x=\"{LEFT}\" y=\"22\" font-weight=\"600\">Answers around a restart, all restarts laid over each other, in columns of {} ms</text>",
+        "<text x=\"{LEFT}\" y=\"21\" font-size=\"15\" font-weight=\"600\">Who answers around a restart, and where requests fail</text>"
+    );
+    let columns = format!(
+        "Each column: the answers within {} ms to all clients, with all restarts of a server laid over each other.",
         COLUMN.as_millis()
     );
-    for (x, class, what) in
-        [(0, "old", "old generation"), (150, "new", "new generation"), (300, "failed", "failed requests, with their number")]
-    {
+    let overseer = "Under overseer both generations accept for 1 s; then the old one is told to leave and finishes what it has. Datagrams go to the new one only then.";
+    for (y, line) in [(38, columns.as_str()), (53, overseer)] {
+        put!(svg, "<text class=\"faint\" x=\"{LEFT}\" y=\"{y}\" font-size=\"11\">{line}</text>");
+    }
+    for (x, class, what) in [
+        (0, "old", "old generation answers"),
+        (190, "new", "new generation answers"),
+        (380, "failed", "requests failed, and how many, below their time"),
+    ] {
         put!(
             svg,
-            "<rect class=\"{class}\" x=\"{}\" y=\"34\" width=\"12\" height=\"12\"/><text x=\"{}\" y=\"45\">{what}</text>",
+            "<rect class=\"{class}\" x=\"{}\" y=\"66\" width=\"12\" height=\"12\"/><text x=\"{}\" y=\"77\">{what}</text>",
             LEFT + x,
             LEFT + x + 18
         );
@@ -113,14 +159,18 @@ fn legend(svg: &mut String) {
 fn draw_lane(svg: &mut String, lane: &Lane, top: usize) {
     let base = top + BARS;
     let most = lane.columns.iter().map(|column| column.new + column.old).max().unwrap_or_default().max(1) as usize;
-    let failed: u32 = lane.columns.iter().map(|column| column.failed).sum();
-    put!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" font-weight=\"600\">{}</text>", LEFT - 12, top + 24, lane.name);
+    let (x, failed) = (LEFT - 12, lane.failed());
+    put!(svg, "<text x=\"{x}\" y=\"{}\" text-anchor=\"end\" font-weight=\"600\">{}</text>", top + 18, lane.name);
+    put!(svg, "<text class=\"faint\" x=\"{x}\" y=\"{}\" text-anchor=\"end\" font-size=\"11\">{} restarts</text>", top + 34, lane.restarts);
+    let class = if failed > 0 { "failed" } else { "faint" };
+    let elsewhere = match lane.failed_elsewhere {
+        0 => String::new(),
+        count => format!(", {count} not shown"),
+    };
     put!(
         svg,
-        "<text class=\"faint\" x=\"{}\" y=\"{}\" text-anchor=\"end\" font-size=\"11\">{} restarts, {failed} failed</text>",
-        LEFT - 12,
-        top + 42,
-        lane.restarts
+        "<text class=\"{class}\" x=\"{x}\" y=\"{}\" text-anchor=\"end\" font-size=\"11\">{failed} failed{elsewhere}</text>",
+        top + 48
     );
     for (class, bottom, count) in [
         ("old", None, (|column: &Column| column.old) as fn(&Column) -> u32),
@@ -135,10 +185,15 @@ fn draw_lane(svg: &mut String, lane: &Lane, top: usize) {
         }
         put!(svg, "<path class=\"{class}\" d=\"{path}\"/>");
     }
-    for (index, column) in lane.columns.iter().enumerate().filter(|(_, column)| column.failed > 0) {
-        let x = LEFT + index * COLUMN_WIDTH + COLUMN_WIDTH / 2;
-        put!(svg, "<circle class=\"failed\" cx=\"{x}\" cy=\"{}\" r=\"4\"><title>{} failed</title></circle>", base + 7, column.failed);
-        put!(svg, "<text class=\"failed\" x=\"{x}\" y=\"{}\" text-anchor=\"middle\" font-size=\"9\">{}</text>", base + 21, column.failed);
+    for (columns, failed) in lane.marks() {
+        let (x, width) = (LEFT + columns.start * COLUMN_WIDTH, columns.len() * COLUMN_WIDTH);
+        put!(svg, "<rect class=\"failed\" x=\"{x}\" y=\"{}\" width=\"{width}\" height=\"6\"/>", base + 3);
+        let middle = x + width / 2;
+        put!(
+            svg,
+            "<text class=\"failed\" x=\"{middle}\" y=\"{}\" text-anchor=\"middle\" font-size=\"11\" font-weight=\"600\">{failed}</text>",
+            base + 20
+        );
     }
     put!(svg, "<path class=\"line\" d=\"M{LEFT} {base}h{}\" fill=\"none\"/>", COLUMNS * COLUMN_WIDTH);
 }
@@ -163,22 +218,54 @@ mod tests {
     use super::super::clients::{Habit, Heard};
     use super::super::rounds::Change;
     use super::*;
-    use crate::linux::load::{Failure, Sample, Tally};
+    use crate::linux::load::Sample;
+
+    /// Restarts 1.4 s after each other, by generations 2 and 3, and what became of requests so many milliseconds after the first.
+    fn lane(restarts: u64, outcomes: &[(i64, Result<u64, Failure>)]) -> Lane {
+        let first = Instant::now() + Duration::from_secs(10);
+        let after = |milliseconds: i64| first - Duration::from_secs(5) + Duration::from_millis((5000 + milliseconds).cast_unsigned());
+        let mut heard = Heard::nothing(Habit::New { per_second: 1 });
+        let sample = |(milliseconds, outcome): &(i64, _)| Sample { due: first, done: after(*milliseconds), outcome: *outcome };
+        heard.tally.samples.extend(outcomes.iter().map(sample));
+        let change = |number: u64| {
+            let at = after(1400 * number.cast_signed());
+            Change { at, answered: at, who: 2 + number }
+        };
+        let mut lane = Lane::new("a server");
+        lane.add(&Seen { heard: vec![heard], changes: (0..restarts).map(change).collect(), ..Seen::default() });
+        lane
+    }
 
     #[test]
     fn answers_and_failures_lie_in_the_column_of_their_time() {
-        let at = Instant::now() + Duration::from_secs(1);
-        let sample = |milliseconds: u64, outcome| Sample { due: at, done: at - BEFORE + Duration::from_millis(milliseconds), outcome };
-        let samples = vec![sample(5, Ok(1)), sample(205, Ok(2)), sample(206, Ok(1)), sample(219, Err(Failure::Cut)), sample(2_000, Ok(2))];
-        let heard = Heard { habit: Habit::Silent, tally: Tally { samples }, closed_idle: 0, too_late: 0 };
-        let seen = Seen { heard: vec![heard], changes: vec![Change { at, answered: at, who: 2 }], ..Seen::default() };
-        let mut lane = Lane::new("a server");
-        lane.add(&seen);
+        let lane = lane(1, &[(-195, Ok(1)), (5, Ok(2)), (6, Ok(1)), (19, Err(Failure::Cut)), (1300, Ok(2)), (4000, Err(Failure::Cut))]);
         assert_eq!(lane.columns[0], Column { old: 1, ..Column::default() });
         assert_eq!(lane.columns[20], Column { new: 1, old: 1, failed: 0 });
         assert_eq!(lane.columns[21], Column { failed: 1, ..Column::default() });
-        assert_eq!(lane.columns.iter().map(|column| column.new).sum::<u32>(), 1, "the last one is outside");
+        assert_eq!(lane.columns.iter().map(|column| column.new).sum::<u32>(), 1, "one is outside");
         let svg = draw(&[lane]);
-        assert!(svg.contains("1 restarts, 1 failed") && svg.ends_with("</svg>\n"), "{svg}");
+        assert!(svg.contains("1 restarts<") && svg.contains("2 failed, 1 not shown") && svg.ends_with("</svg>\n"), "{svg}");
+    }
+
+    #[test]
+    fn what_lies_between_two_restarts_is_old_to_the_next_and_new_to_the_last() {
+        let lane = lane(2, &[(1250, Ok(2)), (1250, Err(Failure::Cut)), (1405, Ok(3))]);
+        assert_eq!(lane.columns[145], Column { new: 1, old: 0, failed: 1 });
+        assert_eq!(lane.columns[5], Column { new: 0, old: 1, failed: 0 });
+        assert_eq!(lane.columns[20], Column { new: 1, old: 0, failed: 0 });
+        assert_eq!(lane.failed(), 1);
+    }
+
+    #[test]
+    fn what_is_given_up_has_failed_when_it_was_sent() {
+        let lane = lane(1, &[(1000, Err(Failure::Lost))]);
+        assert_eq!(lane.columns[20], Column { failed: 1, ..Column::default() }, "all are due with the first restart");
+    }
+
+    #[test]
+    fn failures_that_are_close_to_each_other_have_one_mark() {
+        let failed = |milliseconds| (milliseconds, Err(Failure::Reset));
+        let lane = lane(1, &[failed(1), failed(2), failed(33), failed(300)]);
+        assert_eq!(lane.marks(), [(20..24, 3), (50..51, 1)]);
     }
 }

@@ -1,10 +1,11 @@
-//! `cargo xtask soak`: upgrades in a row, upgrades that change everything, kills of the master, and long rounds of restarts, upgrades and broken releases.
+//! `cargo xtask soak`: restarts in a row, upgrades in a row, upgrades that change everything, kills of the master, and long rounds of restarts, upgrades and broken releases.
 //!
 //! What a few restarts do not show: a descriptor, a process or a page that is lost with each. The master must become the newest release under the
 //! PID that it was started with, and have as many descriptors as after the first upgrades and no process but the serving one, and its memory must
 //! have stopped growing.
 
 mod kills;
+mod restarts;
 mod rounds;
 mod upgrades;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 /// What is done how often.
 pub(crate) struct Plan {
+    pub(crate) restarts: u32,
     pub(crate) upgrades: u32,
     pub(crate) changes: u32,
     pub(crate) kills: u32,
@@ -25,6 +27,9 @@ pub(crate) struct Plan {
 }
 
 pub(crate) fn run(plan: &Plan) -> Result<(), String> {
+    if plan.restarts > 0 {
+        restarts::in_a_row(plan.restarts)?;
+    }
     if plan.upgrades > 0 {
         upgrades::in_a_row(plan.upgrades)?;
     }
@@ -40,8 +45,12 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-/// After so many upgrades, what the master has is taken as what it needs.
-const UPGRADES_TO_SETTLE: u32 = 10;
+/// After so many restarts or upgrades, what the master has is taken as what it needs.
+const CHANGES_TO_SETTLE: u32 = 10;
+/// How many restarts or upgrades in a row are told of in one line.
+const CHANGES_IN_A_LINE: u32 = 100;
+/// By how much the master may grow in a row of them.
+const GROWTH_IN_A_ROW: Growth = Growth::Percent(10);
 /// For so long it is looked at then, and the most counts: a master that has just been replaced has touched little of its memory.
 const SETTLING: Duration = Duration::from_millis(500);
 
@@ -88,7 +97,7 @@ impl Held {
         }
     }
 
-    /// What it has after the first upgrades.
+    /// What it has after the first changes.
     fn settled(scene: &Scene, running: &Running, serving: &Answer) -> Result<Self, String> {
         let end = Instant::now() + SETTLING;
         let mut most = Self::once(scene, running, serving, |_| true)?;
@@ -102,6 +111,11 @@ impl Held {
         Ok(most)
     }
 
+    /// By how much all its memory has grown.
+    fn growth_percent(&self, settled: &Self) -> f64 {
+        (self.pss_kib as f64 / settled.pss_kib as f64 - 1.0) * 100.0
+    }
+
     fn is_within(&self, settled: &Self, growth: Growth) -> bool {
         let has_grown = match growth {
             Growth::Percent(percent) => self.pss_kib * 100 > settled.pss_kib * (100 + percent),
@@ -110,10 +124,47 @@ impl Held {
         self.descriptors <= settled.descriptors && !has_grown
     }
 
-    /// What it has after some upgrades; an error if that is more than after the first ones.
+    /// What it has after some changes; an error if that is more than after the first ones.
     fn compare(scene: &Scene, running: &Running, serving: &Answer, settled: &Self, growth: Growth) -> Result<Self, String> {
         let compared = Self::once(scene, running, serving, |now| now.is_within(settled, growth));
-        compared.map_err(|wrong| format!("after {UPGRADES_TO_SETTLE} upgrades the master had {settled}; now {wrong}"))
+        compared.map_err(|wrong| format!("after {CHANGES_TO_SETTLE} changes the master had {settled}; now {wrong}"))
+    }
+}
+
+/// Restarts or upgrades that follow each other without a pause, and what the master has meanwhile.
+struct InARow {
+    /// What follows each other.
+    what: &'static str,
+    count: u32,
+    begun: Instant,
+    settled: Option<Held>,
+}
+
+impl InARow {
+    fn new(what: &'static str, count: u32) -> Self {
+        Self { what, count, begun: Instant::now(), settled: None }
+    }
+
+    /// Whether it is time to look at the master.
+    fn is_told_of(&self, number: u32) -> bool {
+        number == CHANGES_TO_SETTLE || number.is_multiple_of(CHANGES_IN_A_LINE) || number == self.count
+    }
+
+    /// Tells what the master has after so many; an error if that is more than after the first ones.
+    fn tell(&mut self, scene: &Scene, running: &Running, serving: &Answer, number: u32) -> Result<(), String> {
+        let now = match &self.settled {
+            Some(settled) => Held::compare(scene, running, serving, settled, GROWTH_IN_A_ROW)?,
+            None => Held::settled(scene, running, serving)?,
+        };
+        let growth = match &self.settled {
+            Some(settled) => format!(", {:+.1} % since the first {CHANGES_TO_SETTLE}", now.growth_percent(settled)),
+            None => String::new(),
+        };
+        println!("after {number} {} in {} s the master has {now}{growth}", self.what, self.begun.elapsed().as_secs());
+        if number >= CHANGES_TO_SETTLE {
+            self.settled.get_or_insert(now);
+        }
+        Ok(())
     }
 }
 

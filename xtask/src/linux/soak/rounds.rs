@@ -1,6 +1,6 @@
 //! Rounds of a restart, a broken release and a good one, under load, until the time is over.
 
-use super::{Growth, Held, UPGRADES_TO_SETTLE};
+use super::{CHANGES_TO_SETTLE, Growth, Held};
 use crate::linux::broken::{Ends, decision};
 use crate::linux::build::{self, Build, Noise, Profile};
 use crate::linux::load::Load;
@@ -112,7 +112,7 @@ impl<'a> Soak<'a> {
             Some(settled) => {
                 Held::compare(self.scene, running, &serving, settled, GROWTH).map_err(wrong)?;
             }
-            None if self.round >= UPGRADES_TO_SETTLE as usize => {
+            None if self.round >= CHANGES_TO_SETTLE as usize => {
                 let now = Held::settled(self.scene, running, &serving).map_err(wrong)?;
                 println!("after {} rounds the master has {now}", self.round);
                 self.settled = Some(now);

@@ -1,6 +1,6 @@
 //! Upgrades that follow each other without a pause: by the thousand, and under load with all that an upgrade may change.
 
-use super::{Growth, Held, UPGRADES_TO_SETTLE};
+use super::InARow;
 use crate::linux::bench::time_away;
 use crate::linux::build::{self, Build, Profile};
 use crate::linux::client;
@@ -14,9 +14,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const SETTINGS: [&str; 6] = ["--every", "50ms", "--warm-up", "50ms", "--terminate-timeout", "20s"];
-const GROWTH: Growth = Growth::Percent(10);
-/// How many upgrades are told of in one line.
-const UPGRADES_IN_A_LINE: u32 = 100;
 
 /// One after the other: the PID stays, and nothing is left of any of them.
 pub(super) fn in_a_row(count: u32) -> Result<(), String> {
@@ -25,27 +22,19 @@ pub(super) fn in_a_row(count: u32) -> Result<(), String> {
     app.install(&scene.path)?;
     scene.server.publish(&app)?;
     let mut running = scene.start(&SETTINGS)?;
-    let (begun, mut away, mut settled) = (Instant::now(), Vec::new(), None);
+    let (mut row, mut away) = (InARow::new("upgrades", count), Vec::new());
     for number in 1..=count {
         let release = publish(&scene, &app, number)?;
         away.push(running.master_says("that the master was replaced", PATIENCE, time_away)?);
         running.process_leaves()?;
-        let is_told_of = number == UPGRADES_TO_SETTLE || number.is_multiple_of(UPGRADES_IN_A_LINE) || number == count;
-        if !is_told_of {
+        if !row.is_told_of(number) {
             continue;
         }
         let serving = running.get("/")?;
         if serving.id != release.id {
             return Err(format!("upgrade {number}: {} serves and not {}; {}", serving.text, release.id, running.process.account()));
         }
-        let now = match &settled {
-            Some(settled) => Held::compare(&scene, &running, &serving, settled, GROWTH)?,
-            None => Held::settled(&scene, &running, &serving)?,
-        };
-        if number >= UPGRADES_TO_SETTLE {
-            settled.get_or_insert(now);
-        }
-        println!("after {number} upgrades in {} s the master has {now}", begun.elapsed().as_secs());
+        row.tell(&scene, &running, &serving, number)?;
     }
     running.stop()?;
     println!("the master was away for {:.1} ms (median), {}", median_ms(&away), spread(&away));

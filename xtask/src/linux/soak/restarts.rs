@@ -1,0 +1,31 @@
+//! Restarts that follow each other without a pause, by the thousand.
+
+use super::InARow;
+use crate::linux::build::{self, Profile};
+use crate::linux::scene::Scene;
+use nix::sys::signal::Signal;
+
+const SETTINGS: [&str; 4] = ["--warm-up", "50ms", "--terminate-timeout", "20s"];
+
+/// One after the other: each is a generation of its own, and nothing is left of any of them.
+pub(super) fn in_a_row(count: u32) -> Result<(), String> {
+    let scene = Scene::new("restarts")?;
+    let app = build::app(&scene.releases, Profile::Release, 1, None, &[])?;
+    app.install(&scene.path)?;
+    scene.server.publish(&app)?;
+    let mut running = scene.start(&SETTINGS)?;
+    let mut row = InARow::new("restarts", count);
+    for number in 1..=count {
+        running.process.signal(Signal::SIGUSR2);
+        running.process_leaves()?;
+        if !row.is_told_of(number) {
+            continue;
+        }
+        let serving = running.get("/")?;
+        if serving.generation != u64::from(number) + 1 {
+            return Err(format!("after {number} restarts {} serves; {}", serving.text, running.process.account()));
+        }
+        row.tell(&scene, &running, &serving, number)?;
+    }
+    running.stop()
+}
