@@ -25,11 +25,11 @@ fn program(state: State) -> io::Result<()> {
     let socket = state.datagram_socket();
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     // Ends when the next generation has the socket.
-    while let Some((length, from)) = socket.recv_from(&mut buffer)? {
-        let answer = [&buffer[..length], format!(" generation {}", state.generation()).as_bytes()].concat();
-        if let Err(error) = socket.send_to(&answer, &from) {
+    while let Some(datagram) = socket.recv_from(&mut buffer)? {
+        let answer = [&buffer[..datagram.length], format!(" generation {}", state.generation()).as_bytes()].concat();
+        if let Err(error) = socket.send_to(&answer, &datagram.from) {
             // Nobody has to be there to hear it.
-            eprintln!("cannot answer {from}: {error}");
+            eprintln!("cannot answer {}: {error}", datagram.from);
         }
     }
     Ok(())

@@ -124,7 +124,7 @@ impl Offers {
     pub(crate) fn close_stored(&mut self, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
         let closed = self.0.extract_if(.., |given| is_stored(given) && is_meant(&sockets::bound_to(given.descriptor.as_fd())));
         let shut_down = closed.map(|Given { name, descriptor }| {
-            let _ = sockets::shut_down(descriptor.as_fd());
+            let _ = sockets::give_way(descriptor.as_fd());
             name
         });
         shut_down.collect()
@@ -147,7 +147,8 @@ fn fits(given: &Given, address: &Address, wanted: &Wanted, is_own: bool) -> bool
     match &address.kind {
         Kind::AllInterfaces { port } => bound_to().is_some_and(|bound| {
             let is_both = bound.is_ipv6() && !sockets::is_v6_only(given.descriptor.as_fd());
-            bound.ip().is_unspecified() && has_port(&bound, *port) && (is_both || is_own)
+            let fits = if address.options.v6_only == Some(true) { bound.is_ipv6() && !is_both } else { is_both };
+            bound.ip().is_unspecified() && has_port(&bound, *port) && (fits || is_own)
         }),
         Kind::Host { host, port } => bound_to().is_some_and(|bound| {
             let is_number = host.parse::<IpAddr>().is_ok_and(|ip| ip == bound.ip());

@@ -28,17 +28,17 @@ use std::time::Duration;
 /// | `backlog=1024` | TCP, Unix stream | how many connections wait to be accepted, at most what the system allows (`net.core.somaxconn`). They wait through a hand-over too, so a short backlog may refuse some then | what the system allows |
 /// | `nodelay` | TCP | small writes leave at once (`TCP_NODELAY`), on each connection that core accepts | the system delays them |
 /// | `keep_alive=60s`, `keep_alive=off` | TCP | how long a silent client is waited for before it is probed, and between two probes, on each connection that core accepts | 180 s |
-/// | `reuse_port` | TCP, UDP | other sockets may have the address too (`SO_REUSEPORT`), those of a second master for example; the system spreads clients over them, and who waits for one that is closed is lost | nobody else may |
+/// | `reuse_port` | TCP, UDP | sockets of the same user that say so too may have the address as well (`SO_REUSEPORT`), those of a second master for example. Linux spreads clients over them; who waits for one that is closed is lost | nobody else may |
 /// | `v6_only`, `v6_only=false` | TCP, UDP | whether an IPv6 socket leaves IPv4 to others | of a host: yes; of all interfaces: no |
-/// | `mode=0660` | Unix | the mode of the file | 0666 less the umask |
+/// | `mode=0660` | Unix | the mode of the file | 0777 less the umask |
 /// | `owner=app`, `owner=app:www-data`, `owner=:www-data` | Unix | user and group of the file, by name or number; others than one's own need the rights of root | those of the master |
 ///
 /// Where a socket unit gives several sockets of one name (several `ListenStream=`), the first `systemd:web` is the first of them, the second `systemd:web` the second, and so on.
 /// An address of another form that one of the passed sockets is bound to means that socket: so a program with `:3000` comes up with a socket unit and without one.
 /// A passed socket gets the backlog, and stays as it is otherwise; its file belongs to the service manager.
 ///
-/// Across an upgrade, the same text is the same socket, whatever its place and its name; another text is another socket. `backlog`, `nodelay` and `keep_alive` do not
-/// count: a new version may change them. Where a text
+/// Across an upgrade, the same address is the same socket, whatever its place, its name and the order of its options; another address is another socket. `backlog`, `nodelay` and
+/// `keep_alive` do not count: a new version may change them. Where an address
 /// occurs more than once (`127.0.0.1:0`), its name tells which is meant, else how manieth it is. A name is made of letters, digits, `-` and `_`.
 ///
 /// The file of a Unix socket survives restarts, and the master removes it at its end. One that a dead process has left is taken over; one that somebody listens on is in use.
@@ -88,7 +88,7 @@ pub(crate) struct Options {
     pub(crate) reuse_port: bool,
     pub(crate) v6_only: Option<bool>,
     pub(crate) mode: Option<u32>,
-    owner: Option<String>,
+    pub(crate) owner: Option<String>,
 }
 
 impl Default for Options {
@@ -110,9 +110,6 @@ const TCP_OPTIONS: &[&str] = &["backlog", "nodelay", "keep_alive", "reuse_port",
 const UDP_OPTIONS: &[&str] = &["reuse_port", "v6_only"];
 const UNIX_OPTIONS: &[&str] = &["backlog", "mode", "owner"];
 const UNIX_DATAGRAM_OPTIONS: &[&str] = &["mode", "owner"];
-/// What can change while the socket is open.
-const CHANGEABLE_OPTIONS: &[&str] = &["backlog", "nodelay", "keep_alive"];
-
 impl Address {
     /// Whether a socket that is bound to this may keep the address from being bound: it has the same port, or the same file.
     #[cfg(unix)]
@@ -194,6 +191,35 @@ impl Address {
         Ok(addresses)
     }
 
+    /// What it is known by across generations: what it says of the socket, in one way, and without what can change while the socket is open.
+    #[cfg(unix)]
+    pub(crate) fn identity(&self) -> String {
+        let place = match &self.kind {
+            Kind::AllInterfaces { port } => format!(":{port}"),
+            Kind::Host { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+            Kind::Host { host, port } => format!("{host}:{port}"),
+            Kind::Unix { path } => path.display().to_string(),
+            Kind::Systemd { fd_name } => format!("systemd:{fd_name}"),
+        };
+        let transport = match (&self.kind, self.transport) {
+            (Kind::Unix { .. }, Transport::Datagram) => "unixgram:",
+            (Kind::Unix { .. }, _) => "unix:",
+            (_, Transport::Datagram) => "udp:",
+            (_, Transport::Stream | Transport::Passed) => "",
+        };
+        let Options { backlog: _, nodelay: _, keep_alive: _, reuse_port, v6_only, mode, owner } = &self.options;
+        let is_default = *v6_only == Some(matches!(self.kind, Kind::Host { .. }));
+        let options = [
+            mode.map(|mode| format!("mode=0{mode:03o}")),
+            owner.as_ref().map(|owner| format!("owner={owner}")),
+            reuse_port.then(|| "reuse_port".to_owned()),
+            v6_only.filter(|_| !is_default).map(|v6_only| format!("v6_only={v6_only}")),
+        ];
+        let options: Vec<String> = options.into_iter().flatten().collect();
+        let query = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
+        format!("{transport}{place}{query}")
+    }
+
     /// The name, if it has one.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
@@ -212,15 +238,6 @@ impl Address {
         let owner: Option<Owner> = owner.map_err(|source| Error::Bind { address: self.to_string(), source })?;
         Ok(Wanted { name: self.name.clone(), text: self.text.clone(), resolved, owner })
     }
-}
-
-/// What an address is known by across generations: its text, without what can change while the socket is open.
-#[cfg(unix)]
-pub(crate) fn identity(text: &str) -> String {
-    let Some((place, query)) = text.split_once('?').filter(|_| !text.starts_with("systemd:")) else { return text.to_owned() };
-    let is_kept = |option: &&str| !CHANGEABLE_OPTIONS.contains(&option.split_once('=').map_or(*option, |(name, _)| name));
-    let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
-    if kept.is_empty() { place.to_owned() } else { format!("{place}?{}", kept.join("&")) }
 }
 
 impl Options {
@@ -353,12 +370,18 @@ mod tests {
         assert_eq!(parsed("unixgram:/run/a?mode=0600").options.mode, Some(0o600));
         for (text, known_by) in [
             (":1?backlog=7&nodelay", ":1"),
-            (":1?v6_only&keep_alive=off&reuse_port", ":1?v6_only&reuse_port"),
-            ("unix:/a?mode=0600&backlog=1", "unix:/a?mode=0600"),
+            ("tcp::1?reuse_port=false", ":1"),
+            (":1?v6_only&keep_alive=off&reuse_port", ":1?reuse_port&v6_only=true"),
+            ("[::1]:1?v6_only=false", "[::1]:1?v6_only=false"),
+            ("[::1]:1?v6_only", "[::1]:1"),
+            ("unix:/a?mode=0660&backlog=1", "unix:/a?mode=0660"),
+            ("/a?owner=app&mode=660", "unix:/a?mode=0660&owner=app"),
+            ("unixgram:./a", "unixgram:./a"),
+            ("udp:localhost:1?reuse_port", "udp:localhost:1?reuse_port"),
             ("systemd:a?backlog=1", "systemd:a?backlog=1"),
-            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("web=127.0.0.1:0", "127.0.0.1:0"),
         ] {
-            assert_eq!(identity(text), known_by);
+            assert_eq!(parsed(text).identity(), known_by);
         }
     }
 

@@ -1,8 +1,9 @@
 //! What a program receives datagrams from.
 
 use crate::address::Address;
-use crate::child::{Intake, Shared};
-use crate::sys::poll::{Interest, wait};
+use crate::child::{Guard, Intake, Shared};
+use crate::protocol::ToMaster;
+use crate::sys::poll::{Interest, is_hung_up, wait, wait_for_room};
 use crate::sys::sockets::{self, is_passing};
 use crate::sys::{AsFd, BorrowedFd, OwnedFd};
 use std::fmt;
@@ -11,17 +12,24 @@ use std::net::{SocketAddr, UdpSocket};
 #[cfg(unix)]
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A UDP or Unix datagram socket, shared by the master and all generations; one generation at a time receives from it.
 ///
 /// Who accepts connections can share the listener with another generation, since each connection then belongs to one. Datagrams of one client would be spread over
 /// both. So the socket is the old generation's until the new one is committed, and moves to it then: what is in the socket's buffer is received by the new
-/// one, and nothing is lost. While the two hear of it, for less than a millisecond, both may receive; each datagram goes to one of them. Both may send at any time,
-/// so the old one answers what it has received.
+/// one. While the two hear of it, for about a millisecond, both may receive; each datagram goes to one of them. Both may send at any time, so the old one answers what it
+/// has received.
 ///
-/// A protocol that keeps connections over UDP (QUIC) has to bring the clients of the old generation to the new one itself.
+/// The buffer carries clients over a hand-over, as the backlog does for connections: on Linux some 250 short datagrams of UDP (`net.core.rmem_default`), and 10 of a Unix socket
+/// (`net.unix.max_dgram_qlen`), unless the system or the program says otherwise. That is plenty for a commit. Where nobody receives for longer, with `overlap(false)` or after a crash, what has no
+/// room is lost, as the senders of datagrams know.
 ///
-/// It is O_NONBLOCK, and so are all its copies: the flag belongs to the socket, not to a process. So does what connect(2) would do: do not call it.
+/// A protocol that keeps connections over UDP (QUIC) has to bring the clients of the old generation to the new one itself. With a socket on all interfaces, the system chooses the
+/// address that an answer comes from, and clients of IPv4 are seen as `::ffff:192.0.2.1`.
+///
+/// It is O_NONBLOCK, and so are all its copies: the flag belongs to the socket, not to a process. So does what connect(2) and shutdown(2) do: do not call them. The master undoes the one,
+/// with the loss of what is in the socket; after the other, core asks for a restart, since only a new socket helps.
 #[derive(Clone)]
 pub struct DatagramSocket {
     pub(crate) inner: Arc<Inner>,
@@ -63,6 +71,30 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+/// A datagram that was received. It counts as open work until it is dropped: the process is not ended before, within `terminate_timeout`.
+#[derive(Debug)]
+pub struct Datagram {
+    /// How many bytes of the buffer it has taken.
+    pub length: usize,
+    /// Who has sent it.
+    pub from: PeerAddress,
+    open: Guard,
+}
+
+/// How long a socket that was shut down waits for a restart before it asks for one again.
+pub(crate) const RESTART_PAUSE: Duration = Duration::from_secs(60);
+
+impl Datagram {
+    pub(crate) fn new((length, from): (usize, PeerAddress), open: Guard) -> Self {
+        Self { length, from, open }
+    }
+
+    /// What it is counted as, for work that goes on without it.
+    pub fn guard(&self) -> Guard {
+        self.open.clone()
+    }
+}
+
 impl DatagramSocket {
     pub(crate) fn new(socket: OwnedFd, address: &Address, shared: Arc<Shared>) -> Self {
         let bound_to = sockets::bound_to(socket.as_fd());
@@ -83,22 +115,22 @@ impl DatagramSocket {
         &self.inner.bound_to
     }
 
-    /// Receives one datagram: its length and who sent it. Blocks the thread. `None`: the drain has begun, and what comes now is the next generation's.
+    /// Receives one datagram. Blocks the thread. `None`: the drain has begun, and what comes now is the next generation's.
     ///
     /// The first call says that the program is ready, and waits until this generation is committed. What of a datagram does not fit into the buffer is lost.
     ///
-    /// A datagram that is still being worked on when the drain begins does not keep the process by itself; who answers in another thread holds a
-    /// [`State::guard`](crate::State::guard) meanwhile.
-    ///
     /// # Errors
     /// The socket cannot be used. Errors that belong to one datagram, or to nothing, are waited out.
-    pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, PeerAddress)>> {
+    pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         let shared = &self.inner.shared;
         if !shared.begin(Intake::Datagrams) {
             return Ok(None);
         }
         loop {
-            let ready = wait(&[Interest { descriptor: shared.drain_descriptor(), write: false }, self.interest(false)], None)?;
+            let interests = [shared.drain_descriptor(), self.as_fd()].map(|descriptor| Interest { descriptor, write: false });
+            let ready = wait(&interests, None)?;
+            // Counted before it is received, so that a program that returns meanwhile waits for it.
+            let open = Guard::new(Arc::clone(shared));
             if shared.is_draining() {
                 return Ok(None);
             }
@@ -106,11 +138,27 @@ impl DatagramSocket {
                 continue;
             }
             match self.recv_now(buffer) {
-                Ok(received) => return Ok(Some(received)),
-                Err(error) if is_passing(&error) => {}
+                Ok(received) => return Ok(Some(Datagram::new(received, open))),
+                Err(error) if is_passing(&error) => {
+                    drop(open);
+                    while self.is_shut_down()? && !shared.wait_for_drain(Some(RESTART_PAUSE)) {}
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether some process has shut the socket down, which ends it for all who have it. The next generation gets another one, so it is asked for.
+    pub(crate) fn is_shut_down(&self) -> io::Result<bool> {
+        if !is_hung_up(self.as_fd()) || self.inner.shared.is_draining() {
+            return Ok(false);
+        }
+        if !self.inner.shared.has_master() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, format!("{} was shut down", self.address())));
+        }
+        log::error!(target: "overseer::child", "{} was shut down by somebody who has it; asking for a restart, which brings another one", self.address());
+        self.inner.shared.ask(&ToMaster::Restart);
+        Ok(true)
     }
 
     fn recv_now(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)> {
@@ -136,14 +184,10 @@ impl DatagramSocket {
                 _ => return Err(other_kind(self.address(), to)),
             };
             match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&[self.interest(true)], None).map(drop)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_room(self.as_fd())?,
                 sent => return sent,
             }
         }
-    }
-
-    fn interest(&self, write: bool) -> Interest<'_> {
-        Interest { descriptor: self.as_fd(), write }
     }
 
     /// The socket on tokio, which receives with the same care. Feature `tokio`.
@@ -161,8 +205,10 @@ impl DatagramSocket {
     /// A copy as the standard library's type, for a server that receives by itself; once it is this generation's to receive from. Blocks the thread until then: says
     /// that the program is ready, and waits until the generation is committed. `None`: it is to leave before.
     ///
-    /// `recv_from` on it answers `WouldBlock` instead of waiting, which is what asynchronous runtimes want. Do not call `set_nonblocking(false)` or `connect`: either would
-    /// hold for all generations. Follow [`State::draining`](crate::State::draining), and do not receive once it has begun.
+    /// `recv_from` on it answers `WouldBlock` instead of waiting, which is what event loops and asynchronous runtimes want (`mio::net::UdpSocket::from_std`). Do not call
+    /// `set_nonblocking(false)` or `connect`: either would hold for all generations. Follow [`State::draining`](crate::State::draining), and do not receive once it has begun.
+    ///
+    /// An asynchronous program calls it where it may block (`tokio::task::spawn_blocking`): it waits for as long as the warm-up, and listeners are to be served meanwhile.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`]: it is a Unix socket. Else the process has no descriptor left.
@@ -175,7 +221,7 @@ impl DatagramSocket {
         }
     }
 
-    /// The same for a Unix socket; see [`DatagramSocket::to_udp`].
+    /// The same for a Unix socket; see [`DatagramSocket::to_udp`]. Do not call `shutdown` on it either.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`]: it is a UDP socket. Else the process has no descriptor left.
@@ -226,8 +272,8 @@ mod tests {
         let program = std::thread::spawn(move || -> io::Result<u32> {
             let mut buffer = [0; 100];
             let mut count = 0;
-            while let Some((length, from)) = socket.recv_from(&mut buffer)? {
-                socket.send_to(&buffer[..length], &from)?;
+            while let Some(datagram) = socket.recv_from(&mut buffer)? {
+                socket.send_to(&buffer[..datagram.length], &datagram.from)?;
                 count += 1;
             }
             Ok(count)
@@ -245,6 +291,30 @@ mod tests {
         assert_eq!(program.join().expect("no panic").expect("no error"), 2);
     }
 
+    #[test]
+    fn an_error_that_another_process_has_made_on_the_socket_is_waited_out_and_the_work_in_hand_counts() {
+        let (state, simulation) = State::simulated(["udp:127.0.0.1:0"]).expect("a state");
+        let socket = state.datagram_socket();
+        let address = socket.address().strip_prefix("udp:").expect("UDP").to_owned();
+        // As a release may do that knows no better: it connects to a port that nobody has.
+        let copy = socket.to_udp().expect("no error").expect("no drain");
+        let nobody = UdpSocket::bind("127.0.0.1:0").expect("bound").local_addr().expect("bound");
+        copy.connect(nobody).expect("connected");
+        copy.send(b"hello").expect("sent");
+        #[cfg(unix)]
+        assert!(sockets::disconnect(socket.as_fd(), socket.address()).expect("undone"));
+        UdpSocket::bind("127.0.0.1:0").expect("bound").send_to(b"hello", &address).expect("sent");
+        let datagram = socket.recv_from(&mut [0; 100]).expect("no error").expect("a datagram");
+        simulation.drain(Duration::from_secs(3600));
+        let finish = std::thread::spawn(move || simulation.finish());
+        let guard = datagram.guard();
+        drop(datagram);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!finish.is_finished(), "it is open work");
+        drop(guard);
+        finish.join().expect("no panic");
+    }
+
     #[cfg(feature = "tokio")]
     #[test]
     fn two_tasks_share_a_socket_and_both_end_with_the_drain() {
@@ -255,8 +325,8 @@ mod tests {
             let socket = Arc::new(state.datagram_socket().to_tokio().expect("registered"));
             let serve = |socket: Arc<crate::tokio::DatagramSocket>| async move {
                 let (mut buffer, mut count) = ([0; 100], 0);
-                while let Some((length, from)) = socket.recv_from(&mut buffer).await.expect("no error") {
-                    socket.send_to(&buffer[..length], &from).await.expect("sent");
+                while let Some(datagram) = socket.recv_from(&mut buffer).await.expect("no error") {
+                    socket.send_to(&buffer[..datagram.length], &datagram.from).await.expect("sent");
                     count += 1;
                 }
                 count
@@ -294,11 +364,11 @@ mod tests {
         client.send_to(b"hello", path("server")).expect("sent");
         UnixDatagram::unbound().expect("a socket").send_to(b"nobody", path("server")).expect("sent");
         let mut buffer = [0; 100];
-        let (length, from) = socket.recv_from(&mut buffer).expect("no error").expect("a datagram");
+        let Datagram { length, from, .. } = socket.recv_from(&mut buffer).expect("no error").expect("a datagram");
         assert_eq!((&buffer[..length], from.to_string()), (&b"hello"[..], format!("unixgram:{}", path("client").display())));
         socket.send_to(b"you", &from).expect("sent");
         assert_eq!(client.recv(&mut buffer).expect("received"), 3);
-        let (_, from) = socket.recv_from(&mut buffer).expect("no error").expect("a datagram");
+        let from = socket.recv_from(&mut buffer).expect("no error").expect("a datagram").from;
         assert_eq!(from.to_string(), "unixgram:");
         socket.send_to(b"you", &from).expect_err("it has no path");
         let wrong = PeerAddress::Udp(([127, 0, 0, 1], 1).into());

@@ -110,7 +110,7 @@ use sys::activation;
 pub use address::Address;
 pub use child::Guard;
 pub use config::{Config, LogFormat, Upgrades};
-pub use datagram::{DatagramSocket, PeerAddress};
+pub use datagram::{Datagram, DatagramSocket, PeerAddress};
 pub use error::Error;
 #[cfg(feature = "tokio")]
 pub use fetcher::AsyncFetcher;

@@ -236,7 +236,7 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Closes a listener for every process that has it, unless it outlives the master; see [`sockets::shut_down`].
+/// Closes a listener for every process that has it, unless it outlives the master; see [`sockets::give_way`].
 #[derive(Debug)]
 pub(crate) struct Closer(Weak<Inner>);
 
@@ -251,8 +251,8 @@ impl Closer {
     pub(crate) fn close(&self) {
         if let Some(inner) = self.0.upgrade().filter(|inner| !inner.outlives_master.load(Ordering::Relaxed)) {
             let _ = match &inner.socket {
-                Socket::Tcp(listener) => sockets::shut_down(listener.as_fd()),
-                Socket::Unix(listener) => sockets::shut_down(listener.as_fd()),
+                Socket::Tcp(listener) => sockets::give_way(listener.as_fd()),
+                Socket::Unix(listener) => sockets::give_way(listener.as_fd()),
             };
         }
     }

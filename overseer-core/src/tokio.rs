@@ -24,7 +24,7 @@
 //! ```
 
 use crate::child::{Guard, Intake, Shared, Wait};
-use crate::datagram::{self, PeerAddress};
+use crate::datagram::{self, Datagram, PeerAddress};
 use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket};
 use crate::state::Draining;
 use crate::sys::AsFd;
@@ -161,39 +161,54 @@ impl DatagramSocket {
         Ok(Self { of, registered })
     }
 
-    /// Receives one datagram: its length and who sent it. `None`: the drain has begun, and what comes now is the next generation's.
+    /// Receives one datagram. `None`: the drain has begun, and what comes now is the next generation's.
     ///
     /// The first call says that the program is ready, and waits until this generation is committed. A call that is dropped has lost no datagram. See
     /// [`DatagramSocket::recv_from`](datagram::DatagramSocket::recv_from).
     ///
     /// # Errors
     /// The socket cannot be used. Errors that belong to one datagram, or to nothing, are waited out.
-    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, PeerAddress)>> {
+    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         let shared = &self.of.inner.shared;
         if !begin(shared, Intake::Datagrams).await {
             return Ok(None);
         }
         let mut draining = Draining::of(shared);
         loop {
-            let mut received = pin!(self.recv_now(buffer));
-            let received = poll_fn(|context| match Pin::new(&mut draining).poll(context) {
-                Poll::Ready(()) => Poll::Ready(None),
-                Poll::Pending => received.as_mut().poll(context).map(Some),
+            let mut readable = pin!(self.readable());
+            let received = poll_fn(|context| {
+                // Counted before it is received, so that a program that returns meanwhile waits for it.
+                let open = Guard::new(Arc::clone(shared));
+                if Pin::new(&mut draining).poll(context).is_ready() {
+                    return Poll::Ready(None);
+                }
+                let is_readable = std::task::ready!(readable.as_mut().poll(context));
+                Poll::Ready(Some(is_readable.and_then(|()| self.recv_now(buffer)).map(|received| Datagram::new(received, open))))
             });
             match received.await {
                 None => return Ok(None),
-                Some(Err(error)) if sockets::is_passing(&error) => {}
+                Some(Err(error)) if sockets::is_passing(&error) => {
+                    while self.of.is_shut_down()? && timeout(datagram::RESTART_PAUSE, &mut draining).await.is_err() {}
+                }
                 Some(received) => return received.map(Some),
             }
         }
     }
 
-    async fn recv_now(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)> {
+    async fn readable(&self) -> io::Result<()> {
         match &self.registered {
-            RegisteredDatagrams::Udp(socket) => socket.recv_from(buffer).await.map(|(length, from)| (length, PeerAddress::Udp(from))),
+            RegisteredDatagrams::Udp(socket) => socket.readable().await,
+            #[cfg(unix)]
+            RegisteredDatagrams::Unix(socket) => socket.readable().await,
+        }
+    }
+
+    fn recv_now(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)> {
+        match &self.registered {
+            RegisteredDatagrams::Udp(socket) => socket.try_recv_from(buffer).map(|(length, from)| (length, PeerAddress::Udp(from))),
             #[cfg(unix)]
             RegisteredDatagrams::Unix(socket) => {
-                socket.recv_from(buffer).await.map(|(length, from)| (length, PeerAddress::Unix(from.into())))
+                socket.try_recv_from(buffer).map(|(length, from)| (length, PeerAddress::Unix(from.into())))
             }
         }
     }

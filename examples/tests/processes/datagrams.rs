@@ -4,6 +4,7 @@ use crate::app::{App, Scene};
 use crate::load::PATIENCE;
 use nix::sys::signal::Signal;
 use std::net::UdpSocket;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 /// A client of the program at the first UDP address.
@@ -122,4 +123,51 @@ fn the_next_master_has_the_port_again_when_the_children_of_a_killed_one_have_let
     assert_eq!(next.address(), address);
     assert_eq!(Client::of(&next).generation(), 1);
     assert!(next.terminate().success());
+}
+
+#[test]
+fn what_was_received_before_the_end_of_the_service_is_answered() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let mut scene = Scene::new("");
+    scene.add_words(&format!("address=udp:127.0.0.1:0,unixgram:{}", path.display()));
+    let mut app = scene.start();
+    let client = Client::of(&app);
+    let unix = UnixDatagram::bind(directory.path().join("client")).expect("bound");
+    unix.set_read_timeout(Some(PATIENCE)).expect("set");
+    // Each is in the hands of a thread, which the main one does not wait for when the drain has begun.
+    client.send("slow 700");
+    unix.send_to(b"slow 700", &path).expect("sent");
+    app.line_after("takes 700 ms");
+    app.line_after("takes 700 ms");
+    app.signal(Signal::SIGTERM);
+    assert!(client.answer().starts_with("slow 700 is no command"));
+    assert!(unix.recv(&mut [0; 100]).expect("an answer") > 10);
+    assert!(app.wait_exit().success(), "{}", app.all_lines());
+}
+
+#[test]
+fn a_socket_that_was_shut_down_is_replaced_by_a_restart_that_core_asks_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let mut scene = Scene::new("");
+    scene.add_words(&format!("address=udp:127.0.0.1:0,unixgram:{} warm_up=200", path.display()));
+    let mut app = scene.start();
+    let (client, address) = (Client::of(&app), app.address().to_owned());
+    client.send("shut");
+    app.line_after("generation 2 took over");
+    app.line_after("generation 1 is gone");
+    assert_eq!(client.generation(), 2);
+    app.rewind();
+    assert!(app.line_after("serving version=1 generation=2").ends_with(&address), "{}", app.all_lines());
+    UnixDatagram::unbound().expect("a socket").send_to(b"shut", &path).expect("sent");
+    app.line_after("generation 3 took over");
+    app.line_after("generation 2 is gone");
+    let unix = UnixDatagram::bind(directory.path().join("client")).expect("bound");
+    unix.set_read_timeout(Some(PATIENCE)).expect("set");
+    unix.send_to(b"hello", &path).expect("sent");
+    unix.recv(&mut [0; 100]).expect("an answer");
+    assert_eq!(client.generation(), 3);
+    assert!(app.terminate().success());
+    assert!(!path.exists());
 }

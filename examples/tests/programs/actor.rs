@@ -393,10 +393,21 @@ impl Actor {
 
     fn answer_datagrams(&self, socket: &DatagramSocket) {
         let mut buffer = [0; 1000];
-        while let Some((length, from)) = socket.recv_from(&mut buffer).expect("the socket can be used") {
-            let answer = self.answer(&String::from_utf8_lossy(&buffer[..length]));
+        while let Some(datagram) = socket.recv_from(&mut buffer).expect("the socket can be used") {
+            let text = String::from_utf8_lossy(&buffer[..datagram.length]).into_owned();
+            let mut words = text.split(' ');
+            match (words.next(), words.next().and_then(|milliseconds| milliseconds.parse().ok())) {
+                (Some("slow"), Some(milliseconds)) => {
+                    println!("what {} asks for takes {milliseconds} ms", datagram.from);
+                    thread::sleep(Duration::from_millis(milliseconds));
+                }
+                (Some("shut"), None) => {
+                    nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Both).expect("shut down");
+                }
+                _ => {}
+            }
             // A client that has gone is none of ours.
-            let _ = socket.send_to(answer.as_bytes(), &from);
+            let _ = socket.send_to(self.answer(&text).as_bytes(), &datagram.from);
         }
     }
 

@@ -1,13 +1,14 @@
-//! The listening sockets, and which generation uses which.
+//! The sockets that clients come to, and which generation uses which.
 
 use super::notify::Notify;
 use crate::activation::{Claim, Keeper, Offers, name_in_store};
-use crate::address::{self, Address, Kind};
+use crate::address::{Address, Kind};
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::Generation;
 use crate::sys::activation;
 use crate::sys::handover::Passed;
+use crate::sys::poll::is_hung_up;
 use crate::sys::sockets::{self, FileId};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
@@ -167,6 +168,11 @@ impl Listeners {
     pub(crate) fn resume(states: Vec<HeldState>, addresses: Vec<Address>, store: StoreState) -> Self {
         let held = states.into_iter().zip(addresses).map(|(state, address)| {
             let HeldState { key, socket, bound_to, file, keeper, users, backlogs, .. } = state;
+            // In the words of this version.
+            let key = match key {
+                Key::Name(name, _) => Key::Name(name, address.identity()),
+                Key::Text(_, count) => Key::Text(address.identity(), count),
+            };
             (key, Held { address, socket: socket.take(), bound_to, file, keeper, users, backlogs })
         });
         Self { held: held.collect(), offers: None, store }
@@ -187,7 +193,9 @@ impl Listeners {
     fn claim_all(&mut self, generation: Generation, keys: &[Key], wanted: &[Wanted]) -> Result<(), Refusal> {
         for (key, wanted) in keys.iter().zip(wanted) {
             if let Some(held) = self.held.get_mut(key) {
-                held.is_used_by(generation, parsed(wanted)?.options.backlog);
+                let address = parsed(wanted)?;
+                held.is_used_by(generation, address.options.backlog);
+                held.mend(wanted).map_err(|error| Refusal::new(wanted, error))?;
             } else if let Some(offers) = &mut self.offers {
                 let address = parsed(wanted)?;
                 let claimed = offers.claim(&address, wanted, Some(&key.store_name()));
@@ -240,10 +248,9 @@ impl Listeners {
     }
 
     fn bind(&mut self, address: Address, wanted: &Wanted, generation: Generation) -> Result<Held, Refusal> {
-        let open = || sockets::open(&address, wanted);
-        let bound = open().or_else(|error| {
+        let bound = sockets::open(&address, wanted).or_else(|error| {
             // A listener that nobody has any more gives way.
-            if is_in_use(&error) && self.make_way_for(&address) { open() } else { Err(error) }
+            if is_in_use(&error) && self.make_way_for(&address) { sockets::open_after(&address, wanted) } else { Err(error) }
         });
         let socket = bound.map_err(|error| {
             let overlaps = is_in_use(&error) && self.held.values().any(|held| held.is_in_the_way_of(&address));
@@ -266,7 +273,7 @@ impl Listeners {
             if gives_way {
                 held.remove_file();
                 // The service manager may have it a moment longer.
-                let _ = sockets::shut_down(held.socket.as_fd());
+                let _ = sockets::give_way(held.socket.as_fd());
                 if let Keeper::Store(name) = &held.keeper {
                     dropped.push(name.clone());
                 }
@@ -349,7 +356,7 @@ impl Listeners {
                 held.remove_file();
                 if let Keeper::Store(name) = &held.keeper {
                     // The service manager may have it a moment longer, and nobody would ever accept.
-                    let _ = sockets::shut_down(held.socket.as_fd());
+                    let _ = sockets::give_way(held.socket.as_fd());
                     self.store.dropped.push(name.clone());
                 }
             }
@@ -362,7 +369,7 @@ impl Listeners {
     pub(crate) fn close(&mut self) {
         for held in std::mem::take(&mut self.held).into_values().filter(|held| !held.keeper.outlives_master()) {
             held.remove_file();
-            let _ = sockets::shut_down(held.socket.as_fd());
+            let _ = sockets::give_way(held.socket.as_fd());
         }
     }
 
@@ -382,10 +389,12 @@ impl Listeners {
                 Ok(true) => repaired.push(say("it blocked".to_owned())),
                 Err(error) => repaired.push(say(format!("its flags cannot be set: {error}"))),
             }
-            if held.is_datagram() {
+            if held.is_datagram() && is_hung_up(held.socket.as_fd()) {
+                repaired.push(say("it was shut down, for all who have it: the next generation gets a new one".to_owned()));
+            } else if held.is_datagram() {
                 match sockets::disconnect(held.socket.as_fd(), &held.bound_to) {
                     Ok(false) => {}
-                    Ok(true) => repaired.push(say("it was connected to one peer".to_owned())),
+                    Ok(true) => repaired.push(say("it was connected to one peer, and has lost what was in it".to_owned())),
                     Err(error) => repaired.push(say(format!("it was connected to one peer and cannot be freed: {error}"))),
                 }
             } else if sockets::is_listening(held.socket.as_fd()) {
@@ -436,14 +445,28 @@ impl Held {
         self.backlogs.values().copied().max().filter(|_| is_limited)
     }
 
+    /// Binds a socket of datagrams anew that somebody has shut down, which nothing undoes. Those who have the old one go on with that.
+    fn mend(&mut self, wanted: &Wanted) -> io::Result<()> {
+        if self.is_datagram() && !matches!(self.keeper, Keeper::SocketUnit(_)) && is_hung_up(self.socket.as_fd()) {
+            // On the port that it has, which the system may have chosen.
+            let at = Address::parse(&self.bound_to).map_err(io::Error::other)?;
+            let at = Address { options: self.address.options.clone(), ..at };
+            sockets::give_way(self.socket.as_fd())?;
+            self.remove_file();
+            self.socket = sockets::open_after(&at, wanted)?;
+            self.file = self.file.take().and_then(|(path, _)| sockets::file_of(&path).map(|file| (path, file)));
+        }
+        Ok(())
+    }
+
     fn is_used_by(&mut self, generation: Generation, backlog: Option<u32>) {
         let before = self.backlog();
         self.users.insert(generation);
         if let Some(backlog) = backlog {
             self.backlogs.insert(generation, backlog);
         }
-        if self.backlog() != before && !self.is_datagram() {
-            // That it does not listen any more is seen when it is checked.
+        // That it does not listen any more is seen when it is checked, which knows its port.
+        if self.backlog() != before && !self.is_datagram() && sockets::is_listening(self.socket.as_fd()) {
             let _ = sockets::start_listening(self.socket.as_fd(), self.backlog());
         }
     }
@@ -479,9 +502,11 @@ fn shown(name: Option<&str>, text: &str) -> String {
 
 fn keys(wanted: &[Wanted]) -> Vec<Key> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    // What cannot be read is refused when it is to be bound.
+    let identity = |wanted: &Wanted| parsed(wanted).map_or_else(|_| wanted.text.clone(), |address| address.identity());
     wanted
         .iter()
-        .map(|wanted| (wanted, address::identity(&wanted.text)))
+        .map(|wanted| (wanted, identity(wanted)))
         .map(|(wanted, text)| match &wanted.name {
             Some(name) => Key::Name(name.clone(), text),
             None => {
@@ -576,7 +601,7 @@ mod tests {
             [0; 5].map(|_| TcpStream::connect_timeout(&address, std::time::Duration::from_millis(500)).expect("the backlog is long"));
         drop(waiting);
 
-        sockets::shut_down(socket.as_fd()).expect("shut down");
+        sockets::give_way(socket.as_fd()).expect("shut down");
         TcpStream::connect(&bound).expect_err("nobody listens");
         assert_eq!(listeners.check().len(), 1);
         TcpStream::connect(&bound).expect("it listens again, on the same port");
@@ -809,6 +834,36 @@ mod tests {
         let length = manager.recv(&mut bytes).expect("a message");
         assert_eq!(&bytes[..length], b"FDSTOREREMOVE=1\nFDNAME=overseer-x");
         assert_eq!(*next.store_state(), StoreState::default(), "it is told once");
+    }
+
+    #[test]
+    fn a_stored_udp_socket_gives_way_while_the_store_still_has_it() {
+        let stored = sockets::open(&Address::parse("udp::0").expect("it is good"), &Wanted::default()).expect("bound");
+        let (port, store) =
+            (sockets::bound_to_address(stored.as_fd()).expect("bound").port(), stored.try_clone().expect("the service manager's"));
+        let text = format!("udp:127.0.0.1:{port}");
+        Listeners::default().provide(Generation(1), &wanted(&[&text])).expect_err("somebody has it");
+        let mut listeners = Listeners::with_offers(Offers::of(vec![("overseer-x", stored)]));
+        let socket =
+            listeners.provide(Generation(1), &wanted(&[&text])).expect("nobody else receives there")[0].socket.try_clone_to_owned();
+        std::net::UdpSocket::bind("127.0.0.1:0").expect("bound").send_to(b"hello", format!("127.0.0.1:{port}")).expect("sent");
+        let socket = std::net::UdpSocket::from(socket.expect("a copy"));
+        assert_eq!(socket.recv(&mut [0; 10]).expect("the new one has it"), 5);
+        Listeners::default().provide(Generation(1), &wanted(&[&text])).expect_err("and has it alone");
+        drop(store);
+    }
+
+    #[test]
+    fn an_address_in_other_words_is_the_socket_that_it_was() {
+        let mut listeners = Listeners::default();
+        for (before, after) in [
+            ("127.0.0.1:0?reuse_port&backlog=9", "tcp:127.0.0.1:0?reuse_port=true"),
+            ("udp:[::1]:0?v6_only&reuse_port", "udp:[::1]:0?reuse_port"),
+        ] {
+            let mut of =
+                |generation, text| listeners.provide(Generation(generation), &wanted(&[text])).expect("bound")[0].bound_to.to_owned();
+            assert_eq!(of(1, before), of(2, after));
+        }
     }
 
     #[test]

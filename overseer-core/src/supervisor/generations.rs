@@ -124,6 +124,7 @@ impl Supervisor {
                 } else {
                     self.became_ready(generation);
                     self.serves(generation);
+                    self.replace_master_by(generation);
                 }
             }
             Stage::WarmingUp | Stage::Active => {
@@ -201,7 +202,6 @@ impl Supervisor {
             None => self.probation_until = None,
         }
         self.plan_first_look();
-        self.replace_master_by(generation);
     }
 
     /// What the service was started with comes up, so its starts do not add up.
@@ -227,6 +227,8 @@ impl Supervisor {
         {
             self.drain(old);
         }
+        // Last, since it takes a moment: what the old one receives no more is to be received by the new one at once.
+        self.replace_master_by(generation);
     }
 
     /// The warm-up is over, or the old generation has ended: the candidate is committed.
@@ -420,6 +422,7 @@ impl Supervisor {
                     self.commit(generation);
                 } else {
                     self.serves(generation);
+                    self.replace_master_by(generation);
                 }
             }
             Stage::Welcomed if is_candidate => {

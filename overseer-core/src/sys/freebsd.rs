@@ -4,6 +4,7 @@ use super::bsd;
 use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::PollFlags;
 use nix::sys::socket::SockFlag;
 use nix::unistd::{AccessFlags, Pid};
 use std::ffi::CStr;
@@ -22,6 +23,7 @@ pub(super) use nix::sys::socket::sockopt::TcpKeepIdle;
 pub(super) const SOCKET_FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
 pub(super) const RECEIVE_FLAGS: libc::c_int = libc::MSG_CMSG_CLOEXEC;
 pub(super) const ACCEPTED_DO_NOT_BLOCK: bool = false;
+pub(super) const HUNG_UP: PollFlags = PollFlags::POLLHUP;
 pub(super) const TELLS_LISTENING: bool = true;
 pub(super) const NAMES_SENDERS: bool = true;
 /// With all groups of the sender, of which there are at most 1023 besides the one that the structure has room for.

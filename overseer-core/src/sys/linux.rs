@@ -3,6 +3,7 @@
 use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::PollFlags;
 use nix::sys::socket::{SockFlag, getsockopt, setsockopt, sockopt};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs, statfs};
@@ -29,6 +30,8 @@ pub(super) const SOCKET_FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag:
 pub(super) const RECEIVE_FLAGS: libc::c_int = libc::MSG_CMSG_CLOEXEC;
 /// Whether an accepted socket does not block where the listener does not.
 pub(super) const ACCEPTED_DO_NOT_BLOCK: bool = false;
+/// How poll(2) tells of a socket by which nothing can come any more.
+pub(super) const HUNG_UP: PollFlags = PollFlags::POLLHUP.union(PollFlags::from_bits_retain(libc::POLLRDHUP));
 /// Whether the system can tell if a socket listens.
 pub(super) const TELLS_LISTENING: bool = true;
 /// Whether the system vouches for who sent a message.

@@ -6,6 +6,7 @@ use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc;
+use nix::poll::PollFlags;
 use nix::sys::socket::SockFlag;
 use nix::unistd::{AccessFlags, Pid, faccessat, getpid, getppid};
 use std::ffi::CStr;
@@ -23,6 +24,7 @@ pub(super) use nix::sys::socket::sockopt::TcpKeepAlive as TcpKeepIdle;
 pub(super) const SOCKET_FLAGS: SockFlag = SockFlag::empty();
 pub(super) const RECEIVE_FLAGS: libc::c_int = 0;
 pub(super) const ACCEPTED_DO_NOT_BLOCK: bool = true;
+pub(super) const HUNG_UP: PollFlags = PollFlags::POLLHUP;
 pub(super) const TELLS_LISTENING: bool = false;
 /// It tells who has the other end of a socket only while that is open, which is too late for a process that answers and ends.
 pub(super) const NAMES_SENDERS: bool = false;

@@ -1,5 +1,6 @@
 //! Waiting for descriptors.
 
+use super::system;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
@@ -46,6 +47,24 @@ pub(crate) fn wait(interests: &[Interest<'_>], time: Option<Duration>) -> io::Re
         }
     };
     Ok(descriptors.iter().map(readiness).collect())
+}
+
+/// Waits until the descriptor has room for a write, or an error to tell by it.
+///
+/// # Errors
+/// The system has no memory for the call.
+pub(crate) fn wait_for_room(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    match poll(&mut [PollFd::new(descriptor, PollFlags::POLLOUT)], PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether nothing can come by the socket any more, as after a shutdown(2) by any process that has it.
+pub(crate) fn is_hung_up(descriptor: BorrowedFd<'_>) -> bool {
+    let mut descriptors = [PollFd::new(descriptor, system::HUNG_UP)];
+    poll(&mut descriptors, PollTimeout::ZERO).is_ok_and(|ready| ready == 1)
+        && descriptors[0].revents().is_some_and(|events| events.intersects(system::HUNG_UP))
 }
 
 /// Rounded up to the next millisecond, so that a deadline has passed when the wait is over.

@@ -10,12 +10,12 @@ use nix::sys::socket::{
     AddressFamily, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getpeername,
     getsockname, getsockopt, setsockopt, socket, sockopt,
 };
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 /// Opens and binds, and listens if it is a stream socket; on the first of the resolved addresses that can be had, if it is a host's name. The socket does not block. Its
@@ -24,8 +24,17 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// The address cannot be had ([`io::ErrorKind::AddrInUse`]: by somebody else's use); nothing is left behind.
 pub(crate) fn open(address: &Address, wanted: &Wanted) -> io::Result<OwnedFd> {
+    open_beside(address, wanted, false)
+}
+
+/// The same, where sockets that [give way](give_way) may still have the address: a UDP port is not free before every process has closed it.
+pub(crate) fn open_after(address: &Address, wanted: &Wanted) -> io::Result<OwnedFd> {
+    open_beside(address, wanted, true)
+}
+
+fn open_beside(address: &Address, wanted: &Wanted, others_give_way: bool) -> io::Result<OwnedFd> {
     let is_datagram = address.transport == Transport::Datagram;
-    let inet = |at: SocketAddr, v6_only: bool| open_inet(at, is_datagram, v6_only, &address.options);
+    let inet = |at: SocketAddr, v6_only: bool| open_inet(at, is_datagram, v6_only, others_give_way, &address.options);
     match &address.kind {
         Kind::AllInterfaces { port } => {
             let v6_only = address.options.v6_only.unwrap_or(false);
@@ -40,7 +49,8 @@ pub(crate) fn open(address: &Address, wanted: &Wanted) -> io::Result<OwnedFd> {
         Kind::Host { host, port } => {
             let number = host.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, *port));
             let mut refused = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-            for at in number.iter().chain(&wanted.resolved) {
+            let fits = |at: &&SocketAddr| at.is_ipv6() || address.options.v6_only != Some(true);
+            for at in number.iter().chain(&wanted.resolved).filter(fits) {
                 match inet(*at, address.options.v6_only.unwrap_or(true)) {
                     Ok(socket) => return Ok(socket),
                     Err(error) => refused = error,
@@ -67,11 +77,11 @@ fn make(family: AddressFamily, is_datagram: bool, protocol: Option<SockProtocol>
     Ok(socket)
 }
 
-fn open_inet(at: SocketAddr, is_datagram: bool, v6_only: bool, options: &Options) -> io::Result<OwnedFd> {
+fn open_inet(at: SocketAddr, is_datagram: bool, v6_only: bool, others_give_way: bool, options: &Options) -> io::Result<OwnedFd> {
     let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = make(family, is_datagram, Some(if is_datagram { SockProtocol::Udp } else { SockProtocol::Tcp }))?;
-    if !is_datagram {
-        // For connections that have ended lately. Of UDP it would let anybody have the port too.
+    // With TCP, for connections that have ended lately. With UDP, whoever has said so too can have the port as well; the last one receives.
+    if !is_datagram || others_give_way {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }
     if options.reuse_port {
@@ -84,7 +94,10 @@ fn open_inet(at: SocketAddr, is_datagram: bool, v6_only: bool, options: &Options
             bind(socket.as_raw_fd(), &SockaddrIn6::from(at))?;
         }
     }
-    if !is_datagram {
+    if is_datagram {
+        // Nobody else is to have it from now on.
+        setsockopt(&socket, sockopt::ReuseAddr, &false)?;
+    } else {
         start_listening(socket.as_fd(), options.backlog)?;
     }
     Ok(socket)
@@ -109,13 +122,15 @@ fn open_unix(path: &Path, is_datagram: bool, options: &Options, owner: Option<Ow
 /// Sets owner and mode of the file of a Unix socket, as far as they are given.
 pub(crate) fn give_to(path: &Path, mode: Option<u32>, owner: Option<Owner>) -> io::Result<()> {
     if let Some(Owner { user, group }) = owner {
-        chown(path, user, group).map_err(|error| {
+        lchown(path, user, group).map_err(|error| {
             let of = [user.map(|user| format!("user {user}")), group.map(|group| format!("group {group}"))];
             let of: Vec<String> = of.into_iter().flatten().collect();
             io::Error::new(error.kind(), format!("cannot give the socket's file to {}: {error}", of.join(" and ")))
         })?;
     }
-    mode.map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+    // Neither of them follows a link, which somebody may have put there who may write to the directory.
+    let Some(mode) = mode else { return Ok(()) };
+    Ok(fchmodat(nix::fcntl::AT_FDCWD, path, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)?)
 }
 
 /// Removes the file of a socket that nobody has any more. One that is alive stays.
@@ -129,7 +144,20 @@ fn remove_stale_socket(path: &Path, is_datagram: bool) -> io::Result<()> {
     }
     // Not blocking: whoever listens there may be stuck, with a backlog that is full (EAGAIN, unix(7)).
     let asking = make(AddressFamily::Unix, is_datagram, None)?;
-    match connect(asking.as_raw_fd(), &UnixAddr::new(path)?) {
+    let ask = || connect(asking.as_raw_fd(), &UnixAddr::new(path)?);
+    let answer = match ask() {
+        // Its owner may not write to it, nor could that one in whose place we are: it died before it had set the mode.
+        Err(Errno::EACCES)
+            if fchmodat(nix::fcntl::AT_FDCWD, path, Mode::S_IRUSR | Mode::S_IWUSR, FchmodatFlags::NoFollowSymlink).is_ok() =>
+        {
+            let answer = ask();
+            let before = Mode::from_bits_truncate(metadata.mode() & 0o777);
+            let _ = fchmodat(nix::fcntl::AT_FDCWD, path, before, FchmodatFlags::NoFollowSymlink);
+            answer
+        }
+        answer => answer,
+    };
+    match answer {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path),
         Ok(()) => {
             let who = system::peer_of(asking.as_fd()).map_or_else(String::new, |who| format!(": {who}"));
@@ -281,10 +309,10 @@ pub(crate) fn set_options(connection: BorrowedFd<'_>, options: &Options) -> io::
     if options.nodelay {
         setsockopt(&connection, sockopt::TcpNoDelay, &true)?;
     }
-    // The kernel is to find out that a silent peer is gone.
+    // The kernel is to find out that a silent peer is gone. A listener that was passed may say something else.
+    setsockopt(&connection, sockopt::KeepAlive, &options.keep_alive.is_some())?;
     if let Some(time) = options.keep_alive {
         let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        setsockopt(&connection, sockopt::KeepAlive, &true)?;
         setsockopt(&connection, system::TcpKeepIdle, &seconds)?;
         setsockopt(&connection, sockopt::TcpKeepInterval, &seconds)?;
     }
@@ -299,7 +327,7 @@ pub(crate) fn is_shut_down(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EINVAL)
 }
 
-/// Errors of accept(2) that belong to the one connection, or to nothing.
+/// Errors of accept(2) that belong to the one connection, of recv(2) that belong to the one datagram, or to nothing.
 pub(crate) fn is_passing(error: &io::Error) -> bool {
     let passing = [
         libc::EAGAIN,
@@ -311,10 +339,13 @@ pub(crate) fn is_passing(error: &io::Error) -> bool {
         libc::ENOPROTOOPT,
         libc::EHOSTDOWN,
         libc::EHOSTUNREACH,
+        // Of datagrams: what another one was answered, that somebody who has the socket too has sent.
+        libc::ECONNREFUSED,
         libc::ENETUNREACH,
         libc::ETIMEDOUT,
     ];
-    error.raw_os_error().is_some_and(|number| passing.contains(&number))
+    // tokio says it in words of its own.
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error().is_some_and(|number| passing.contains(&number))
 }
 
 /// Whether the process or the system has no room for a connection.
@@ -322,8 +353,12 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// Ends a listening socket for every process that has it: who connects from now on is refused, and another process can bind the address.
-pub(crate) fn shut_down(socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Ends a listening socket for every process that has it: who connects from now on is refused, and another process can bind the address. A socket of datagrams goes on, for
+/// who is still to answer by it, and lets whoever [comes after it](open_after) have its port.
+pub(crate) fn give_way(socket: BorrowedFd<'_>) -> io::Result<()> {
+    if is_datagram(socket) {
+        return Ok(setsockopt(&socket, sockopt::ReuseAddr, &true)?);
+    }
     Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
 }
 
@@ -351,5 +386,44 @@ mod tests {
         let error = open_unix(&path, false, &Options::default(), None).expect_err("somebody listens there");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn what_an_address_says_is_set_on_its_socket_and_on_what_is_accepted() {
+        let address = Address::parse("127.0.0.1:0?nodelay&keep_alive=60s").expect("it is good");
+        let listener = std::net::TcpListener::from(open(&address, &Wanted::default()).expect("bound"));
+        let _client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (accepted, _) = listener.accept().expect("accepted");
+        let said = |option: &Options| {
+            set_options(accepted.as_fd(), option).expect("set");
+            let keeps = getsockopt(&accepted, sockopt::KeepAlive).expect("told");
+            let seconds = getsockopt(&accepted, sockopt::TcpKeepInterval).expect("told");
+            (keeps, keeps.then_some(seconds))
+        };
+        assert_eq!(said(&Options::default()), (true, Some(180)));
+        assert!(!accepted.nodelay().expect("told"));
+        assert_eq!(said(&address.options), (true, Some(60)));
+        assert!(accepted.nodelay().expect("told"));
+        assert_eq!(said(&Options { keep_alive: None, ..Options::default() }), (false, None));
+        for (text, v6_only) in [("[::1]:0", true), ("[::]:0?v6_only=false", false), (":0?v6_only", true), ("udp::0", false)] {
+            let socket = open(&Address::parse(text).expect("it is good"), &Wanted::default()).expect("bound");
+            assert_eq!(is_v6_only(socket.as_fd()), v6_only, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stale_socket_that_its_owner_may_not_write_to_is_taken_over_and_a_link_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, victim) = (directory.path().join("app.sock"), directory.path().join("victim"));
+        drop(UnixListener::bind(&path).expect("bound"));
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("set");
+        let options = Options { mode: Some(0o600), ..Options::default() };
+        drop(open_unix(&path, false, &options, None).expect("nobody has it"));
+        fs::write(&victim, "").expect("written");
+        let before = fs::metadata(&victim).expect("there").mode();
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(&victim, &path).expect("linked");
+        let _ = give_to(&path, Some(0o777), None);
+        assert_eq!(fs::metadata(&victim).expect("there").mode(), before);
     }
 }

@@ -213,6 +213,18 @@ pub(crate) mod poll {
         Ok(waiting.iter().map(|waiting| Readiness { read: waiting.came & !WRITE != 0, write: waiting.came & WRITE != 0 }).collect())
     }
 
+    /// Waits until the socket has room for a write, or an error to tell by it.
+    pub(crate) fn wait_for_room(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mut waiting = [Waiting { socket: descriptor.as_raw_socket() as usize, events: WRITE, came: 0 }];
+        // SAFETY: the call reads and writes one structure, which outlives it.
+        if unsafe { WSAPoll(waiting.as_mut_ptr(), 1, -1) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Nobody but this process has the socket, which it has not shut down.
+    pub(crate) fn is_hung_up(_descriptor: BorrowedFd<'_>) -> bool {
+        false
+    }
+
     /// Two sockets that are connected: what is written to the second can be read from the first.
     pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -300,7 +312,7 @@ pub(crate) mod sockets {
     }
 
     /// There is no master that could be gone.
-    pub(crate) fn shut_down(_socket: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn give_way(_socket: BorrowedFd<'_>) -> io::Result<()> {
         Ok(())
     }
 
