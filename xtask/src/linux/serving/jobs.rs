@@ -27,7 +27,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// What a new version takes that reads a cache before it listens.
 pub(super) const SLOW_START: Duration = Duration::from_millis(500);
 /// Of how many restarts one is also made with such a version.
-const RESTARTS_TO_SLOW_START: u32 = 4;
+const RESTARTS_TO_SLOW_START: u32 = 5;
 /// How many silent connections ask each so long after a restart.
 pub(super) const SILENT: u32 = 10;
 const SILENT_ASK_AFTER: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(700), Duration::from_secs(4)];
@@ -290,7 +290,7 @@ mod tests {
                 assert_eq!(count(index, Cause::Upgrade, rate), upgrades, "{} {rate}", subject.name);
             }
         }
-        assert_eq!(count(0, Cause::SlowStart, 0), 25);
+        assert_eq!(count(0, Cause::SlowStart, 0), 20);
     }
 
     #[test]

@@ -49,8 +49,6 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
 const CHANGES_TO_SETTLE: u32 = 10;
 /// How many restarts or upgrades in a row are told of in one line.
 const CHANGES_IN_A_LINE: u32 = 100;
-/// By how much the master may grow in a row of them.
-const GROWTH_IN_A_ROW: Growth = Growth::Percent(10);
 /// For so long it is looked at then, and the most counts: a master that has just been replaced has touched little of its memory.
 const SETTLING: Duration = Duration::from_millis(500);
 
@@ -111,9 +109,10 @@ impl Held {
         Ok(most)
     }
 
-    /// By how much all its memory has grown.
-    fn growth_percent(&self, settled: &Self) -> f64 {
-        (self.pss_kib as f64 / settled.pss_kib as f64 - 1.0) * 100.0
+    /// By how much its memory has grown: `+5.7 %, its own by 16 KiB`.
+    fn growth_since(&self, settled: &Self) -> String {
+        let percent = (self.pss_kib as f64 / settled.pss_kib as f64 - 1.0) * 100.0;
+        format!("{percent:+.1} %, its own by {} KiB", self.own_kib.cast_signed() - settled.own_kib.cast_signed())
     }
 
     fn is_within(&self, settled: &Self, growth: Growth) -> bool {
@@ -127,7 +126,7 @@ impl Held {
     /// What it has after some changes; an error if that is more than after the first ones.
     fn compare(scene: &Scene, running: &Running, serving: &Answer, settled: &Self, growth: Growth) -> Result<Self, String> {
         let compared = Self::once(scene, running, serving, |now| now.is_within(settled, growth));
-        compared.map_err(|wrong| format!("after {CHANGES_TO_SETTLE} changes the master had {settled}; now {wrong}"))
+        compared.map_err(|wrong| format!("when it had settled the master had {settled}; now {wrong}"))
     }
 }
 
@@ -136,32 +135,36 @@ struct InARow {
     /// What follows each other.
     what: &'static str,
     count: u32,
+    /// After so many, what the master has is taken as what it needs.
+    to_settle: u32,
+    /// By how much it may grow then.
+    growth: Growth,
     begun: Instant,
     settled: Option<Held>,
 }
 
 impl InARow {
-    fn new(what: &'static str, count: u32) -> Self {
-        Self { what, count, begun: Instant::now(), settled: None }
+    fn new(what: &'static str, count: u32, to_settle: u32, growth: Growth) -> Self {
+        Self { what, count, to_settle, growth, begun: Instant::now(), settled: None }
     }
 
     /// Whether it is time to look at the master.
     fn is_told_of(&self, number: u32) -> bool {
-        number == CHANGES_TO_SETTLE || number.is_multiple_of(CHANGES_IN_A_LINE) || number == self.count
+        number == self.to_settle || number.is_multiple_of(CHANGES_IN_A_LINE) || number == self.count
     }
 
     /// Tells what the master has after so many; an error if that is more than after the first ones.
     fn tell(&mut self, scene: &Scene, running: &Running, serving: &Answer, number: u32) -> Result<(), String> {
         let now = match &self.settled {
-            Some(settled) => Held::compare(scene, running, serving, settled, GROWTH_IN_A_ROW)?,
+            Some(settled) => Held::compare(scene, running, serving, settled, self.growth)?,
             None => Held::settled(scene, running, serving)?,
         };
         let growth = match &self.settled {
-            Some(settled) => format!(", {:+.1} % since the first {CHANGES_TO_SETTLE}", now.growth_percent(settled)),
+            Some(settled) => format!(": {} since the first {}", now.growth_since(settled), self.to_settle),
             None => String::new(),
         };
         println!("after {number} {} in {} s the master has {now}{growth}", self.what, self.begun.elapsed().as_secs());
-        if number >= CHANGES_TO_SETTLE {
+        if number >= self.to_settle {
             self.settled.get_or_insert(now);
         }
         Ok(())
