@@ -119,7 +119,7 @@ impl Wait {
     }
 
     /// Waits for the right to accept. A drain ends the wait too.
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "mio", feature = "tokio"))]
     pub(crate) fn to_accept(shared: &Arc<Shared>) -> Self {
         Self::until(shared, |inner| inner.may_accept || inner.drain_writer.is_none())
     }
@@ -279,9 +279,15 @@ impl Shared {
         inner.drain_writer.is_some()
     }
 
+    /// As for a generation that has to wait until its master lets it accept.
+    #[cfg(all(test, feature = "mio"))]
+    pub(crate) fn forbid_to_accept(&self) {
+        self.lock().may_accept = false;
+    }
+
     /// The master lets the generation accept.
     #[cfg(unix)]
-    fn let_accept(&self) {
+    pub(crate) fn let_accept(&self) {
         self.lock().may_accept = true;
         self.changed.notify_all();
         self.wake();

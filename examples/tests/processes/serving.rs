@@ -176,6 +176,11 @@ fn nobody_notices_that_a_server_with_threads_is_restarted_and_upgraded() {
 }
 
 #[test]
+fn nobody_notices_that_a_server_with_an_event_loop_is_restarted_and_upgraded() {
+    kept_connections_notice_nothing("mio");
+}
+
+#[test]
 fn nobody_notices_that_a_server_which_knows_sigterm_alone_is_restarted_and_upgraded() {
     kept_connections_notice_nothing("sigterm");
 }
