@@ -95,6 +95,8 @@ messages! {
         "generation {generation} {why}; no other generation can serve, the master ends"
     Warning "misbehaved" Misbehaved { generation: Generation, why: String }
         "generation {generation} cannot be talked to: {why}; it is killed"
+    Warning "own-socket" OwnSocket { generation: Generation, pid: i32, addresses: String }
+        "generation {generation} has bound {addresses} by itself (pid {pid}), so clients there are cut or refused at each restart; configure it with Config::address and take it from State"
     Warning "exit-taken" ExitTaken { generation: Generation, pid: i32 }
         "generation {generation} (pid {pid}) has ended, and other code in the master's process has taken its exit status: it counts as exit code 1"
 

@@ -30,7 +30,7 @@ use crate::protocol::{Drain, Hello, Kept, Refused, Staged, ToChild, ToMaster, VE
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
-use crate::sys::connections::open_connections;
+use crate::sys::connections::{open_connections, reachable_at};
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
@@ -54,6 +54,10 @@ use std::time::{Duration, Instant};
 /// Of more sockets than these, the connections of a generation are not counted for a message: that would take the master away from its duties for more than
 /// some 5 ms.
 const COUNTED_MAX: usize = 4096;
+/// How long after a generation took over it is looked at for sockets that it has bound itself: it has them by then, and no client waits for the master.
+const OWN_SOCKETS_AFTER: Duration = Duration::from_secs(1);
+/// So many of them are named.
+const OWN_SOCKETS_NAMED_MAX: usize = 8;
 
 /// A generation's process.
 #[derive(Debug)]
@@ -120,6 +124,8 @@ struct Master {
     staged: Option<(Staged, OwnedFd)>,
     /// `None`: there is nowhere to remember anything, so upgrades are off and nobody can give commands.
     memory: Option<Memory>,
+    /// The generation that is to be looked at for sockets of its own, and when.
+    suspect: Option<(Generation, Time)>,
     /// What was last shown of this master.
     shown: Option<Live>,
     /// Whether a generation with a fetcher has been there, so that it is known whether upgrades are possible.
@@ -157,7 +163,27 @@ impl Master {
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
                 self.handle(Event::DeadlinePassed);
             }
+            if let Some((generation, _)) = self.suspect.take_if(|(_, due)| *due <= now) {
+                self.look_for_own_sockets(generation);
+            }
         }
+    }
+
+    /// Warns of a program that binds a socket beside those that it is given: that one goes with its generation.
+    fn look_for_own_sockets(&mut self, generation: Generation) {
+        // A program without addresses has chosen to do without; and when somebody else comes up there are better things to do.
+        let is_alone = self.supervisor.active() == Some(generation) && !self.supervisor.has_candidate();
+        let Some(child) = self.children.get(&generation).filter(|_| is_alone && self.listeners.has_user(generation)) else { return };
+        let mut addresses = reachable_at(child.pid, &self.listeners.inodes(), COUNTED_MAX);
+        if addresses.is_empty() {
+            return;
+        }
+        let more = addresses.len().saturating_sub(OWN_SOCKETS_NAMED_MAX);
+        addresses.truncate(OWN_SOCKETS_NAMED_MAX);
+        if more > 0 {
+            addresses.push(format!("{more} more"));
+        }
+        self.log.write(&Message::OwnSocket { generation, pid: child.pid.as_raw(), addresses: addresses.join(", ") });
     }
 
     /// Waits until something happens. Answers which generations can be read or written.
@@ -170,7 +196,8 @@ impl Master {
         interests.extend(self.rehearsals.iter().flat_map(Rehearsal::interests));
         interests.extend(self.notify.interest());
         let has_frame = links.iter().any(|link| link.may_hold_frame());
-        let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
+        let deadline = self.supervisor.deadline().into_iter().chain(self.suspect.map(|(_, due)| due)).min();
+        let rest = deadline.map(|deadline| deadline.saturating_sub(self.now()));
         let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();
         let of_links = generations.iter().zip(&links).zip(ready.iter().skip(1).copied().chain(std::iter::repeat(Readiness::default())));
         of_links
@@ -203,6 +230,9 @@ impl Master {
             Action::Welcome { generation } => return self.welcome(generation),
             Action::Accept { generation } => {
                 self.tell(generation, &ToChild::Accept, Vec::new());
+                if self.log.takes_warnings() {
+                    self.suspect = Some((generation, self.now() + OWN_SOCKETS_AFTER));
+                }
                 self.last = None;
                 self.close_unused_listeners();
             }

@@ -158,6 +158,7 @@ impl Master {
             pid_file: self.pid_file.as_ref().map(|file| Ok::<_, io::Error>((file.path().to_owned(), Passed::of(file)?))).transpose()?,
             lost_lines: self.log.lost,
             notify: self.notify.state().clone(),
+            suspect: self.suspect,
         })
     }
 
@@ -215,6 +216,7 @@ impl Master {
             rehearsals: Vec::new(),
             staged: snapshot.staged.map(|(staged, file)| (staged, file.take())),
             memory,
+            suspect: snapshot.suspect,
             shown: None,
             has_sought_memory: snapshot.has_sought_memory,
             has_unsaved: true,
