@@ -41,6 +41,8 @@ const ASK_PAUSE: Duration = Duration::from_millis(10);
 const DEADLINE_LEAD: Duration = Duration::from_millis(200);
 /// How often a drain looks at the clock. The clock does not say that the process was stopped, by Ctrl-Z for example; that nobody has looked does.
 const LOOK: Duration = Duration::from_millis(100);
+/// The master is not told more often how much is open.
+const OPEN_PAUSE: Duration = Duration::from_secs(1);
 /// A look that is so late is one after a stop.
 const STOP_MIN: Duration = Duration::from_millis(500);
 
@@ -455,6 +457,8 @@ struct Attendant {
     /// A second end of the link, for reading only.
     link: Option<Link>,
     signals: Signals,
+    /// How many pieces of open work the master was told of last, and when.
+    told: Option<(usize, Instant)>,
 }
 
 /// What came from the master; after all but the first the program is to leave.
@@ -475,7 +479,7 @@ impl Attendant {
             None => None,
         };
         let signals = Signals::open()?;
-        Ok(Self { shared, link, signals })
+        Ok(Self { shared, link, signals, told: None })
     }
 
     fn run(mut self) {
@@ -499,6 +503,10 @@ impl Attendant {
                     self.shared.listeners.get().into_iter().flatten().for_each(Closer::close);
                 }
             }
+            // Not at the very beginning of a drain, when those that wait to accept have not heard of it all.
+            if !ready.iter().any(|ready| ready.read) {
+                self.tell_open();
+            }
             let is_alone = self.link.is_none();
             if self.shared.left().is_some_and(|left| left.is_zero()) {
                 self.shared.wake();
@@ -507,6 +515,18 @@ impl Attendant {
                     let _ = process::kill(nix::unistd::getpid(), Signal::KILL);
                 }
             }
+        }
+    }
+
+    /// Tells the master how much is open in a drain, when that has changed.
+    fn tell_open(&mut self) {
+        if self.link.is_none() || !self.shared.is_draining() {
+            return;
+        }
+        let (open, now) = (self.shared.lock().open, Instant::now());
+        if self.told.is_none_or(|(told, at)| told != open && now.saturating_duration_since(at) >= OPEN_PAUSE) {
+            self.told = Some((open, now));
+            self.shared.tell(&ToMaster::Open { count: u64::try_from(open).unwrap_or(u64::MAX) });
         }
     }
 

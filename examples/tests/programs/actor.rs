@@ -278,6 +278,10 @@ impl Actor {
         }
         self.script.text("own").into_iter().flat_map(|own| own.split(',')).for_each(bind_own);
         println!("serving version={version} generation={generation} pid={pid} on {}", self.state.addresses().join(","));
+        if self.script.has("guard") {
+            // Open until the process ends.
+            std::mem::forget(self.state.guard());
+        }
         let code = self.script.number("exit").unwrap_or(0);
         self.misbehave();
         let actor = Arc::new(self);

@@ -54,7 +54,7 @@ use std::time::{Duration, Instant};
 /// Of more sockets than these, the connections of a generation are not counted for a message: that would take the master away from its duties for more than
 /// some 5 ms.
 const COUNTED_MAX: usize = 4096;
-/// How long after a generation took over it is looked at for sockets that it has bound itself: it has them by then, and no client waits for the master.
+/// How long the first generation has served before it is looked at for sockets that it has bound itself: it has them by then. One that takes over has lived through its warm-up.
 const OWN_SOCKETS_AFTER: Duration = Duration::from_secs(1);
 /// So many of them are named.
 const OWN_SOCKETS_NAMED_MAX: usize = 8;
@@ -76,6 +76,8 @@ struct Child {
     asks: Option<Asks>,
     /// It has got the listeners that it asked for.
     has_listeners: bool,
+    /// How many pieces of work it has open, as it has said in its drain.
+    open_work: Option<u64>,
 }
 
 /// What a hello asks for.
@@ -124,7 +126,7 @@ struct Master {
     staged: Option<(Staged, OwnedFd)>,
     /// `None`: there is nowhere to remember anything, so upgrades are off and nobody can give commands.
     memory: Option<Memory>,
-    /// The generation that is to be looked at for sockets of its own, and when.
+    /// The generation that is to be looked at for sockets of its own, and from when on: when the master is awake anyway and no other generation is there, so that nobody waits for it.
     suspect: Option<(Generation, Time)>,
     /// What was last shown of this master.
     shown: Option<Live>,
@@ -163,7 +165,8 @@ impl Master {
             if self.supervisor.deadline().is_some_and(|deadline| deadline <= now) {
                 self.handle(Event::DeadlinePassed);
             }
-            if let Some((generation, _)) = self.suspect.take_if(|(_, due)| *due <= now) {
+            let is_alone = |generation: &Generation| self.supervisor.active() == Some(*generation) && self.children.keys().eq([generation]);
+            if let Some((generation, _)) = self.suspect.take_if(|(generation, due)| *due <= now && is_alone(generation)) {
                 self.look_for_own_sockets(generation);
             }
         }
@@ -171,9 +174,8 @@ impl Master {
 
     /// Warns of a program that binds a socket beside those that it is given: that one goes with its generation.
     fn look_for_own_sockets(&mut self, generation: Generation) {
-        // A program without addresses has chosen to do without; and when somebody else comes up there are better things to do.
-        let is_alone = self.supervisor.active() == Some(generation) && !self.supervisor.has_candidate();
-        let Some(child) = self.children.get(&generation).filter(|_| is_alone && self.listeners.has_user(generation)) else { return };
+        // A program without addresses has chosen to do without.
+        let Some(child) = self.children.get(&generation).filter(|_| self.listeners.has_user(generation)) else { return };
         let mut addresses = reachable_at(child.pid, &self.listeners.inodes(), COUNTED_MAX);
         if addresses.is_empty() {
             return;
@@ -196,8 +198,7 @@ impl Master {
         interests.extend(self.rehearsals.iter().flat_map(Rehearsal::interests));
         interests.extend(self.notify.interest());
         let has_frame = links.iter().any(|link| link.may_hold_frame());
-        let deadline = self.supervisor.deadline().into_iter().chain(self.suspect.map(|(_, due)| due)).min();
-        let rest = deadline.map(|deadline| deadline.saturating_sub(self.now()));
+        let rest = self.supervisor.deadline().map(|deadline| deadline.saturating_sub(self.now()));
         let ready = wait(&interests, if has_frame { Some(Duration::ZERO) } else { rest }).unwrap_or_default();
         let of_links = generations.iter().zip(&links).zip(ready.iter().skip(1).copied().chain(std::iter::repeat(Readiness::default())));
         of_links
@@ -231,7 +232,8 @@ impl Master {
             Action::Accept { generation } => {
                 self.tell(generation, &ToChild::Accept, Vec::new());
                 if self.log.takes_warnings() {
-                    self.suspect = Some((generation, self.now() + OWN_SOCKETS_AFTER));
+                    let takes_over = self.children.len() > 1;
+                    self.suspect = Some((generation, self.now() + if takes_over { Duration::ZERO } else { OWN_SOCKETS_AFTER }));
                 }
                 self.last = None;
                 self.close_unused_listeners();
@@ -318,7 +320,9 @@ impl Master {
 
     fn say(&mut self, mut message: Message) {
         if let Some((generation, connections)) = message.connections_to_count() {
-            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid, COUNTED_MAX));
+            let child = self.children.get(&generation);
+            connections.counted = child.and_then(|child| open_connections(child.pid, COUNTED_MAX));
+            connections.work = child.and_then(|child| child.open_work);
         }
         self.log.write(&message);
     }
@@ -360,7 +364,16 @@ impl Master {
                 }
                 self.children.insert(
                     generation,
-                    Child { pid, link: Some(link), unheard: None, program: file, why: None, asks: None, has_listeners: false },
+                    Child {
+                        pid,
+                        link: Some(link),
+                        unheard: None,
+                        program: file,
+                        why: None,
+                        asks: None,
+                        has_listeners: false,
+                        open_work: None,
+                    },
                 );
                 Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package, proof } }
             }
@@ -555,6 +568,12 @@ impl Master {
             ToMaster::Poll => self.handle(Event::PollAsked),
             ToMaster::Unproved { why } => self.unproved(generation, &why),
             ToMaster::Pong => self.handle(Event::Pong { generation }),
+            ToMaster::Open { count } => {
+                if let Some(child) = self.children.get_mut(&generation) {
+                    child.open_work = Some(count);
+                }
+                self.show();
+            }
             ToMaster::Unknown => {}
         }
     }

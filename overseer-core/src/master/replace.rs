@@ -130,6 +130,7 @@ impl Master {
                 why: child.why.clone(),
                 asks: child.asks.clone(),
                 has_listeners: child.has_listeners,
+                open_work: child.open_work,
             })
         });
         let memory = self.memory.as_ref().map(|memory| {
@@ -183,6 +184,7 @@ impl Master {
                 why: child.why,
                 asks: child.asks,
                 has_listeners: child.has_listeners,
+                open_work: child.open_work,
             };
             (child.generation, resumed)
         });

@@ -62,7 +62,7 @@ pub(crate) struct Snapshot {
     pub(crate) lost_lines: u64,
     #[serde(default)]
     pub(crate) notify: NotifyState,
-    /// The generation that is to be looked at for sockets of its own, and when.
+    /// The generation that is to be looked at for sockets of its own, and from when on.
     #[serde(default)]
     pub(crate) suspect: Option<(Generation, Time)>,
 }
@@ -80,6 +80,9 @@ pub(crate) struct ChildState {
     #[serde(default)]
     pub(super) asks: Option<Asks>,
     pub(crate) has_listeners: bool,
+    /// How many pieces of work it has open, as it has said.
+    #[serde(default)]
+    pub(crate) open_work: Option<u64>,
 }
 
 /// Where releases are remembered.

@@ -594,11 +594,6 @@ impl Supervisor {
         self.active
     }
 
-    /// Whether some generation comes up.
-    pub(crate) fn has_candidate(&self) -> bool {
-        self.candidate.is_some()
-    }
-
     /// Whether a file that another master puts at the path is to be taken up while the program runs.
     pub(crate) fn takes_up_changes(&self) -> bool {
         self.settings.installation != Installation::WithoutRestart
