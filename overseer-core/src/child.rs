@@ -43,6 +43,8 @@ const DEADLINE_LEAD: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often an idle connection that waits in a drain looks whether the deadline has become an earlier one.
 pub(crate) const IDLE_LOOK: Duration = Duration::from_millis(500);
+/// The master is not told more often how much is open.
+const OPEN_PAUSE: Duration = Duration::from_secs(1);
 /// A look that is so late is one after a stop.
 const STOP_MIN: Duration = Duration::from_millis(500);
 
@@ -132,7 +134,7 @@ impl Wait {
     }
 
     /// Waits for the right to take these in. A drain ends the wait too.
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "mio", feature = "tokio"))]
     pub(crate) fn to_begin(shared: &Arc<Shared>, intake: Intake) -> Self {
         match intake {
             Intake::Connections => Self::until(shared, |inner| inner.may_begin(Intake::Connections) || inner.drain_writer.is_none()),
@@ -304,9 +306,15 @@ impl Shared {
         inner.drain_writer.is_some()
     }
 
+    /// As for a generation that has to wait until its master lets it accept.
+    #[cfg(all(test, feature = "mio"))]
+    pub(crate) fn forbid_to_accept(&self) {
+        self.lock().may_accept = false;
+    }
+
     /// The master lets the generation accept, which is the one that serves from now on.
     #[cfg(unix)]
-    fn let_accept(&self) {
+    pub(crate) fn let_accept(&self) {
         let mut inner = self.lock();
         (inner.may_accept, inner.is_committed) = (true, true);
         drop(inner);
@@ -484,6 +492,8 @@ struct Attendant {
     /// A second end of the link, for reading only.
     link: Option<Link>,
     signals: Signals,
+    /// How many pieces of open work the master was told of last, and when.
+    told: Option<(usize, Instant)>,
 }
 
 /// What came from the master; after all but the first the program is to leave.
@@ -504,7 +514,7 @@ impl Attendant {
             None => None,
         };
         let signals = Signals::open()?;
-        Ok(Self { shared, link, signals })
+        Ok(Self { shared, link, signals, told: None })
     }
 
     fn run(mut self) {
@@ -528,6 +538,10 @@ impl Attendant {
                     self.shared.listeners.get().into_iter().flatten().for_each(Closer::close);
                 }
             }
+            // Not at the very beginning of a drain, when those that wait to accept have not heard of it all.
+            if !ready.iter().any(|ready| ready.read) {
+                self.tell_open();
+            }
             let is_alone = self.link.is_none();
             if self.shared.left().is_some_and(|left| left.is_zero()) {
                 self.shared.wake();
@@ -536,6 +550,18 @@ impl Attendant {
                     let _ = process::kill(nix::unistd::getpid(), Signal::KILL);
                 }
             }
+        }
+    }
+
+    /// Tells the master how much is open in a drain, when that has changed.
+    fn tell_open(&mut self) {
+        if self.link.is_none() || !self.shared.is_draining() {
+            return;
+        }
+        let (open, now) = (self.shared.lock().open, Instant::now());
+        if self.told.is_none_or(|(told, at)| told != open && now.saturating_duration_since(at) >= OPEN_PAUSE) {
+            self.told = Some((open, now));
+            self.shared.tell(&ToMaster::Open { count: u64::try_from(open).unwrap_or(u64::MAX) });
         }
     }
 

@@ -29,8 +29,8 @@
 //! # What to read next
 //!
 //! - [`Config`]: every setting and its default. [`Address`]: what can be listened on.
-//! - [`State`]: what the program gets. A server with threads uses [`Listener::incoming`]; a web server `hyper::serve`, and one on tokio `Listener::to_tokio`,
-//!   by the features of these names; one that accepts by itself takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
+//! - [`State`]: what the program gets. A server with threads uses [`Listener::incoming`]; a web server `hyper::serve`, one on tokio `Listener::to_tokio`, and one
+//!   with an event loop `Listener::to_mio`, by the features of these names; one that accepts by itself takes [`Listener::to_tcp`], says [`State::ready`], and follows [`State::draining`].
 //! - [`DatagramSocket`]: UDP and Unix datagrams, which two generations do not share: one follows the other.
 //! - [`State::simulated`]: a program in a unit test, without a master.
 //! - [`Fetcher`]: where releases come from. [`File`] and [`fetcher_fn`] are here; `overseer-fetcher-http` is a crate of its own.
@@ -61,6 +61,7 @@
 //! - `tokio`: `Listener::to_tokio`, for programs that accept on tokio; and `AsyncFetcher`, for fetchers written with `async`, whose runtime belongs to core and
 //!   lives for one look.
 //! - `hyper`: `hyper::serve`, an HTTP/1.1 and HTTP/2 server for any tower service, which drains without failing a request.
+//! - `mio`: `Listener::to_mio`, and [`Draining`] as a source of events, for programs with an event loop of their own.
 //! - `conformance`: the test suite for fetchers. For `[dev-dependencies]`.
 
 // On Windows a program runs alone, and most of what is here has nothing to do.
@@ -89,6 +90,8 @@ mod listener;
 #[cfg(unix)]
 mod master;
 mod message;
+#[cfg(feature = "mio")]
+pub mod mio;
 mod protocol;
 #[cfg(unix)]
 mod role;

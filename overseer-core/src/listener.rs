@@ -187,6 +187,15 @@ impl Listener {
         crate::tokio::Listener::new(self.clone())
     }
 
+    /// The listener of a program with an event loop, which accepts with the same care as [`Listener::incoming`]. Feature `mio`.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    #[cfg(feature = "mio")]
+    pub fn to_mio(&self) -> io::Result<crate::mio::Listener> {
+        crate::mio::Listener::new(self.clone())
+    }
+
     /// A copy as the standard library's type, for a server that accepts by itself; `None` if it is a Unix socket.
     ///
     /// `accept` on it answers `WouldBlock` instead of waiting, which is what asynchronous runtimes want (`tokio::net::TcpListener::from_std`). Do not call

@@ -95,6 +95,8 @@ messages! {
         "generation {generation} {why}; no other generation can serve, the master ends"
     Warning "misbehaved" Misbehaved { generation: Generation, why: String }
         "generation {generation} cannot be talked to: {why}; it is killed"
+    Warning "own-socket" OwnSocket { generation: Generation, pid: i32, addresses: String }
+        "generation {generation} has bound {addresses} by itself (pid {pid}), so clients there are cut or refused at each restart; configure it with Config::address and take it from State"
     Warning "exit-taken" ExitTaken { generation: Generation, pid: i32 }
         "generation {generation} (pid {pid}) has ended, and other code in the master's process has taken its exit status: it counts as exit code 1"
 
@@ -295,17 +297,27 @@ impl fmt::Display for Serving {
     }
 }
 
-/// How many connections a generation has open: `no connection`, `1 connection`, `12 connections`.
+/// How much a generation has open: `no connection`, `1 connection`, `12 connections`, and what it says itself if that is not the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Connections(pub(crate) Option<u64>);
+pub(crate) struct Connections {
+    /// That others have made to it, as the system knows them.
+    pub(crate) counted: Option<u64>,
+    /// Pieces of open work, by its own count.
+    pub(crate) work: Option<u64>,
+}
 
 impl fmt::Display for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.counted {
             None => f.write_str("an unknown number of connections"),
             Some(0) => f.write_str("no connection"),
             Some(1) => f.write_str("1 connection"),
             Some(open) => write!(f, "{open} connections"),
+        }?;
+        match self.work.filter(|_| self.work != self.counted) {
+            None => Ok(()),
+            Some(1) => f.write_str(" and, by its own count, 1 piece of work"),
+            Some(work) => write!(f, " and, by its own count, {work} pieces of work"),
         }
     }
 }
@@ -386,13 +398,16 @@ mod tests {
 
     #[test]
     fn connections_read_as_people_say_it() {
-        for (open, text) in [
-            (None, "an unknown number of connections"),
-            (Some(0), "no connection"),
-            (Some(1), "1 connection"),
-            (Some(12), "12 connections"),
+        for (counted, work, text) in [
+            (None, None, "an unknown number of connections"),
+            (Some(0), None, "no connection"),
+            (Some(1), Some(1), "1 connection"),
+            (Some(12), Some(12), "12 connections"),
+            (Some(0), Some(1), "no connection and, by its own count, 1 piece of work"),
+            (Some(12), Some(0), "12 connections and, by its own count, 0 pieces of work"),
+            (None, Some(3), "an unknown number of connections and, by its own count, 3 pieces of work"),
         ] {
-            assert_eq!(Connections(open).to_string(), text);
+            assert_eq!(Connections { counted, work }.to_string(), text);
         }
     }
 

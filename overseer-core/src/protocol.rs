@@ -70,6 +70,11 @@ pub(crate) enum ToMaster {
     Poll,
     /// The answer to `Ping`.
     Pong,
+    /// How many pieces of work a generation that drains has open: connections of core's types, and guards. Sent once a second at most, and when it has changed.
+    Open {
+        #[serde(default)]
+        count: u64,
+    },
     /// The answer to [`ProofOrder`] of a process that does not become the file; the text goes on from its path.
     Unproved {
         #[serde(default)]

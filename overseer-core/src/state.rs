@@ -273,6 +273,9 @@ impl fmt::Debug for State {
 #[derive(Debug)]
 pub struct Draining {
     wait: Wait,
+    /// Where it is registered.
+    #[cfg(feature = "mio")]
+    pub(crate) entry: Option<crate::mio::Entry>,
 }
 
 impl Clone for Draining {
@@ -283,7 +286,11 @@ impl Clone for Draining {
 
 impl Draining {
     pub(crate) fn of(shared: &Arc<Shared>) -> Self {
-        Self { wait: Wait::for_drain(shared) }
+        Self {
+            wait: Wait::for_drain(shared),
+            #[cfg(feature = "mio")]
+            entry: None,
+        }
     }
 
     #[cfg(feature = "hyper")]

@@ -85,6 +85,41 @@ fn rarely_looking(words: &str) -> (Scene, App) {
 }
 
 #[test]
+fn what_a_draining_generation_has_open_by_its_own_count_is_shown_and_told_when_it_is_killed() {
+    let scene = Scene::new("terminate_timeout=4000 guard behave=never-drain");
+    let mut app = scene.start();
+    let requests = [Request::begin(app.address()), Request::begin(app.address())];
+    app.signal(Signal::SIGUSR2);
+    app.line_after("generation 1 drains; it has 4s to finish");
+    let shown = |count: u64| {
+        let scene = &scene;
+        move |_: &mut App| status(scene)["generations"][1]["open_work"] == json!(count)
+    };
+    app.wait_until("the connections and the guard are shown", shown(3));
+    let page = done(&scene, "status");
+    assert!(page.contains(" left, 2 connections, 3 pieces of open work"), "{page}");
+    for request in requests {
+        request.finish().expect("an answer");
+    }
+    app.wait_until("the guard alone is shown", shown(1));
+    let line = app.line_after("generation 1 has not finished after ");
+    // On a machine with very many sockets those of one process are not counted.
+    assert!(line.contains(" and is killed, with ") && line.contains(" and, by its own count, 1 piece of work open (pid "), "{line}");
+    app.line_after("generation 1 is gone");
+    assert_eq!(status(&scene)["generations"][0]["open_work"], Value::Null);
+}
+
+#[test]
+fn what_is_open_is_known_to_the_master_that_an_upgrade_brings() {
+    let scene = Scene::with_source("guard");
+    let mut app = scene.start();
+    scene.publish("version=2");
+    app.line_after("generation 2 took over");
+    app.line_after("the master runs ");
+    app.wait_until("the guard is shown", |_| status(&scene)["generations"][1]["open_work"] == json!(1));
+}
+
+#[test]
 fn status_shows_a_serving_program_to_people_and_to_programs() {
     let (scene, mut app) = rarely_looking("");
     let said = status(&scene);
@@ -106,6 +141,7 @@ fn status_shows_a_serving_program_to_people_and_to_programs() {
     let request = Request::begin(app.address());
     assert_eq!(status(&scene)["generations"][0]["connections"], json!(1));
     assert!(done(&scene, "status").contains(" old, 1 connection"));
+    assert_eq!(status(&scene)["generations"][0]["open_work"], Value::Null, "that is told in a drain");
     request.finish().expect("an answer");
     app.wait_until("it is closed", |_| status(&scene)["generations"][0]["connections"] == json!(0));
 

@@ -12,6 +12,7 @@ mod load;
 mod managers;
 mod manners;
 mod notify;
+mod own_sockets;
 mod packed;
 mod protocol;
 mod reexec;

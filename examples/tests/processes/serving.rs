@@ -2,6 +2,7 @@
 
 use crate::app::{ACTOR, App, can_run, put, with_words};
 use crate::load::PATIENCE;
+use crate::own_sockets::WARNING as OWN_SOCKET;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -49,7 +50,7 @@ impl Notes {
 }
 
 /// The path of an example, which `cargo test` builds unless it is told to build one test alone.
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let path = Path::new(ACTOR).with_file_name("examples").join(name);
     assert!(path.exists(), "{} is not there: cargo build -p overseer-examples --examples", path.display());
     path
@@ -95,6 +96,7 @@ fn is_never_felt(name: &str, directory: &TempDir, arguments: &[&str], session: i
     });
     let failures = notes.failures.into_inner().expect("no panic");
     assert!(failures.is_empty(), "{failures:?}; {:?}; {}", notes.answers, app.all_lines());
+    assert_eq!(app.count_lines(OWN_SOCKET), 0, "{}", app.all_lines());
     assert_eq!(app.terminate().code(), Some(0), "{}", app.all_lines());
 }
 
@@ -173,6 +175,11 @@ fn nobody_notices_that_a_hyper_server_is_restarted_and_upgraded() {
 #[test]
 fn nobody_notices_that_a_server_with_threads_is_restarted_and_upgraded() {
     kept_connections_notice_nothing("std_threads");
+}
+
+#[test]
+fn nobody_notices_that_a_server_with_an_event_loop_is_restarted_and_upgraded() {
+    kept_connections_notice_nothing("mio");
 }
 
 #[test]

@@ -17,9 +17,10 @@ use script::Script;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, ExitCode, abort, exit};
 use std::sync::Arc;
@@ -187,6 +188,7 @@ fn configure(script: Script, role: String) -> Config<ExitCode> {
     if words.has("alone") {
         config = config.overlap(false);
     }
+    config = config.no_warn(words.has("no_warn"));
     if words.has("accept_late") {
         config = config.warm_up_accept(false);
     }
@@ -276,7 +278,12 @@ impl Actor {
         if self.script.has("count_signals") {
             count_signals();
         }
+        self.script.text("own").into_iter().flat_map(|own| own.split(',')).for_each(bind_own);
         println!("serving version={version} generation={generation} pid={pid} on {}", self.state.addresses().join(","));
+        if self.script.has("guard") {
+            // Open until the process ends.
+            std::mem::forget(self.state.guard());
+        }
         let code = self.script.number("exit").unwrap_or(0);
         self.misbehave();
         let actor = Arc::new(self);
@@ -481,6 +488,19 @@ fn count_signals() {
             COUNTED[info.ssi_signo as usize].fetch_add(1, Ordering::Relaxed);
         }
     });
+}
+
+/// Binds a socket beside those that the program is given, for as long as it lives.
+fn bind_own(address: &str) {
+    if let Some(path) = address.strip_prefix("unix:") {
+        // The one of the generation before.
+        let _ = fs::remove_file(path);
+        std::mem::forget(UnixListener::bind(path).expect("bound"));
+    } else if let Some(address) = address.strip_prefix("udp:") {
+        std::mem::forget(UdpSocket::bind(address).expect("bound"));
+    } else {
+        std::mem::forget(TcpListener::bind(address).expect("bound"));
+    }
 }
 
 fn block_term() -> SignalFd {

@@ -130,6 +130,9 @@ pub(crate) struct LiveGeneration {
     /// When this state ends at the latest.
     #[serde(default)]
     pub(crate) until_unix_s: Option<u64>,
+    /// How many pieces of work it has open, as it has said in its drain.
+    #[serde(default)]
+    pub(crate) open_work: Option<u64>,
 }
 
 /// What a generation is up to.

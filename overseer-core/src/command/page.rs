@@ -93,9 +93,14 @@ fn describe(generation: &Generation, now: At) -> String {
         Some(count) => format!(", {count} connections"),
         None => String::new(),
     };
+    let work = match generation.open_work.filter(|_| generation.open_work != generation.connections) {
+        Some(1) => ", 1 piece of open work".to_owned(),
+        Some(count) => format!(", {count} pieces of open work"),
+        None => String::new(),
+    };
     let age = Seconds(Duration::from_secs(now.0.saturating_sub(generation.started.0)));
     let what = name(generation.release.as_ref());
-    format!("{} {state}, pid {}, {age} old{until}{connections}{what}", generation.generation, generation.pid)
+    format!("{} {state}, pid {}, {age} old{until}{connections}{work}{what}", generation.generation, generation.pid)
 }
 
 fn looks(source: &Source, now: At, line: &mut impl FnMut(&str, &str)) {

@@ -88,6 +88,8 @@ pub(super) struct Generation {
     pub(super) until: Option<At>,
     /// Open ones; `None` if nobody can tell.
     pub(super) connections: Option<u64>,
+    /// Pieces of work that it has open by its own count; `None` if it does not drain, or does not say.
+    pub(super) open_work: Option<u64>,
     pub(super) release: Option<Release>,
 }
 
@@ -297,6 +299,7 @@ impl Generation {
             ready: live.ready_unix_s.map(At),
             until: live.until_unix_s.map(At),
             connections: None,
+            open_work: live.open_work,
             release: Release::known(&live.release),
         }
     }
@@ -400,6 +403,7 @@ mod tests {
             started_unix_s: NOW - 100,
             ready_unix_s: Some(NOW - 99),
             until_unix_s: None,
+            open_work: None,
         }
     }
 
@@ -450,7 +454,7 @@ mod tests {
     fn full() -> Status {
         let live = Live {
             generations: vec![
-                LiveGeneration { until_unix_s: Some(NOW + 20), ..generation(1, LiveState::Draining, "1.1") },
+                LiveGeneration { until_unix_s: Some(NOW + 20), open_work: Some(3), ..generation(1, LiveState::Draining, "1.1") },
                 LiveGeneration { until_unix_s: Some(NOW + 1), ..generation(2, LiveState::Serving, "1.2") },
             ],
             why_off: Some("/opt/app is on a file system that is mounted read-only".to_owned()),
@@ -500,7 +504,7 @@ mod tests {
         assert_eq!(now, GOLDEN, "within schema {SCHEMA} fields are added, and none changes or goes; see the README beside the golden file");
         let golden: Value = serde_json::from_str(GOLDEN).expect("JSON");
         walk(&golden, &mut |name, value| {
-            let is_rightly_null = name == Some("until") || name.is_none();
+            let is_rightly_null = ["until", "open_work"].map(Some).contains(&name) || name.is_none();
             assert!(is_rightly_null || !value.is_null(), "{name:?} is not shown by the golden file");
             assert_ne!(*value, Value::Array(Vec::new()), "{name:?}");
         });
@@ -543,7 +547,7 @@ mod tests {
             "problem      /opt/app/.app.overseer/state.json is damaged",
             "master       pid 100, since 2027-01-15 07:43:20 UTC (16 min ago), overseer 0.1.0, release 1.2 (222222222222)",
             "generations  2 serving, pid 102, 100s old, 1s left, 2 connections, release 1.2 (222222222222)",
-            "             1 draining, pid 101, 100s old, 20s left, 1 connection, release 1.1 (111111111111)",
+            "             1 draining, pid 101, 100s old, 20s left, 1 connection, 3 pieces of open work, release 1.1 (111111111111)",
             "installed    release 1.2 (222222222222), tag v1.2, since 2027-01-15 07:51:40 UTC (8 min ago)",
             "on probation release 1.2 (222222222222) until 2027-01-15 08:04:00 UTC",
             "previous     /opt/app/.app.overseer/previous, release 1.1 (111111111111)",

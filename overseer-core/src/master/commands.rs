@@ -60,6 +60,9 @@ impl Master {
         live.process = self.shown.as_ref().map_or_else(Process::own, |shown| shown.process.clone());
         live.overseer = env!("CARGO_PKG_VERSION").to_owned();
         live.why_off = memory.why_off.clone();
+        for generation in &mut live.generations {
+            generation.open_work = self.children.get(&generation.generation).and_then(|child| child.open_work);
+        }
         if self.shown.as_ref() == Some(&live) {
             return;
         }

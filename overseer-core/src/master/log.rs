@@ -44,6 +44,10 @@ impl Log {
         Self { format, debug, no_warn, output: Output::of(&io::stderr()), lost: 0 }
     }
 
+    pub(crate) fn takes_warnings(&self) -> bool {
+        !self.no_warn
+    }
+
     pub(crate) fn write(&mut self, message: &Message) {
         match message.level() {
             Level::Debug if !self.debug => return,

@@ -30,7 +30,7 @@ use crate::protocol::{Drain, Hello, Kept, Refused, Staged, ToChild, ToMaster, VE
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
-use crate::sys::connections::open_connections;
+use crate::sys::connections::{open_connections, reachable_at};
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
@@ -54,6 +54,10 @@ use std::time::{Duration, Instant};
 /// Of more sockets than these, the connections of a generation are not counted for a message: that would take the master away from its duties for more than
 /// some 5 ms.
 const COUNTED_MAX: usize = 4096;
+/// How long the first generation has served before it is looked at for sockets that it has bound itself: it has them by then. One that takes over has lived through its warm-up.
+const OWN_SOCKETS_AFTER: Duration = Duration::from_secs(1);
+/// So many of them are named.
+const OWN_SOCKETS_NAMED_MAX: usize = 8;
 
 /// How long whoever asks may see what was before a generation was started that is not ready yet.
 const TOLD_WITHIN: Duration = Duration::from_millis(50);
@@ -75,6 +79,8 @@ struct Child {
     asks: Option<Asks>,
     /// It has got the listeners that it asked for.
     has_listeners: bool,
+    /// How many pieces of work it has open, as it has said in its drain.
+    open_work: Option<u64>,
 }
 
 /// What a hello asks for.
@@ -123,6 +129,8 @@ struct Master {
     staged: Option<(Staged, OwnedFd)>,
     /// `None`: there is nowhere to remember anything, so upgrades are off and nobody can give commands.
     memory: Option<Memory>,
+    /// The generation that is to be looked at for sockets of its own, and from when on: when the master is awake anyway and no other generation is there, so that nobody waits for it.
+    suspect: Option<(Generation, Time)>,
     /// What was last shown of this master.
     shown: Option<Live>,
     /// Whether a generation with a fetcher has been there, so that it is known whether upgrades are possible.
@@ -169,6 +177,10 @@ impl Master {
             if self.tells_by.is_some_and(|by| by <= now) {
                 self.tell_all();
             }
+            let is_alone = |generation: &Generation| self.supervisor.active() == Some(*generation) && self.children.keys().eq([generation]);
+            if let Some((generation, _)) = self.suspect.take_if(|(generation, due)| *due <= now && is_alone(generation)) {
+                self.look_for_own_sockets(generation);
+            }
         }
     }
 
@@ -179,6 +191,22 @@ impl Master {
         if is_at_rest && std::mem::take(&mut self.has_worked) {
             process::let_go_of_program();
         }
+    }
+
+    /// Warns of a program that binds a socket beside those that it is given: that one goes with its generation.
+    fn look_for_own_sockets(&mut self, generation: Generation) {
+        // A program without addresses has chosen to do without.
+        let Some(child) = self.children.get(&generation).filter(|_| self.listeners.has_user(generation)) else { return };
+        let mut addresses = reachable_at(child.pid, &self.listeners.inodes(), COUNTED_MAX);
+        if addresses.is_empty() {
+            return;
+        }
+        let more = addresses.len().saturating_sub(OWN_SOCKETS_NAMED_MAX);
+        addresses.truncate(OWN_SOCKETS_NAMED_MAX);
+        if more > 0 {
+            addresses.push(format!("{more} more"));
+        }
+        self.log.write(&Message::OwnSocket { generation, pid: child.pid.as_raw(), addresses: addresses.join(", ") });
     }
 
     /// Waits until something happens. Answers which generations can be read or written.
@@ -242,6 +270,10 @@ impl Master {
             Action::Welcome { generation } => return self.welcome(generation),
             Action::Accept { generation } => {
                 self.tell(generation, &ToChild::Accept, Vec::new());
+                if self.log.takes_warnings() {
+                    let takes_over = self.children.len() > 1;
+                    self.suspect = Some((generation, self.now() + if takes_over { Duration::ZERO } else { OWN_SOCKETS_AFTER }));
+                }
                 self.last = None;
                 self.close_unused_listeners();
             }
@@ -328,7 +360,9 @@ impl Master {
 
     fn say(&mut self, mut message: Message) {
         if let Some((generation, connections)) = message.connections_to_count() {
-            connections.0 = self.children.get(&generation).and_then(|child| open_connections(child.pid, COUNTED_MAX));
+            let child = self.children.get(&generation);
+            connections.counted = child.and_then(|child| open_connections(child.pid, COUNTED_MAX));
+            connections.work = child.and_then(|child| child.open_work);
         }
         self.log.write(&message);
     }
@@ -370,7 +404,16 @@ impl Master {
                 }
                 self.children.insert(
                     generation,
-                    Child { pid, link: Some(link), unheard: None, program: file, why: None, asks: None, has_listeners: false },
+                    Child {
+                        pid,
+                        link: Some(link),
+                        unheard: None,
+                        program: file,
+                        why: None,
+                        asks: None,
+                        has_listeners: false,
+                        open_work: None,
+                    },
                 );
                 Event::Spawned { generation, started: Started { pid: pid.as_raw(), identity, package, proof } }
             }
@@ -565,6 +608,12 @@ impl Master {
             ToMaster::Poll => self.handle(Event::PollAsked),
             ToMaster::Unproved { why } => self.unproved(generation, &why),
             ToMaster::Pong => self.handle(Event::Pong { generation }),
+            ToMaster::Open { count } => {
+                if let Some(child) = self.children.get_mut(&generation) {
+                    child.open_work = Some(count);
+                }
+                self.show();
+            }
             ToMaster::Unknown => {}
         }
     }

@@ -130,6 +130,7 @@ impl Master {
                 why: child.why.clone(),
                 asks: child.asks.clone(),
                 has_listeners: child.has_listeners,
+                open_work: child.open_work,
             })
         });
         let memory = self.memory.as_ref().map(|memory| {
@@ -158,6 +159,7 @@ impl Master {
             pid_file: self.pid_file.as_ref().map(|file| Ok::<_, io::Error>((file.path().to_owned(), Passed::of(file)?))).transpose()?,
             lost_lines: self.log.lost,
             notify: self.notify.state().clone(),
+            suspect: self.suspect,
         })
     }
 
@@ -182,6 +184,7 @@ impl Master {
                 why: child.why,
                 asks: child.asks,
                 has_listeners: child.has_listeners,
+                open_work: child.open_work,
             };
             (child.generation, resumed)
         });
@@ -215,6 +218,7 @@ impl Master {
             rehearsals: Vec::new(),
             staged: snapshot.staged.map(|(staged, file)| (staged, file.take())),
             memory,
+            suspect: snapshot.suspect,
             shown: None,
             has_sought_memory: snapshot.has_sought_memory,
             has_unsaved: true,

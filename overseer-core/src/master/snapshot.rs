@@ -8,7 +8,7 @@ use super::listeners::{HeldState, StoreState};
 use super::notify::NotifyState;
 use crate::binary::{Identity, Place};
 use crate::protocol::Staged;
-use crate::supervisor::{Generation, Supervisor};
+use crate::supervisor::{Generation, Supervisor, Time};
 use crate::sys::handover::{Passed, bytes_of};
 use crate::sys::link::LinkState;
 use crate::sys::signals::{Original, SignalsState};
@@ -62,6 +62,9 @@ pub(crate) struct Snapshot {
     pub(crate) lost_lines: u64,
     #[serde(default)]
     pub(crate) notify: NotifyState,
+    /// The generation that is to be looked at for sockets of its own, and from when on.
+    #[serde(default)]
+    pub(crate) suspect: Option<(Generation, Time)>,
 }
 
 /// A generation's process.
@@ -77,6 +80,9 @@ pub(crate) struct ChildState {
     #[serde(default)]
     pub(super) asks: Option<Asks>,
     pub(crate) has_listeners: bool,
+    /// How many pieces of work it has open, as it has said.
+    #[serde(default)]
+    pub(crate) open_work: Option<u64>,
 }
 
 /// Where releases are remembered.

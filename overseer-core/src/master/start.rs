@@ -140,6 +140,7 @@ fn come_up(mut setup: Setup, offers: Offers, mut log: Log, notify: &mut Notify) 
         rehearsals: Vec::new(),
         staged: None,
         memory,
+        suspect: None,
         shown: None,
         has_sought_memory,
         has_unsaved: false,

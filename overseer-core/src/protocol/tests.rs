@@ -114,6 +114,7 @@ fn what_a_child_says_in_version_1_is_written_and_read_as_ever() {
     is_golden("v1-child-restart.bin", &ToMaster::Restart, 0);
     is_golden("v1-child-poll.bin", &ToMaster::Poll, 0);
     is_golden("v1-child-pong.bin", &ToMaster::Pong, 0);
+    is_golden("v1-child-open.bin", &ToMaster::Open { count: 3 }, 0);
     is_golden("v1-child-unproved.bin", &ToMaster::Unproved { why: "is not signed".to_owned() }, 0);
 }
 

@@ -380,6 +380,7 @@ impl Supervisor {
             started_unix_s: unix(child.spawned_at),
             ready_unix_s: child.ready_at.map(unix),
             until_unix_s: child.deadline.map(unix),
+            open_work: None,
         };
         Live {
             since_unix_s: self.unix_at_start.as_secs(),

@@ -1,4 +1,4 @@
-//! How many connections a process has open: its sockets, looked up among those of the system.
+//! What sockets a process has: how many connections are open, and what it listens on. Its descriptors, looked up among the sockets of the system.
 //!
 //! Nothing is asked of the process, so one that is stuck is counted too. The system is asked by sock_diag(7) for sockets in the states that matter: the
 //! table in `/proc`, which is read where a sandbox forbids netlink sockets, is long where many connections have ended lately. Both have the sockets of all
@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 /// Ports that the system gives to those who ask for none, unless it says otherwise.
@@ -24,16 +25,51 @@ pub(crate) fn open_connections(pid: Pid, count_max: usize) -> Option<u64> {
     if sockets.is_empty() {
         return Some(0);
     }
-    let tcp = diag::tcp_sockets(count_max).or_else(|| tcp_sockets(pid, count_max))?;
-    let listened: BTreeSet<u16> = tcp.iter().filter(|tcp| tcp.listens).map(|tcp| tcp.port).collect();
+    let tcp = diag::tcp_sockets(true, count_max).or_else(|| tcp_sockets(pid, count_max))?;
+    let listened: BTreeSet<u16> = tcp.iter().filter(|tcp| tcp.listens).map(Tcp::port).collect();
     let given = ports_given();
     let came_in = |port: u16| listened.contains(&port) || !given.contains(&port);
-    let over_tcp = tcp.iter().filter(|tcp| !tcp.listens && sockets.contains(&tcp.inode) && came_in(tcp.port)).count();
+    let over_tcp = tcp.iter().filter(|tcp| !tcp.listens && sockets.contains(&tcp.inode) && came_in(tcp.port())).count();
     let mut over_unix = 0;
     if let Some(table) = table(pid, "unix") {
         read(table, count_max, |line| over_unix += usize::from(accepted_unix_socket(line).is_some_and(|inode| sockets.contains(&inode))))?;
     }
     u64::try_from(over_tcp + over_unix).ok()
+}
+
+/// What the process can be reached at, but for the sockets with the inodes in `given`: TCP and Unix listeners, and UDP sockets. As addresses are written for
+/// [`Config::address`](crate::Config::address).
+///
+/// Left out is what nobody knows of whom the process has not told: a UDP socket, and a TCP listener on the loopback interface, with a port that the system gives to those
+/// who ask for none; a Unix socket without a path. And a UDP socket that is connected, which only its peer reaches. Costs what [`open_connections`] does at most. Empty where that
+/// answers none.
+pub(crate) fn reachable_at(pid: Pid, given: &BTreeSet<u64>, count_max: usize) -> Vec<String> {
+    find_reachable(pid, given, count_max).unwrap_or_default()
+}
+
+fn find_reachable(pid: Pid, given: &BTreeSet<u64>, count_max: usize) -> Option<Vec<String>> {
+    let sockets: BTreeSet<u64> = sockets_of(pid, count_max)?.difference(given).copied().collect();
+    if sockets.is_empty() {
+        return Some(Vec::new());
+    }
+    let given_ports = ports_given();
+    let tcp = diag::tcp_sockets(false, count_max).or_else(|| tcp_sockets(pid, count_max))?;
+    let is_known = |tcp: &&Tcp| !tcp.address.ip().to_canonical().is_loopback() || !given_ports.contains(&tcp.port());
+    let mut found: Vec<String> =
+        tcp.iter().filter(|tcp| tcp.listens && sockets.contains(&tcp.inode)).filter(is_known).map(|tcp| tcp.address.to_string()).collect();
+    for table in ["udp", "udp6"].into_iter().filter_map(|name| table(pid, name)) {
+        read(table, count_max, |line| {
+            let bound = bound_udp_socket(line).filter(|(address, inode)| !given_ports.contains(&address.port()) && sockets.contains(inode));
+            found.extend(bound.map(|(address, _)| format!("udp:{address}")));
+        })?;
+    }
+    if let Some(table) = table(pid, "unix") {
+        read(table, count_max, |line| {
+            let listening = listening_unix_socket(line).filter(|(_, inode)| sockets.contains(inode));
+            found.extend(listening.map(|(path, _)| format!("unix:{path}")));
+        })?;
+    }
+    Some(found)
 }
 
 /// The inodes of its sockets.
@@ -87,7 +123,8 @@ fn read(table: File, count_max: usize, mut line: impl FnMut(&str)) -> Option<()>
 /// A TCP socket that listens, or that is open: both sides can talk, or one has said that it will not any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tcp {
-    port: u16,
+    /// Its own.
+    address: SocketAddr,
     listens: bool,
     inode: u64,
 }
@@ -97,28 +134,61 @@ impl Tcp {
     const OPEN: [u8; 4] = [1, 4, 5, 8];
     const LISTEN: u8 = 10;
 
-    fn new(port: u16, state: u8, inode: u64) -> Option<Self> {
+    fn new(address: SocketAddr, state: u8, inode: u64) -> Option<Self> {
         let listens = state == Self::LISTEN;
-        (listens || Self::OPEN.contains(&state)).then_some(Self { port, listens, inode })
+        (listens || Self::OPEN.contains(&state)).then_some(Self { address, listens, inode })
+    }
+
+    fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// Reads a line of the table (proc_pid_net(5)).
     fn from_line(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace().skip(1);
-        let port = u16::from_str_radix(words.next()?.rsplit_once(':')?.1, 16).ok()?;
+        let address = address_in_table(words.next()?)?;
         let state = u8::from_str_radix(words.nth(1)?, 16).ok()?;
-        Self::new(port, state, words.nth(5)?.parse().ok()?)
+        Self::new(address, state, words.nth(5)?.parse().ok()?)
     }
+}
+
+/// `0100007F:0FA0` is 127.0.0.1:4000: each four bytes of the address are a number in the order of this machine.
+fn address_in_table(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let mut bytes = Vec::with_capacity(16);
+    for digits in ip.as_bytes().chunks(8) {
+        bytes.extend(u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?.to_ne_bytes());
+    }
+    Some(SocketAddr::new(ip_of(&bytes)?, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// Of either family, in the order of the network.
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(bytes).ok().map(|bytes| Ipv4Addr::from(bytes).into());
+    let v6 = || <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into());
+    v4().or_else(v6)
+}
+
+/// Address and inode of a UDP socket that anybody can send to (proc_pid_net(5)): it is bound, and not connected.
+fn bound_udp_socket(line: &str) -> Option<(SocketAddr, u64)> {
+    /// CLOSE, by its number in the kernel; a connected one is ESTABLISHED.
+    const UNCONNECTED: &str = "07";
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let address = address_in_table(words.next()?)?;
+    let is_bound = words.nth(1)? == UNCONNECTED && address.port() != 0;
+    let inode = words.nth(5)?.parse().ok()?;
+    is_bound.then_some((address, inode))
 }
 
 /// sock_diag(7), by hand: three numbers of each socket are wanted.
 #[cfg(target_os = "linux")]
 mod diag {
-    use super::Tcp;
+    use super::{Tcp, ip_of};
     use nix::libc;
     use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
     use std::fs::File;
     use std::io::{Read, Write};
+    use std::net::SocketAddr;
 
     /// `struct nlmsghdr`: length, type, flags, sequence number, port.
     const HEADER: usize = 16;
@@ -128,13 +198,14 @@ mod diag {
     /// `struct inet_diag_req`: families and prefixes, which socket, in which states, and what else.
     const REQUEST: usize = 60;
 
-    /// The TCP sockets of the network that this process is in, in both families. `None` where the system does not say, or there are more.
-    pub(super) fn tcp_sockets(count_max: usize) -> Option<Vec<Tcp>> {
+    /// The TCP sockets of the network that this process is in, in both families: those that listen, and with `open` those with a connection. `None` where the system does not
+    /// say, or there are more.
+    pub(super) fn tcp_sockets(open: bool, count_max: usize) -> Option<Vec<Tcp>> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let mut socket = File::from(socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkSockDiag).ok()?);
         let mut found = Vec::new();
         let mut answer = vec![0; 1 << 15];
-        socket.write_all(&request()).ok()?;
+        socket.write_all(&request(open)).ok()?;
         // The kernel answers within the call, so there is nothing to wait for.
         loop {
             let bytes = socket.read(&mut answer).ok()?;
@@ -148,8 +219,9 @@ mod diag {
     }
 
     /// All TCP sockets in the states that matter.
-    fn request() -> Vec<u8> {
-        let states = Tcp::OPEN.iter().chain([&Tcp::LISTEN]).fold(0_u32, |states, state| states | 1 << state);
+    fn request(open: bool) -> Vec<u8> {
+        let open: &[u8] = if open { &Tcp::OPEN } else { &[] };
+        let states = open.iter().chain([&Tcp::LISTEN]).fold(0_u32, |states, state| states | 1 << state);
         let mut request = Vec::with_capacity(HEADER + REQUEST);
         request.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
         request.extend(GET_SOCKETS.to_ne_bytes());
@@ -171,11 +243,14 @@ mod diag {
             match i32::from(kind) {
                 libc::NLMSG_DONE => return Some(true),
                 libc::NLMSG_ERROR => return None,
-                // `struct inet_diag_msg`: family, state, ..., the local port in the order of the network, ..., the inode as its last number.
+                // `struct inet_diag_msg`: family, state, ..., the local port and, four bytes later, the local address, in the order of the network, ..., the inode as its
+                // last number.
                 _ => {
                     let port = u16::from_be_bytes(*body.get(4..)?.first_chunk()?);
+                    let length = if i32::from(*body.first()?) == libc::AF_INET { 4 } else { 16 };
+                    let address = SocketAddr::new(ip_of(body.get(8..8 + length)?)?, port);
                     let inode = u32::from_ne_bytes(*body.get(68..)?.first_chunk()?);
-                    found.extend(Tcp::new(port, *body.get(1)?, u64::from(inode)));
+                    found.extend(Tcp::new(address, *body.get(1)?, u64::from(inode)));
                 }
             }
             messages = messages.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -186,7 +261,7 @@ mod diag {
 
 #[cfg(not(target_os = "linux"))]
 mod diag {
-    pub(super) fn tcp_sockets(_: usize) -> Option<Vec<super::Tcp>> {
+    pub(super) fn tcp_sockets(_: bool, _: usize) -> Option<Vec<super::Tcp>> {
         None
     }
 }
@@ -197,6 +272,18 @@ fn accepted_unix_socket(line: &str) -> Option<u64> {
     let is_connected = words.next()? == "03";
     let inode = words.next()?.parse().ok()?;
     (is_connected && words.next().is_some()).then_some(inode)
+}
+
+/// Path and inode of a Unix socket that listens for streams. One with a name and no path, which is `@` here, is none that could be configured.
+fn listening_unix_socket(line: &str) -> Option<(&str, u64)> {
+    /// `__SO_ACCEPTCON` of the kernel.
+    const ACCEPTS: u32 = 1 << 16;
+    let mut words = line.splitn(7, ' ').skip(3);
+    let listens = u32::from_str_radix(words.next()?, 16).ok()? & ACCEPTS != 0;
+    let is_stream = words.next()? == "0001";
+    let (inode, path) = words.nth(1)?.trim_start().split_once(' ')?;
+    let path = path.trim_end_matches('\n');
+    (listens && is_stream && path.starts_with('/')).then_some((path, inode.parse().ok()?))
 }
 
 /// The ports that the system gives to those who ask for none.
@@ -282,18 +369,68 @@ mod tests {
     #[test]
     fn both_ways_of_asking_find_the_same_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let port = listener.local_addr().expect("bound").port();
-        let _client = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let address = listener.local_addr().expect("bound");
+        let _client = TcpStream::connect(address).expect("connected");
         let (served, _) = listener.accept().expect("accepted");
         let inode = std::os::unix::fs::MetadataExt::ino(
             &File::from(OwnedFd::from(served.try_clone().expect("cloned"))).metadata().expect("it has"),
         );
-        let ours = Tcp { port, listens: false, inode };
+        let ours = Tcp { address, listens: false, inode };
         // In a sandbox without netlink, and on a machine with a long table, one of the two does not answer.
-        for found in [diag::tcp_sockets(COUNT_MAX), tcp_sockets(nix::unistd::getpid(), COUNT_MAX)].into_iter().flatten() {
+        for found in [diag::tcp_sockets(true, COUNT_MAX), tcp_sockets(nix::unistd::getpid(), COUNT_MAX)].into_iter().flatten() {
             assert!(found.contains(&ours), "{ours:?} is not in {found:?}");
-            assert!(found.iter().any(|tcp| tcp.port == port && tcp.listens));
+            assert!(found.iter().any(|tcp| tcp.address == address && tcp.listens));
         }
+        if let Some(found) = diag::tcp_sockets(false, COUNT_MAX) {
+            assert!(found.iter().any(|tcp| tcp.address == address) && found.iter().all(|tcp| tcp.listens));
+        }
+    }
+
+    fn inode(socket: impl Into<OwnedFd>) -> u64 {
+        std::os::unix::fs::MetadataExt::ino(&File::from(socket.into()).metadata().expect("it has"))
+    }
+
+    #[test]
+    fn what_a_process_can_be_reached_at_is_found_but_for_what_it_was_given() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a socket");
+        let unix = UnixListener::bind(&path).expect("bound");
+        // On all interfaces, so that it matters with whatever port.
+        let tcp = TcpListener::bind("0.0.0.0:0").expect("bound");
+        let on_both = TcpListener::bind("[::]:0");
+        let own = |one: OwnedFd, other: OwnedFd, given: &[u64]| {
+            let holder = Holder::of(one, other);
+            let pid = Pid::from_raw(i32::try_from(holder.0.id()).expect("a pid"));
+            reachable_at(pid, &given.iter().copied().collect(), COUNT_MAX)
+        };
+        let copies = || (OwnedFd::from(tcp.try_clone().expect("cloned")), OwnedFd::from(unix.try_clone().expect("cloned")));
+        let [at_tcp, at_unix] = [tcp.local_addr().expect("bound").to_string(), format!("unix:{}", path.display())];
+        let (one, other) = copies();
+        assert_eq!(own(one, other, &[]), [at_tcp, at_unix.clone()]);
+        let (one, other) = copies();
+        assert_eq!(own(one, other, &[inode(tcp.try_clone().expect("cloned"))]), [at_unix]);
+        if let Ok(on_both) = on_both {
+            let address = on_both.local_addr().expect("bound").to_string();
+            assert_eq!(own(on_both.into(), nothing(), &[]), [address]);
+        }
+    }
+
+    #[test]
+    fn what_nobody_reaches_without_having_been_told_is_no_matter() {
+        let nobody = |one: OwnedFd, other: OwnedFd| {
+            let holder = Holder::of(one, other);
+            let pid = Pid::from_raw(i32::try_from(holder.0.id()).expect("a pid"));
+            assert_eq!(reachable_at(pid, &BTreeSet::new(), COUNT_MAX), [""; 0]);
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (served, _) = listener.accept().expect("accepted");
+        nobody(client.into(), served.into());
+        nobody(listener.into(), UnixStream::pair().expect("a pair").0.into());
+        let udp = std::net::UdpSocket::bind("0.0.0.0:0").expect("bound");
+        let directory = tempfile::tempdir().expect("a directory");
+        let datagrams = std::os::unix::net::UnixDatagram::bind(directory.path().join("socket")).expect("bound");
+        nobody(udp.into(), datagrams.into());
     }
 
     #[test]
@@ -312,20 +449,38 @@ mod tests {
         for count_max in 0..listeners.len() {
             assert_eq!(open_connections(own, count_max), None);
             assert!(sockets_of(own, count_max).is_none());
-            assert!(diag::tcp_sockets(count_max).is_none());
+            assert!(diag::tcp_sockets(true, count_max).is_none());
+            assert!(reachable_at(own, &BTreeSet::new(), count_max).is_empty());
             assert!(tcp_sockets(own, count_max).is_none());
         }
     }
 
     #[test]
     fn the_tables_are_read_as_the_system_writes_them() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 4000));
         let line = "   3: 0100007F:0FA0 0100007F:9736 08 00000000:00000000 03:00000019 00000000  1000        0 48213 3 00000000636c5013";
-        assert_eq!(Tcp::from_line(line), Some(Tcp { port: 4000, listens: false, inode: 48213 }));
-        assert_eq!(Tcp::from_line(&line.replace(" 08 ", " 0A ")), Some(Tcp { port: 4000, listens: true, inode: 48213 }));
+        assert_eq!(Tcp::from_line(line), Some(Tcp { address, listens: false, inode: 48213 }));
+        assert_eq!(Tcp::from_line(&line.replace(" 08 ", " 0A ")), Some(Tcp { address, listens: true, inode: 48213 }));
         assert_eq!(Tcp::from_line(&line.replace(" 08 ", " 06 ")), None, "it has ended");
         assert_eq!(accepted_unix_socket("000000000919bb84: 00000003 00000000 00000000 0001 03  1074 /run/a b"), Some(1074));
         assert_eq!(accepted_unix_socket("000000000919bb84: 00000003 00000000 00000000 0001 03  1074"), None, "it has no path");
         assert_eq!(accepted_unix_socket("000000000919bb84: 00000002 00000000 00010000 0001 01  1074 /run/a b"), None, "it listens");
         assert_eq!(Tcp::from_line("nonsense"), None);
+        let line = "00000000c1d3f6a5: 00000002 00000000 00010000 0001 01 107403 /run/a b\n";
+        assert_eq!(listening_unix_socket(line), Some(("/run/a b", 107_403)));
+        assert_eq!(listening_unix_socket(&line.replace(" 107403 ", "    74 ")), Some(("/run/a b", 74)));
+        for other in [
+            line.replace("00010000", "00000000"),
+            line.replace("0001 01", "0005 01"),
+            line.replace(" /run", " @/run"),
+            line.replace(" /run/a b", ""),
+        ] {
+            assert_eq!(listening_unix_socket(&other), None, "{other}");
+        }
+        let line = "  353: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 9217 2 00000000d8c1b5a8 0";
+        assert_eq!(bound_udp_socket(line), Some((SocketAddr::from(([0, 0, 0, 0], 53)), 9217)));
+        assert_eq!(bound_udp_socket(&line.replace(" 07 ", " 01 ")), None, "it is connected");
+        let v6 = "00000000000000000000000001000000:0035";
+        assert_eq!(address_in_table(v6), Some(SocketAddr::from((Ipv6Addr::LOCALHOST, 53))));
     }
 }
