@@ -225,7 +225,8 @@ impl Master {
     /// [`Action::Save`], and by those who put a file to the program's path.
     fn tell_all(&mut self) {
         let now = self.now();
-        if self.supervisor.is_waited_for() && now < *self.tells_by.get_or_insert(now + TOLD_WITHIN) {
+        // Whoever looks for a master finds it from the beginning.
+        if self.shown.is_some() && self.supervisor.is_waited_for() && now < *self.tells_by.get_or_insert(now + TOLD_WITHIN) {
             return;
         }
         self.tells_by = None;
