@@ -56,7 +56,7 @@ use std::time::{Duration, Instant};
 const COUNTED_MAX: usize = 4096;
 
 /// How long whoever asks may see what was before a generation was started that is not ready yet.
-const TOLD_WITHIN: Duration = Duration::from_millis(50);
+const TOLD_WITHIN: Duration = Duration::from_millis(250);
 
 /// A generation's process.
 #[derive(Debug)]
