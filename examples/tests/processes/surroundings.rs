@@ -233,3 +233,17 @@ fn a_main_that_ends_only_in_the_master_itself_ends_the_service_and_what_is_open_
     assert_eq!(ask(again.address()).version, "2");
     assert!(again.terminate().success());
 }
+
+#[test]
+fn a_master_that_only_waits_lets_go_of_what_it_does_not_use_of_its_program() {
+    let kib = |pid: Pid| status(pid, "RssFile:").trim_end_matches(" kB").parse::<u64>().expect("a number");
+    // The child has come up in the same file, and is as large as that makes it.
+    let has_let_go = |app: &mut App| kib(app.pid()) * 4 < kib(app.children()[0].pid) * 3;
+    let scene = Scene::new("");
+    let mut app = scene.start();
+    app.wait_until("most of it is gone", has_let_go);
+    app.restart();
+    app.wait_until("it is gone again", has_let_go);
+    assert_eq!(ask(app.address()).generation, 2);
+    assert!(app.terminate().success());
+}

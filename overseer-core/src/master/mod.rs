@@ -60,7 +60,7 @@ const OWN_SOCKETS_AFTER: Duration = Duration::from_secs(1);
 const OWN_SOCKETS_NAMED_MAX: usize = 8;
 
 /// How long whoever asks may see what was before a generation was started that is not ready yet.
-const TOLD_WITHIN: Duration = Duration::from_millis(50);
+const TOLD_WITHIN: Duration = Duration::from_millis(250);
 
 /// A generation's process.
 #[derive(Debug)]
@@ -253,7 +253,8 @@ impl Master {
     /// [`Action::Save`], and by those who put a file to the program's path.
     fn tell_all(&mut self) {
         let now = self.now();
-        if self.supervisor.is_waited_for() && now < *self.tells_by.get_or_insert(now + TOLD_WITHIN) {
+        // Whoever looks for a master finds it from the beginning.
+        if self.shown.is_some() && self.supervisor.is_waited_for() && now < *self.tells_by.get_or_insert(now + TOLD_WITHIN) {
             return;
         }
         self.tells_by = None;
