@@ -251,7 +251,7 @@ messages! {
 
     // What the system refused.
     Warning "listener-repaired" ListenerRepaired { address: String, what: String }
-        "the listener on {address} was changed by a generation ({what}); set right again"
+        "the socket on {address} was changed by a generation: {what}"
     Warning "address-refused" AddressRefused { generation: Generation, address: String, why: String }
         "generation {generation} cannot have {address}: {why}"
     Warning "state-not-saved" StateNotSaved { path: PathBuf, why: String }

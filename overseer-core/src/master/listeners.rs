@@ -396,15 +396,15 @@ impl Listeners {
             let say = |what: String| Message::ListenerRepaired { address: held.bound_to.clone(), what };
             match sockets::make_nonblocking(held.socket.as_fd()) {
                 Ok(false) => {}
-                Ok(true) => repaired.push(say("it blocked".to_owned())),
+                Ok(true) => repaired.push(say("it blocked, and does not any more".to_owned())),
                 Err(error) => repaired.push(say(format!("its flags cannot be set: {error}"))),
             }
             if held.is_datagram() && is_hung_up(held.socket.as_fd()) {
-                repaired.push(say("it was shut down, for all who have it: the next generation gets a new one".to_owned()));
+                repaired.push(say("it was shut down, and only the next generation gets another one".to_owned()));
             } else if held.is_datagram() {
                 match sockets::disconnect(held.socket.as_fd(), &held.bound_to) {
                     Ok(false) => {}
-                    Ok(true) => repaired.push(say("it was connected to one peer, and has lost what was in it".to_owned())),
+                    Ok(true) => repaired.push(say("it was connected to one peer, and is not any more; what was in it is lost".to_owned())),
                     Err(error) => repaired.push(say(format!("it was connected to one peer and cannot be freed: {error}"))),
                 }
             } else if sockets::is_listening(held.socket.as_fd()) {
@@ -413,7 +413,7 @@ impl Listeners {
             } else {
                 let again = sockets::listen_again(held.socket.as_fd(), &held.bound_to, held.backlog());
                 repaired.push(say(match again {
-                    Ok(()) => "it was shut down".to_owned(),
+                    Ok(()) => "it was shut down, and listens again".to_owned(),
                     Err(error) => format!("it was shut down and cannot listen again: {error}"),
                 }));
             }
