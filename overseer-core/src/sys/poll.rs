@@ -63,8 +63,9 @@ pub(crate) fn wait_for_room(descriptor: BorrowedFd<'_>) -> io::Result<()> {
 /// Whether nothing can come by the socket any more, as after a shutdown(2) by any process that has it.
 pub(crate) fn is_hung_up(descriptor: BorrowedFd<'_>) -> bool {
     let mut descriptors = [PollFd::new(descriptor, system::HUNG_UP)];
+    // Of an event that nix does not know, as that of one direction alone, it says that there is something else than it knows.
     poll(&mut descriptors, PollTimeout::ZERO).is_ok_and(|ready| ready == 1)
-        && descriptors[0].revents().is_some_and(|events| events.intersects(system::HUNG_UP))
+        && descriptors[0].revents().is_none_or(|events| events.intersects(system::HUNG_UP))
 }
 
 /// Rounded up to the next millisecond, so that a deadline has passed when the wait is over.

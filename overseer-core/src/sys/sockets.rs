@@ -388,6 +388,23 @@ mod tests {
         assert!(path.exists());
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_socket_of_datagrams_that_was_shut_down_in_whichever_direction_nothing_comes_by_is_hung_up() {
+        use crate::sys::poll::is_hung_up;
+        use nix::sys::socket::{Shutdown, shutdown};
+        let directory = tempfile::tempdir().expect("a directory");
+        for (number, how) in [Shutdown::Read, Shutdown::Both].into_iter().enumerate() {
+            let unix = format!("unixgram:{}", directory.path().join(number.to_string()).display());
+            for text in ["udp:127.0.0.1:0", unix.as_str()] {
+                let socket = open(&Address::parse(text).expect("it is good"), &Wanted::default()).expect("bound");
+                assert!(!is_hung_up(socket.as_fd()), "{text}");
+                let _ = shutdown(socket.as_raw_fd(), how);
+                assert!(is_hung_up(socket.as_fd()), "{text} {how:?}");
+            }
+        }
+    }
+
     #[test]
     fn what_an_address_says_is_set_on_its_socket_and_on_what_is_accepted() {
         let address = Address::parse("127.0.0.1:0?nodelay&keep_alive=60s").expect("it is good");
