@@ -130,7 +130,13 @@ pub(crate) fn give_to(path: &Path, mode: Option<u32>, owner: Option<Owner>) -> i
     }
     // Neither of them follows a link, which somebody may have put there who may write to the directory.
     let Some(mode) = mode else { return Ok(()) };
-    Ok(fchmodat(nix::fcntl::AT_FDCWD, path, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)?)
+    Ok(fchmodat(nix::fcntl::AT_FDCWD, path, mode_of(mode), FchmodatFlags::NoFollowSymlink)?)
+}
+
+/// The rights among the bits of a mode.
+fn mode_of(bits: u32) -> Mode {
+    // Its type has as many bits as the system likes; of rights there are nine.
+    Mode::from_bits_truncate((bits & 0o777) as libc::mode_t)
 }
 
 /// Removes the file of a socket that nobody has any more. One that is alive stays.
@@ -151,7 +157,7 @@ fn remove_stale_socket(path: &Path, is_datagram: bool) -> io::Result<()> {
             if fchmodat(nix::fcntl::AT_FDCWD, path, Mode::S_IRUSR | Mode::S_IWUSR, FchmodatFlags::NoFollowSymlink).is_ok() =>
         {
             let answer = ask();
-            let before = Mode::from_bits_truncate(metadata.mode() & 0o777);
+            let before = mode_of(metadata.mode());
             let _ = fchmodat(nix::fcntl::AT_FDCWD, path, before, FchmodatFlags::NoFollowSymlink);
             answer
         }
@@ -433,7 +439,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let (path, victim) = (directory.path().join("app.sock"), directory.path().join("victim"));
         drop(UnixListener::bind(&path).expect("bound"));
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("set");
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("set");
         let options = Options { mode: Some(0o600), ..Options::default() };
         drop(open_unix(&path, false, &options, None).expect("nobody has it"));
         fs::write(&victim, "").expect("written");
