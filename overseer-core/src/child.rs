@@ -9,7 +9,7 @@ use crate::listener::Closer;
 use crate::protocol::ToMaster;
 use crate::supervisor::Settings;
 use crate::sys::link::Link;
-use crate::sys::poll::pipe;
+use crate::sys::poll::pair;
 use crate::sys::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(unix)]
 use crate::{
@@ -70,14 +70,14 @@ pub(crate) struct Shared {
     /// Lets the program follow drains.
     attended: Once,
     /// Readable, for ever, from the moment the drain begins: its other end is closed then.
-    drain_pipe: OwnedFd,
+    drain_reader: OwnedFd,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// The other end of the drain pipe, until the drain begins.
+    /// The other end of the pair, until the drain begins.
     drain_writer: Option<OwnedFd>,
     /// When a begun drain has to be over.
     deadline: Option<Instant>,
@@ -224,7 +224,7 @@ pub(crate) struct Beginning {
 
 impl Shared {
     pub(crate) fn new(beginning: Beginning) -> io::Result<Arc<Self>> {
-        let (drain_pipe, drain_writer) = pipe()?;
+        let (drain_reader, drain_writer) = pair()?;
         let is_committed = beginning.link.is_none();
         let may_accept = is_committed || beginning.settings.accept_in_warm_up;
         Ok(Arc::new(Self {
@@ -240,7 +240,7 @@ impl Shared {
             listeners: OnceLock::new(),
             listens: OnceLock::new(),
             attended: Once::new(),
-            drain_pipe,
+            drain_reader,
             inner: Mutex::new(Inner {
                 drain_writer: Some(drain_writer),
                 deadline: None,
@@ -329,7 +329,7 @@ impl Shared {
     }
 
     pub(crate) fn drain_descriptor(&self) -> BorrowedFd<'_> {
-        self.drain_pipe.as_fd()
+        self.drain_reader.as_fd()
     }
 
     pub(crate) fn is_draining(&self) -> bool {

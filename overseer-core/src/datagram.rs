@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) socket: Socket,
     name: Option<String>,
     bound_to: String,
+    /// Somebody had shut it down before this generation got it, so no restart brings another one.
+    is_dead: bool,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -97,12 +99,12 @@ impl Datagram {
 
 impl DatagramSocket {
     pub(crate) fn new(socket: OwnedFd, address: &Address, shared: Arc<Shared>) -> Self {
-        let bound_to = sockets::bound_to(socket.as_fd());
+        let (bound_to, is_dead) = (sockets::bound_to(socket.as_fd()), is_hung_up(socket.as_fd()));
         #[cfg(unix)]
         let socket = if sockets::is_unix(socket.as_fd()) { Socket::Unix(socket.into()) } else { Socket::Udp(socket.into()) };
         #[cfg(not(unix))]
         let socket = Socket::Udp(socket.into());
-        Self { inner: Arc::new(Inner { socket, name: address.name.clone(), bound_to, shared }) }
+        Self { inner: Arc::new(Inner { socket, name: address.name.clone(), bound_to, is_dead, shared }) }
     }
 
     /// The name that the address was given, if it was.
@@ -153,8 +155,9 @@ impl DatagramSocket {
         if !is_hung_up(self.as_fd()) || self.inner.shared.is_draining() {
             return Ok(false);
         }
-        if !self.inner.shared.has_master() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, format!("{} was shut down", self.address())));
+        if self.inner.is_dead || !self.inner.shared.has_master() {
+            let why = format!("{} was shut down; restart whoever has made it: its socket unit, or the service", self.address());
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
         }
         log::error!(target: "overseer::child", "{} was shut down by somebody who has it; asking for a restart, which brings another one", self.address());
         self.inner.shared.ask(&ToMaster::Restart);

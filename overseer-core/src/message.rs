@@ -302,7 +302,7 @@ impl fmt::Display for Serving {
 pub(crate) struct Connections {
     /// That others have made to it, as the system knows them.
     pub(crate) counted: Option<u64>,
-    /// Pieces of open work, by its own count.
+    /// Pieces of open work, by its own count, as it said last.
     pub(crate) work: Option<u64>,
 }
 
@@ -316,8 +316,8 @@ impl fmt::Display for Connections {
         }?;
         match self.work.filter(|_| self.work != self.counted) {
             None => Ok(()),
-            Some(1) => f.write_str(" and, by its own count, 1 piece of work"),
-            Some(work) => write!(f, " and, by its own count, {work} pieces of work"),
+            Some(1) => f.write_str(" and, as it said last, 1 piece of work"),
+            Some(work) => write!(f, " and, as it said last, {work} pieces of work"),
         }
     }
 }
@@ -403,9 +403,9 @@ mod tests {
             (Some(0), None, "no connection"),
             (Some(1), Some(1), "1 connection"),
             (Some(12), Some(12), "12 connections"),
-            (Some(0), Some(1), "no connection and, by its own count, 1 piece of work"),
-            (Some(12), Some(0), "12 connections and, by its own count, 0 pieces of work"),
-            (None, Some(3), "an unknown number of connections and, by its own count, 3 pieces of work"),
+            (Some(0), Some(1), "no connection and, as it said last, 1 piece of work"),
+            (Some(12), Some(0), "12 connections and, as it said last, 0 pieces of work"),
+            (None, Some(3), "an unknown number of connections and, as it said last, 3 pieces of work"),
         ] {
             assert_eq!(Connections { counted, work }.to_string(), text);
         }

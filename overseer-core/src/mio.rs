@@ -38,7 +38,7 @@
 use crate::child::{Guard, Intake, Wait};
 use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket};
 use crate::state::Draining;
-use crate::sys::poll::{Interest as Waited, pipe, wait};
+use crate::sys::poll::{Interest as Waited, pair, wait};
 use crate::sys::{AsFd, BorrowedFd, OwnedFd, sockets};
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -83,7 +83,7 @@ struct Place {
 impl Listener {
     pub(crate) fn new(of: listener::Listener) -> io::Result<Self> {
         of.inner.shared.attend();
-        let (reader, writer) = pipe()?;
+        let (reader, writer) = pair()?;
         let wait = Wait::to_begin(&of.inner.shared, Intake::Connections);
         Ok(Self { of, wait: Some((wait, Arc::new(Bell(Mutex::new(Some(writer)))), reader)), place: None })
     }
@@ -126,7 +126,9 @@ impl Listener {
                     let drain = Waited { descriptor: shared.drain_descriptor(), write: false };
                     wait(&[drain], Some(NO_DESCRIPTOR_PAUSE))?;
                     // Those who wait have had their event, and the loop may have to close something before they can be accepted.
-                    self.listen()?;
+                    if let Some(Place { socket: Some(socket), token, .. }) = &mut self.place {
+                        socket.rearm(*token)?;
+                    }
                     return Err(ErrorKind::WouldBlock.into());
                 }
                 Remedy::EndOrMend if shared.wait_for_drain(Some(CLOSED_PAUSE)) => {}
@@ -193,7 +195,7 @@ impl Source for Listener {
         }
         let registry = Arc::new(registry.try_clone()?);
         let drain = Entry::new(self.of.inner.shared.drain_descriptor(), &registry, token)?;
-        let first = Entry::new(ended_pipe()?.as_fd(), &registry, token)?;
+        let first = Entry::new(ended()?.as_fd(), &registry, token)?;
         let right = self.wait.as_ref().map(|(_, _, rung)| Entry::new(rung.as_fd(), &registry, token)).transpose()?;
         let is_waiting = right.is_some();
         self.place = Some(Place { registry, token, first: Some(first), right, socket: None, _drain: drain });
@@ -212,11 +214,11 @@ impl Source for Listener {
 }
 
 /// Readable (at its end) from the beginning.
-fn ended_pipe() -> io::Result<OwnedFd> {
-    pipe().map(|(reader, _)| reader)
+fn ended() -> io::Result<OwnedFd> {
+    pair().map(|(reader, _)| reader)
 }
 
-/// Makes the other end of a pipe readable, for ever, when what is waited for has come.
+/// Makes the other end of a pair readable, for ever, when what is waited for has come.
 #[derive(Debug)]
 struct Bell(Mutex<Option<OwnedFd>>);
 
@@ -280,6 +282,11 @@ impl Entry {
         let mut entry = Self { descriptor, registry: Arc::clone(registry) };
         entry.with_source(|registry, source| registry.register(source, token, Interest::READABLE))?;
         Ok(entry)
+    }
+
+    /// Has the event that was had already once more.
+    fn rearm(&mut self, token: Token) -> io::Result<()> {
+        self.with_source(|registry, source| registry.reregister(source, token, Interest::READABLE))
     }
 
     #[cfg(unix)]
@@ -436,6 +443,7 @@ mod tests {
     /// The tokens of the events that come before the time is over.
     fn tokens(poll: &mut Poll, events: &mut Events, time: Option<Duration>) -> Vec<usize> {
         poll.poll(events, time).expect("polled");
+        assert!(events.iter().all(mio::event::Event::is_readable), "as programs look for: {events:?}");
         events.iter().map(|event| event.token().0).collect()
     }
 

@@ -221,7 +221,7 @@ fn run_child<T>(mut link: Link, config: Config<T>, addresses: &[Address]) -> Res
         id: welcome.id,
         path: welcome.path,
     };
-    let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
+    let shared = Shared::new(beginning).map_err(Error::system("cannot make a pair of sockets"))?;
     let bound = |(place, (socket, address))| Bound { socket, address, outlives_master: welcome.kept.contains(&place) };
     let sockets = sockets.into_iter().zip(addresses).enumerate().map(bound).collect();
     let state = State::new(Arc::clone(&shared), sockets, true);

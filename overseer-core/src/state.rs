@@ -96,7 +96,7 @@ impl State {
     ) -> Result<(Self, Arc<Shared>), Error> {
         let path = std::env::current_exe().map_err(Error::system("cannot find the program's own file"))?;
         let beginning = Beginning { link: None, is_simulated, settings, generation: 1, id: None, path };
-        let shared = Shared::new(beginning).map_err(Error::system("cannot make a pipe"))?;
+        let shared = Shared::new(beginning).map_err(Error::system("cannot make a pair of sockets"))?;
         let mut bound = |address| {
             let socket = Self::open(address, offers)?;
             Ok(Bound { socket, address, outlives_master: false })

@@ -104,7 +104,7 @@ fn what_a_draining_generation_has_open_by_its_own_count_is_shown_and_told_when_i
     app.wait_until("the guard alone is shown", shown(1));
     let line = app.line_after("generation 1 has not finished after ");
     // On a machine with very many sockets those of one process are not counted.
-    assert!(line.contains(" and is killed, with ") && line.contains(" and, by its own count, 1 piece of work open (pid "), "{line}");
+    assert!(line.contains(" and is killed, with ") && line.contains(" and, as it said last, 1 piece of work open (pid "), "{line}");
     app.line_after("generation 1 is gone");
     assert_eq!(status(&scene)["generations"][0]["open_work"], Value::Null);
 }

@@ -5,6 +5,7 @@ use crate::serving::example;
 use nix::sys::signal::Signal;
 use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,8 +14,11 @@ pub(crate) const WARNING: &str = "by itself";
 
 /// Ports that nobody has now and that the system gives to nobody by itself.
 fn free_ports() -> (u16, u16) {
-    let tcp = (20_000..30_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("one is free");
-    let udp = (20_000..30_000).find(|port| UdpSocket::bind(("127.0.0.1", *port)).is_ok()).expect("one is free");
+    /// Tests run side by side, and none is to get what another one is about to bind.
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).take(10_000);
+    let tcp = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("one is free");
+    let udp = ports.find(|port| UdpSocket::bind(("127.0.0.1", *port)).is_ok()).expect("one is free");
     (tcp, udp)
 }
 

@@ -132,8 +132,8 @@ fn descriptors_after_ten_restarts_are_exactly_the_expected_ones() {
     assert_eq!(what_they_are(&before), EXPECTED, "{before}");
 }
 
-/// The three standard ones, the listener, the connection that asks, the link to the master in its two uses, the pipe of the drain and that of the signals.
-const EXPECTED: [(&str, usize); 3] = [("/dev/null", 1), ("pipe", 2 + 4), ("socket", 1 + 1 + 2)];
+/// The three standard ones, the listener, the connection that asks, the link to the master in its two uses, the pair of the drain and the pipe of the signals.
+const EXPECTED: [(&str, usize); 3] = [("/dev/null", 1), ("pipe", 2 + 2), ("socket", 1 + 1 + 2 + 2)];
 
 fn what_they_are(listing: &str) -> Vec<(&str, usize)> {
     let mut counts = BTreeMap::new();

@@ -88,7 +88,7 @@ pub(super) struct Generation {
     pub(super) until: Option<At>,
     /// Open ones; `None` if nobody can tell.
     pub(super) connections: Option<u64>,
-    /// Pieces of work that it has open by its own count; `None` if it does not drain, or does not say.
+    /// Pieces of work that it has open, as it said last; `None` if it does not drain, or does not say.
     pub(super) open_work: Option<u64>,
     pub(super) release: Option<Release>,
 }

@@ -2,7 +2,7 @@
 
 use super::notify::Notify;
 use crate::activation::{Claim, Keeper, Offers, name_in_store};
-use crate::address::{Address, Kind};
+use crate::address::{Address, Kind, Options};
 use crate::message::Message;
 use crate::protocol::Wanted;
 use crate::supervisor::Generation;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -400,7 +401,11 @@ impl Listeners {
                 Err(error) => repaired.push(say(format!("its flags cannot be set: {error}"))),
             }
             if held.is_datagram() && is_hung_up(held.socket.as_fd()) {
-                repaired.push(say("it was shut down, and only the next generation gets another one".to_owned()));
+                let what = match held.keeper {
+                    Keeper::SocketUnit(_) => "it was shut down, and only a restart of its socket unit brings another one",
+                    Keeper::Nobody | Keeper::Store(_) => "it was shut down, and only the next generation gets another one",
+                };
+                repaired.push(say(what.to_owned()));
             } else if held.is_datagram() {
                 match sockets::disconnect(held.socket.as_fd(), &held.bound_to) {
                     Ok(false) => {}
@@ -460,10 +465,13 @@ impl Held {
         if self.is_datagram() && !matches!(self.keeper, Keeper::SocketUnit(_)) && is_hung_up(self.socket.as_fd()) {
             // On the port that it has, which the system may have chosen.
             let at = Address::parse(&self.bound_to).map_err(io::Error::other)?;
-            let at = Address { options: self.address.options.clone(), ..at };
+            let v6_only = sockets::bound_to_address(self.socket.as_fd())
+                .filter(SocketAddr::is_ipv6)
+                .map(|_| sockets::is_v6_only(self.socket.as_fd()));
+            let at = Address { options: Options { v6_only, ..self.address.options.clone() }, ..at };
             sockets::give_way(self.socket.as_fd())?;
             self.remove_file();
-            self.socket = sockets::open_after(&at, wanted)?;
+            self.socket = sockets::open_after(&at, &Wanted { resolved: Vec::new(), ..wanted.clone() })?;
             self.file = self.file.take().and_then(|(path, _)| sockets::file_of(&path).map(|file| (path, file)));
         }
         Ok(())
@@ -861,6 +869,30 @@ mod tests {
         assert_eq!(socket.recv(&mut [0; 10]).expect("the new one has it"), 5);
         Listeners::default().provide(Generation(1), &wanted(&[&text])).expect_err("and has it alone");
         drop(store);
+    }
+
+    #[test]
+    fn a_udp_socket_that_was_shut_down_is_bound_anew_for_the_next_generation_for_both_families() {
+        let mut listeners = Listeners::default();
+        for text in ["udp::0", "udp:localhost:0"] {
+            let bound_to = {
+                let provided = listeners.provide(Generation(1), &wanted(&[text])).expect("bound");
+                let _ = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&provided[0].socket), nix::sys::socket::Shutdown::Both);
+                provided[0].bound_to.to_owned()
+            };
+            assert_eq!(listeners.check().len(), 1);
+            let provided = listeners.provide(Generation(2), &wanted(&[text])).expect("bound anew");
+            assert_eq!(provided[0].bound_to, bound_to);
+            let socket = std::net::UdpSocket::from(provided[0].socket.try_clone_to_owned().expect("a copy"));
+            let port = bound_to.rsplit_once(':').expect("a port").1;
+            let hosts: &[&str] = if text == "udp::0" { &["127.0.0.1", "[::1]"] } else { &["localhost"] };
+            for host in hosts {
+                let client = std::net::UdpSocket::bind(if *host == "[::1]" { "[::1]:0" } else { "127.0.0.1:0" }).expect("bound");
+                client.send_to(b"hello", format!("{host}:{port}")).expect("sent");
+                assert_eq!(socket.recv(&mut [0; 10]).expect("it comes"), 5, "{host}");
+            }
+            assert_eq!(listeners.check(), []);
+        }
     }
 
     #[test]

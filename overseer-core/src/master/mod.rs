@@ -613,7 +613,9 @@ impl Master {
                 if let Some(child) = self.children.get_mut(&generation) {
                     child.open_work = Some(count);
                 }
-                self.show();
+                // Soon, and not at once: many may say so, and somebody may be waiting for the master.
+                let by = self.now() + TOLD_WITHIN;
+                self.tells_by.get_or_insert(by);
             }
             ToMaster::Unknown => {}
         }

@@ -6,6 +6,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// A descriptor to wait for, and whether room to write is waited for too.
@@ -79,6 +80,11 @@ fn timeout(time: Option<Duration>) -> PollTimeout {
 /// A pipe: the end to read from, and the one to write to.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     io::pipe().map(|(reader, writer)| (reader.into(), writer.into()))
+}
+
+/// Two sockets that are connected. When the second is closed, the first is readable for ever, to every kind of event loop: of a pipe, Linux only says that it is hung up.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    UnixStream::pair().map(|(reader, writer)| (reader.into(), writer.into()))
 }
 
 /// Whether a write of at most `PIPE_BUF` bytes would not block now (pipe(7), poll(2)).

@@ -226,7 +226,7 @@ pub(crate) mod poll {
     }
 
     /// Two sockets that are connected: what is written to the second can be read from the first.
-    pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let writer = TcpStream::connect(listener.local_addr()?)?;
         loop {
