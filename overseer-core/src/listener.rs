@@ -7,7 +7,7 @@ use crate::sys::sockets::{self, is_passing, is_shortage, is_shut_down};
 use crate::sys::{AsFd, BorrowedFd, OwnedFd, UnixListener, UnixStream};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -154,7 +154,7 @@ impl Listener {
         Ok(())
     }
 
-    fn accept_now(&self) -> io::Result<Stream> {
+    fn accept_now(&self) -> io::Result<Stream<TcpStream, UnixStream>> {
         match &self.inner.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
@@ -163,7 +163,7 @@ impl Listener {
                 }
                 // A connection that cannot be probed is still one.
                 let _ = sockets::set_options(stream.as_fd(), &self.inner.options);
-                Ok(Stream::Tcp(stream, peer.to_string()))
+                Ok(Stream::Tcp(stream, peer))
             }
             Socket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
@@ -284,15 +284,55 @@ impl Iterator for Incoming {
 /// An accepted connection. It counts as open work until it is dropped.
 #[derive(Debug)]
 pub struct Connection {
-    stream: Stream,
+    stream: Stream<TcpStream, UnixStream>,
     open: Guard,
 }
 
+/// What was accepted, in the two types of a runtime, and the address of who has connected over TCP.
 #[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream, String),
-    Unix(UnixStream),
+pub(crate) enum Stream<T, U> {
+    Tcp(T, SocketAddr),
+    Unix(U),
 }
+
+impl<T, U> Stream<T, U> {
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_, peer) => Some(*peer),
+            Self::Unix(_) => None,
+        }
+    }
+
+    pub(crate) fn as_tcp(&self) -> Option<&T> {
+        match self {
+            Self::Tcp(stream, _) => Some(stream),
+            Self::Unix(_) => None,
+        }
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn as_unix(&self) -> Option<&U> {
+        match self {
+            Self::Unix(stream) => Some(stream),
+            Self::Tcp(..) => None,
+        }
+    }
+}
+
+/// Calls a method of the stream, whichever it is.
+macro_rules! on_stream {
+    ($stream_of:expr, $stream:ident => $call:expr) => {
+        match $stream_of {
+            $crate::listener::Stream::Tcp($stream, _) => $call,
+            #[cfg(unix)]
+            $crate::listener::Stream::Unix($stream) => $call,
+            #[cfg(not(unix))]
+            $crate::listener::Stream::Unix(none) => match *none {},
+        }
+    };
+}
+#[cfg(any(feature = "mio", feature = "tokio"))]
+pub(crate) use on_stream;
 
 impl Connection {
     /// Waits for the client between two requests: `true` if it has written or hung up. `false` if the connection is to be closed: a drain has begun, and
@@ -323,56 +363,38 @@ impl Connection {
         }
     }
 
-    /// The address of the other end; `unix` for a Unix socket, whose other end has none.
-    pub fn peer(&self) -> &str {
-        match &self.stream {
-            Stream::Tcp(_, peer) => peer,
-            Stream::Unix(_) => "unix",
-        }
+    /// The address of the other end; `None` for a Unix socket, whose other end has none.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.stream.peer()
     }
 
     /// The standard library's type, for time-outs, shutdown and options; `None` for a Unix socket.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
-        match &self.stream {
-            Stream::Tcp(stream, _) => Some(stream),
-            Stream::Unix(_) => None,
-        }
+        self.stream.as_tcp()
     }
 
     /// The standard library's type; `None` for a TCP connection.
     #[cfg(unix)]
     pub fn as_unix(&self) -> Option<&UnixStream> {
-        match &self.stream {
-            Stream::Unix(stream) => Some(stream),
-            Stream::Tcp(..) => None,
-        }
+        self.stream.as_unix()
     }
 }
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.stream {
-            Stream::Tcp(stream, _) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
-        }
+        on_stream!(&self.stream, stream => stream.as_fd())
     }
 }
 
 impl Read for &Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &self.stream {
-            Stream::Tcp(stream, _) => (&*stream).read(buffer),
-            Stream::Unix(stream) => (&*stream).read(buffer),
-        }
+        on_stream!(&self.stream, stream => (&*stream).read(buffer))
     }
 }
 
 impl Write for &Connection {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match &self.stream {
-            Stream::Tcp(stream, _) => (&*stream).write(buffer),
-            Stream::Unix(stream) => (&*stream).write(buffer),
-        }
+        on_stream!(&self.stream, stream => (&*stream).write(buffer))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -36,8 +36,10 @@
 //! A server of connections that last longer registers [`Draining`] too, to learn that it is time to finish them: the example `mio` of the repository shows how.
 
 use crate::child::{Guard, Intake, Wait};
-use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket};
+use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket, Stream, on_stream};
 use crate::state::Draining;
+#[cfg(not(unix))]
+use crate::sys::UnixStream;
 use crate::sys::poll::{Interest as Waited, pair, wait};
 use crate::sys::{AsFd, BorrowedFd, OwnedFd, sockets};
 use mio::event::Source;
@@ -162,20 +164,20 @@ impl Listener {
         Ok(())
     }
 
-    fn accept_now(&self) -> io::Result<Stream> {
+    fn accept_now(&self) -> io::Result<Stream<TcpStream, UnixStream>> {
         match &self.of.inner.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 // A connection that cannot be probed is still one.
                 let _ = sockets::set_options(stream.as_fd(), &self.of.inner.options);
-                Ok(Stream::Tcp { stream: TcpStream::from_std(stream), peer })
+                Ok(Stream::Tcp(TcpStream::from_std(stream), peer))
             }
             #[cfg(unix)]
             Socket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok(Stream::Unix { stream: UnixStream::from_std(stream) })
+                Ok(Stream::Unix(UnixStream::from_std(stream)))
             }
             #[cfg(not(unix))]
             Socket::Unix(listener) => match *listener {},
@@ -310,60 +312,26 @@ impl Drop for Entry {
 /// An accepted connection, to be registered in the event loop and read and written without waiting. It counts as open work until it is dropped.
 #[derive(Debug)]
 pub struct Connection {
-    stream: Stream,
+    stream: Stream<TcpStream, UnixStream>,
     _open: Guard,
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp {
-        stream: TcpStream,
-        peer: SocketAddr,
-    },
-    #[cfg(unix)]
-    Unix {
-        stream: UnixStream,
-    },
 }
 
 impl Connection {
     /// The address of the other end; none for a Unix socket, whose other end has none.
     pub fn peer(&self) -> Option<SocketAddr> {
-        match &self.stream {
-            Stream::Tcp { peer, .. } => Some(*peer),
-            #[cfg(unix)]
-            Stream::Unix { .. } => None,
-        }
+        self.stream.peer()
     }
 
     /// mio's type, for options; none for a Unix socket.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
-        match &self.stream {
-            Stream::Tcp { stream, .. } => Some(stream),
-            #[cfg(unix)]
-            Stream::Unix { .. } => None,
-        }
+        self.stream.as_tcp()
     }
 
     /// mio's type; none for a TCP connection.
     #[cfg(unix)]
     pub fn as_unix(&self) -> Option<&UnixStream> {
-        match &self.stream {
-            Stream::Unix { stream } => Some(stream),
-            Stream::Tcp { .. } => None,
-        }
+        self.stream.as_unix()
     }
-}
-
-/// Calls a method of the stream, whichever it is.
-macro_rules! on_stream {
-    ($stream_of:expr, $stream:ident => $call:expr) => {
-        match $stream_of {
-            Stream::Tcp { stream: $stream, .. } => $call,
-            #[cfg(unix)]
-            Stream::Unix { stream: $stream } => $call,
-        }
-    };
 }
 
 impl Source for Connection {

@@ -24,8 +24,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// The most addresses of one program: Linux passes at most 253 descriptors in one message (`SCM_MAX_FD`, unix(7)).
 pub(crate) const ADDRESSES_MAX: usize = 253;
 
-/// In the place of a length: the forked process could not execute the file; the low 16 bits are the error number. It is all that
-/// a process between fork and exec can write without allocating.
+/// In the place of a length: the new process could not execute the file; the low 16 bits are the error number. It is all that
+/// a process before its exec can write without allocating.
 pub(crate) const EXEC_FAILED: u32 = 0xEEEE_0000;
 
 /// The protocol versions that this build speaks.

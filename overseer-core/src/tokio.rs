@@ -25,10 +25,11 @@
 
 use crate::child::{Guard, Intake, Shared, Wait};
 use crate::datagram::{self, Datagram, PeerAddress};
-use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket};
+use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket, Stream, on_stream};
 use crate::state::Draining;
-use crate::sys::AsFd;
-use crate::sys::sockets;
+#[cfg(not(unix))]
+use crate::sys::UnixStream;
+use crate::sys::{AsFd, sockets};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -68,11 +69,11 @@ impl Registered {
         }
     }
 
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream<TcpStream, UnixStream>>> {
         match self {
-            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| Stream::Tcp { stream, peer }),
+            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| Stream::Tcp(stream, peer)),
             #[cfg(unix)]
-            Self::Unix(listener) => listener.poll_accept(context).map_ok(|(stream, _)| Stream::Unix { stream }),
+            Self::Unix(listener) => listener.poll_accept(context).map_ok(|(stream, _)| Stream::Unix(stream)),
         }
     }
 }
@@ -92,15 +93,13 @@ impl Listener {
     /// # Errors
     /// The listener cannot be used.
     pub async fn accept(&mut self) -> io::Result<Option<Connection>> {
-        let shared = Arc::clone(&self.of.inner.shared);
-        if !begin(&shared, Intake::Connections).await {
+        if !begin(&self.of.inner.shared, Intake::Connections).await {
             return Ok(None);
         }
         loop {
             let Some(accepted) = self.accept_one().await else { return Ok(None) };
             let error = match accepted {
-                Ok(stream) => {
-                    let connection = Connection { stream, _open: Guard::new(shared) };
+                Ok(connection) => {
                     // A connection that cannot be probed is still one.
                     let _ = connection.as_tcp().map(|stream| sockets::set_options(stream.as_fd(), &self.of.inner.options));
                     return Ok(Some(connection));
@@ -121,11 +120,15 @@ impl Listener {
     }
 
     /// What accept(2) answers, or none when the drain begins before.
-    async fn accept_one(&mut self) -> Option<io::Result<Stream>> {
-        let Self { registered, draining, .. } = self;
-        poll_fn(|context| match Pin::new(&mut *draining).poll(context) {
-            Poll::Ready(()) => Poll::Ready(None),
-            Poll::Pending => registered.poll_accept(context).map(Some),
+    async fn accept_one(&mut self) -> Option<io::Result<Connection>> {
+        let Self { of, registered, draining } = self;
+        poll_fn(|context| {
+            // Counted before it is accepted, so that a program that returns meanwhile waits for it.
+            let open = Guard::new(Arc::clone(&of.inner.shared));
+            if Pin::new(&mut *draining).poll(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            registered.poll_accept(context).map(|accepted| Some(accepted.map(|stream| Connection { stream, _open: open })))
         })
         .await
     }
@@ -243,75 +246,41 @@ async fn begin(shared: &Arc<Shared>, intake: Intake) -> bool {
 /// An accepted connection. It counts as open work until it is dropped.
 #[derive(Debug)]
 pub struct Connection {
-    stream: Stream,
+    stream: Stream<TcpStream, UnixStream>,
     _open: Guard,
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp {
-        stream: TcpStream,
-        peer: SocketAddr,
-    },
-    #[cfg(unix)]
-    Unix {
-        stream: UnixStream,
-    },
 }
 
 impl Connection {
     /// The address of the other end; none for a Unix socket, whose other end has none.
     pub fn peer(&self) -> Option<SocketAddr> {
-        match &self.stream {
-            Stream::Tcp { peer, .. } => Some(*peer),
-            #[cfg(unix)]
-            Stream::Unix { .. } => None,
-        }
+        self.stream.peer()
     }
 
     /// tokio's type, for options; none for a Unix socket.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
-        match &self.stream {
-            Stream::Tcp { stream, .. } => Some(stream),
-            #[cfg(unix)]
-            Stream::Unix { .. } => None,
-        }
+        self.stream.as_tcp()
     }
 
     /// tokio's type; none for a TCP connection.
     #[cfg(unix)]
     pub fn as_unix(&self) -> Option<&UnixStream> {
-        match &self.stream {
-            Stream::Unix { stream } => Some(stream),
-            Stream::Tcp { .. } => None,
-        }
+        self.stream.as_unix()
     }
-}
-
-/// Calls a method of the stream, whichever it is.
-macro_rules! on_stream {
-    ($connection:expr, $stream:ident => $call:expr) => {
-        match &mut $connection.get_mut().stream {
-            Stream::Tcp { stream: $stream, .. } => $call,
-            #[cfg(unix)]
-            Stream::Unix { stream: $stream } => $call,
-        }
-    };
 }
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => Pin::new(stream).poll_read(context, buffer))
+        on_stream!(&mut self.get_mut().stream, stream => Pin::new(stream).poll_read(context, buffer))
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        on_stream!(self, stream => Pin::new(stream).poll_write(context, bytes))
+        on_stream!(&mut self.get_mut().stream, stream => Pin::new(stream).poll_write(context, bytes))
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        on_stream!(self, stream => Pin::new(stream).poll_write_vectored(context, slices))
+        on_stream!(&mut self.get_mut().stream, stream => Pin::new(stream).poll_write_vectored(context, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -319,10 +288,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => Pin::new(stream).poll_flush(context))
+        on_stream!(&mut self.get_mut().stream, stream => Pin::new(stream).poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => Pin::new(stream).poll_shutdown(context))
+        on_stream!(&mut self.get_mut().stream, stream => Pin::new(stream).poll_shutdown(context))
     }
 }

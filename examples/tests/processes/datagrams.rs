@@ -40,8 +40,17 @@ impl Client {
 
 #[test]
 fn until_it_is_committed_a_new_generation_receives_no_datagram_and_from_then_on_all() {
+    the_committed_generation_receives("");
+}
+
+#[test]
+fn until_it_is_committed_a_new_generation_on_tokio_receives_no_datagram_and_from_then_on_all() {
+    the_committed_generation_receives("tokio");
+}
+
+fn the_committed_generation_receives(words: &str) {
     const WARM_UP: Duration = Duration::from_millis(1500);
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(words);
     scene.add_words(&format!("address=udp:127.0.0.1:0,127.0.0.1:0 warm_up={}", WARM_UP.as_millis()));
     let mut app = scene.start();
     let client = Client::of(&app);
@@ -72,7 +81,16 @@ fn until_it_is_committed_a_new_generation_receives_no_datagram_and_from_then_on_
 
 #[test]
 fn datagrams_that_come_while_no_generation_runs_wait_for_the_next_one() {
-    let mut scene = Scene::new("");
+    datagrams_wait_for_the_next_generation("");
+}
+
+#[test]
+fn datagrams_that_come_while_no_generation_runs_wait_for_the_next_one_on_tokio() {
+    datagrams_wait_for_the_next_generation("tokio");
+}
+
+fn datagrams_wait_for_the_next_generation(words: &str) {
+    let mut scene = Scene::new(words);
     scene.add_words("address=udp:127.0.0.1:0 alone");
     let mut app = scene.start();
     let client = Client::of(&app);

@@ -1,12 +1,19 @@
 //! What a new version may change: its addresses and its settings.
 
 use crate::app::{App, Scene, put, release};
-use crate::load::{Load, Request, ask, tell};
-use nix::sys::signal::Signal;
+use crate::load::{Load, PATIENCE, Request, ask, tell};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect};
+use nix::unistd::Pid;
 use std::fs;
 use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 const REPLACED: &str = "the master runs ";
@@ -125,6 +132,54 @@ fn an_address_that_cannot_be_had_keeps_a_release_out_with_the_reason() {
     assert_eq!(ask(&taken).version, "2", "what the failed candidate did not have stays open");
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{tally}");
+    assert!(app.terminate().success());
+}
+
+/// For how many clients that nobody accepts a Unix listener has room while the process is stopped: one more than its backlog.
+fn room_at(socket: &Path, pid: Pid) -> usize {
+    let tasks = || fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").map(|task| task.expect("a thread").path().join("stat"));
+    // The state comes after the name, which is in parentheses (proc_pid_stat(5)).
+    let is_stopped =
+        |stat: PathBuf| fs::read_to_string(stat).is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')));
+    kill(pid, Signal::SIGSTOP).expect("it runs");
+    let deadline = Instant::now() + PATIENCE;
+    while !tasks().all(is_stopped) {
+        assert!(Instant::now() < deadline, "a thread of {pid} runs on");
+        thread::yield_now();
+    }
+    let waiting: Vec<OwnedFd> = std::iter::from_fn(|| {
+        let client = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).expect("a socket");
+        match connect(client.as_raw_fd(), &UnixAddr::new(socket).expect("an address")) {
+            Ok(()) => Some(client),
+            Err(errno) => {
+                assert_eq!(errno, Errno::EAGAIN, "there is no room");
+                None
+            }
+        }
+    })
+    .collect();
+    kill(pid, Signal::SIGCONT).expect("it is there");
+    waiting.len()
+}
+
+#[test]
+fn a_backlog_is_that_of_the_new_version_on_the_same_socket() {
+    let scene = Scene::with_source("");
+    let path = scene.directory().join("app.sock");
+    let address = |backlog: u32| format!("address=127.0.0.1:0,unix:{}?backlog={backlog}", path.display());
+    let mut app = App::start(scene.command_with(&address(3)));
+    app.wait_until_ready();
+    let (at, inode) = (app.address().to_owned(), fs::metadata(&path).expect("it is bound").ino());
+    assert_eq!(room_at(&path, app.child_in_role("child").expect("version 1")), 4);
+    for (version, backlog) in [(2, 7), (3, 2)] {
+        scene.publish(&format!("version={version} {}", address(backlog)));
+        let serving = app.line_after(&format!("serving version={version}"));
+        assert!(serving.ends_with(&format!(" on {at}")), "{serving}");
+        app.line_after(REPLACED);
+        app.line_after_start(&format!("generation {} is gone", version - 1));
+        assert_eq!(room_at(&path, app.child_in_role("child").expect("the new version")), backlog as usize + 1);
+        assert_eq!(fs::metadata(&path).expect("it is bound").ino(), inode);
+    }
     assert!(app.terminate().success());
 }
 

@@ -400,6 +400,17 @@ impl Actor {
 
     fn answer_datagrams(&self, socket: &DatagramSocket) {
         let mut buffer = [0; 1000];
+        if self.script.has("tokio") {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            return runtime.block_on(async {
+                let socket = socket.to_tokio().expect("a copy");
+                while let Some(datagram) = socket.recv_from(&mut buffer).await.expect("the socket can be used") {
+                    let text = String::from_utf8_lossy(&buffer[..datagram.length]).into_owned();
+                    // A client that has gone is none of ours.
+                    let _ = socket.send_to(self.answer(&text).as_bytes(), &datagram.from).await;
+                }
+            });
+        }
         while let Some(datagram) = socket.recv_from(&mut buffer).expect("the socket can be used") {
             let text = String::from_utf8_lossy(&buffer[..datagram.length]).into_owned();
             let mut words = text.split(' ');

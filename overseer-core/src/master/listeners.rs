@@ -143,11 +143,6 @@ impl Listeners {
         self.held.values().any(|held| held.users.contains(&generation))
     }
 
-    /// The inodes of their sockets, which every process that has them sees.
-    pub(crate) fn inodes(&self) -> BTreeSet<u64> {
-        self.held.values().filter_map(|held| Passed::of(&held.socket).ok()).map(|passed| passed.inode).collect()
-    }
-
     /// Those of a master that starts and may take what was passed to it.
     pub(crate) fn with_offers(offers: Offers) -> Self {
         Self { offers: Some(offers), ..Self::default() }

@@ -30,7 +30,7 @@ use crate::protocol::{Drain, Hello, Kept, Refused, Staged, ToChild, ToMaster, VE
 use crate::role::RoleName;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Asker, Blame, Event, Generation, Program, Settings, Started, Supervisor, Time};
-use crate::sys::connections::{open_connections, reachable_at};
+use crate::sys::connections::{open_connections, reachable_at, sockets_of};
 use crate::sys::link::{Link, Received};
 use crate::sys::poll::{Interest, Readiness, wait};
 use crate::sys::process::{self, Exit};
@@ -197,7 +197,9 @@ impl Master {
     fn look_for_own_sockets(&mut self, generation: Generation) {
         // A program without addresses has chosen to do without.
         let Some(child) = self.children.get(&generation).filter(|_| self.listeners.has_user(generation)) else { return };
-        let mut addresses = reachable_at(child.pid, &self.listeners.inodes(), COUNTED_MAX);
+        // What the master has too stays when the generation goes, whoever has made it.
+        let Some(kept) = sockets_of(nix::unistd::getpid(), COUNTED_MAX) else { return };
+        let mut addresses = reachable_at(child.pid, &kept, COUNTED_MAX);
         if addresses.is_empty() {
             return;
         }
@@ -604,7 +606,11 @@ impl Master {
         match message {
             ToMaster::Hello(hello) => self.hello(generation, *hello),
             ToMaster::Drains => self.handle(Event::Drains { generation }),
-            ToMaster::Ready => self.handle(Event::Ready { generation }),
+            ToMaster::Ready => {
+                // Whoever says so is about to accept, perhaps on this processor. What follows here is in no such hurry.
+                std::thread::yield_now();
+                self.handle(Event::Ready { generation });
+            }
             ToMaster::Restart => self.handle(Event::RestartAsked { asker: Asker::Program }),
             ToMaster::Poll => self.handle(Event::PollAsked),
             ToMaster::Unproved { why } => self.unproved(generation, &why),

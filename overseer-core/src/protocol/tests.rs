@@ -108,6 +108,9 @@ fn what_a_child_says_in_version_1_is_written_and_read_as_ever() {
     is_golden("v1-child-hello-notify.bin", &ToMaster::Hello(Box::new(Hello { settings: notify, ..*hello() })), 0);
     let watched = Hello { settings: Settings { answers_pings: true, ..hello().settings }, ..*hello() };
     is_golden("v1-child-hello-watched.bin", &ToMaster::Hello(Box::new(watched)), 0);
+    let owner = Some(Owner { user: Some(33), group: None });
+    let owned = Wanted { text: "unix:/run/app.sock?mode=0660".to_owned(), owner, ..Wanted::default() };
+    is_golden("v1-child-hello-owner.bin", &ToMaster::Hello(Box::new(Hello { addresses: vec![owned], ..*hello() })), 0);
     is_golden("v1-child-hello-plain.bin", &ToMaster::Hello(Box::default()), 0);
     is_golden("v1-child-drains.bin", &ToMaster::Drains, 0);
     is_golden("v1-child-ready.bin", &ToMaster::Ready, 0);

@@ -4,7 +4,7 @@ use crate::signal::Signal;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid, fork};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -15,6 +15,19 @@ use std::path::{Path, PathBuf};
 
 /// With these flags a file is opened to be executed. The right to read it is needed; whoever puts a pipe there does not stop us.
 pub(super) const TO_EXECUTE: libc::c_int = libc::O_NONBLOCK;
+
+/// Starts a process that runs this, and ends with the answer as its code if it comes back.
+///
+/// # Safety
+/// It calls async-signal-safe functions only (signal-safety(7)), and writes to no memory but its own stack. No handler may run in it.
+pub(super) unsafe fn start(run: &dyn Fn() -> libc::c_int) -> nix::Result<Pid> {
+    // SAFETY: as above.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        // SAFETY: _exit(2) runs nothing of the copied process.
+        ForkResult::Child => unsafe { libc::_exit(run()) },
+    }
+}
 
 /// What a service manager of Linux tells nobody else.
 pub(super) fn own_pidfd_id() -> Option<u64> {

@@ -43,18 +43,18 @@ pub(crate) fn open_connections(pid: Pid, count_max: usize) -> Option<u64> {
     u64::try_from(over_tcp + over_unix).ok()
 }
 
-/// What the process can be reached at, but for the sockets with the inodes in `given`: TCP and Unix listeners, and UDP sockets. As addresses are written for
+/// What the process can be reached at, but for the sockets with the inodes in `kept`: TCP and Unix listeners, and UDP sockets. As addresses are written for
 /// [`Config::address`](crate::Config::address).
 ///
 /// Left out is what nobody knows of whom the process has not told: a UDP socket, and a TCP listener on the loopback interface, with a port that the system gives to those
 /// who ask for none; a Unix socket without a path. And a UDP socket that is connected, which only its peer reaches. Costs what [`open_connections`] does at most. Empty where that
 /// answers none.
-pub(crate) fn reachable_at(pid: Pid, given: &BTreeSet<u64>, count_max: usize) -> Vec<String> {
-    find_reachable(pid, given, count_max).unwrap_or_default()
+pub(crate) fn reachable_at(pid: Pid, kept: &BTreeSet<u64>, count_max: usize) -> Vec<String> {
+    find_reachable(pid, kept, count_max).unwrap_or_default()
 }
 
-fn find_reachable(pid: Pid, given: &BTreeSet<u64>, count_max: usize) -> Option<Vec<String>> {
-    let sockets: BTreeSet<u64> = sockets_of(pid, count_max)?.difference(given).copied().collect();
+fn find_reachable(pid: Pid, kept: &BTreeSet<u64>, count_max: usize) -> Option<Vec<String>> {
+    let sockets: BTreeSet<u64> = sockets_of(pid, count_max)?.difference(kept).copied().collect();
     if sockets.is_empty() {
         return Some(Vec::new());
     }
@@ -86,8 +86,8 @@ fn ended_lately(pid: Pid) -> Option<usize> {
     rest.split(' ').next()?.parse().ok()
 }
 
-/// The inodes of its sockets.
-fn sockets_of(pid: Pid, count_max: usize) -> Option<BTreeSet<u64>> {
+/// The inodes of its sockets, by which every process that has them knows them. `None`: as for [`open_connections`].
+pub(crate) fn sockets_of(pid: Pid, count_max: usize) -> Option<BTreeSet<u64>> {
     let mut sockets = BTreeSet::new();
     for (index, entry) in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.enumerate() {
         if index == count_max {
@@ -418,17 +418,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_can_be_reached_at_is_found_but_for_what_it_was_given() {
+    fn what_a_process_can_be_reached_at_is_found_but_for_what_is_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("a socket");
         let unix = UnixListener::bind(&path).expect("bound");
         // On all interfaces, so that it matters with whatever port.
         let tcp = TcpListener::bind("0.0.0.0:0").expect("bound");
         let on_both = TcpListener::bind("[::]:0");
-        let own = |one: OwnedFd, other: OwnedFd, given: &[u64]| {
+        let own = |one: OwnedFd, other: OwnedFd, kept: &[u64]| {
             let holder = Holder::of(one, other);
             let pid = Pid::from_raw(i32::try_from(holder.0.id()).expect("a pid"));
-            reachable_at(pid, &given.iter().copied().collect(), COUNT_MAX)
+            reachable_at(pid, &kept.iter().copied().collect(), COUNT_MAX)
         };
         let copies = || (OwnedFd::from(tcp.try_clone().expect("cloned")), OwnedFd::from(unix.try_clone().expect("cloned")));
         let [at_tcp, at_unix] = [tcp.local_addr().expect("bound").to_string(), format!("unix:{}", path.display())];

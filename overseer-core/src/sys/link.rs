@@ -41,7 +41,7 @@ pub(crate) enum LinkError {
 #[derive(Debug)]
 pub(crate) enum Received<T> {
     Message(T, Vec<OwnedFd>),
-    /// The forked process could not execute the file.
+    /// The new process could not execute the file.
     ExecFailed(io::Error),
     /// Nothing now; only from a link that does not block.
     Nothing,

@@ -17,7 +17,7 @@ use std::path::Path;
 pub(super) use super::bsd::{
     TO_EXECUTE, be_expendable, end_with_exec, has_rights_of_its_file, is_kept_unwritten, is_noexec, is_overlay, keep_unwritten,
     let_go_of_program, maker_of, memory_file, not_blocking, other_threads, own_file, own_path, own_pidfd_id, peer_of, process_descriptor,
-    readable, set_name, signal_by_descriptor, trust,
+    readable, set_name, signal_by_descriptor, start, trust,
 };
 pub(super) use nix::sys::socket::sockopt::TcpKeepAlive as TcpKeepIdle;
 

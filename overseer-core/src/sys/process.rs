@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::OnceLock;
 
 pub(crate) use super::exit::Exit;
 
@@ -128,15 +129,18 @@ pub(crate) fn set_parent_death_signal(signal: Signal) {
 }
 
 /// The environment that this process was executed with, each variable as `NAME=value`: what the process manager gave it, whatever `main` has made of
-/// it since. A `main` that adds to a variable does so again in each process that it runs in, and in the master after each upgrade.
-pub(crate) fn given_environment() -> Vec<OsString> {
+/// it since. A `main` that adds to a variable does so again in each process that it runs in, and in the master after each upgrade. Read once.
+pub(crate) fn given_environment() -> &'static [OsString] {
+    static GIVEN: OnceLock<Vec<OsString>> = OnceLock::new();
     let pair = |(mut name, value): (OsString, OsString)| {
         name.push("=");
         name.push(value);
         name
     };
-    let block = std::fs::read("/proc/self/environ").unwrap_or_default();
-    variables_in(&block).unwrap_or_else(|| std::env::vars_os().map(pair).collect())
+    GIVEN.get_or_init(|| {
+        let block = std::fs::read("/proc/self/environ").unwrap_or_default();
+        variables_in(&block).unwrap_or_else(|| std::env::vars_os().map(pair).collect())
+    })
 }
 
 /// The variables in a block of them that each end in a zero. `None`: whoever shows a title of its own in `ps` has written over it.

@@ -166,7 +166,7 @@ impl Original {
         Ok(Self { mask, ignored })
     }
 
-    /// Gives the forked process what we were given. Async-signal-safe; all signals are blocked until the last line.
+    /// Gives the new process what we were given. Async-signal-safe; all signals are blocked until the last line.
     pub(super) fn restore(&self) {
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -49,7 +49,7 @@ pub(crate) struct Spawn<'a> {
 }
 
 impl Spawn<'_> {
-    /// Starts the process with our arguments, and the environment that we were given. Does not wait for the exec: that it failed comes over the link, as
+    /// Starts the process with our arguments, and the environment that we were given. That its exec failed comes over the link, as
     /// [`Received::ExecFailed`](super::link::Received::ExecFailed), before the process ends with code 127.
     ///
     /// # Errors
@@ -72,19 +72,12 @@ impl Spawn<'_> {
         // From here to the exec no handler of ours may run in the new process: it would write to the pipe that is the master's.
         let mut mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
-        // SAFETY: the new process calls async-signal-safe functions only, on memory prepared before the fork (fork(2), signal-safety(7)).
-        let forked = unsafe { fork() };
-        if let Ok(ForkResult::Child) = forked {
-            plan.execute();
-        }
+        // SAFETY: the new process calls async-signal-safe functions only, and reads memory that was prepared before.
+        let started = unsafe { system::start(&|| plan.execute()) };
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-        match forked? {
-            ForkResult::Parent { child } => {
-                link.assume_sender(child);
-                Ok((child, link))
-            }
-            ForkResult::Child => unreachable!("the forked process executes or ends"),
-        }
+        let child = started?;
+        link.assume_sender(child);
+        Ok((child, link))
     }
 
     fn environment(&self, socket: &OwnedFd) -> io::Result<Vec<CString>> {
@@ -148,7 +141,8 @@ fn environment_with(role: Option<(OsString, OsString)>, is_kept: impl Fn(&OsStr)
         name.push(value);
         name
     });
-    process::given_environment().into_iter().filter(move |variable| name(variable) != VARIABLE && is_kept(&name(variable))).chain(role)
+    let given = process::given_environment().iter().filter(move |variable| name(variable) != VARIABLE && is_kept(&name(variable)));
+    given.cloned().chain(role)
 }
 
 fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
@@ -160,7 +154,7 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-/// All that the forked process needs, prepared before the fork.
+/// All that the new process needs until its exec, prepared before it is started.
 struct Plan<'a> {
     program: RawFd,
     is_script: bool,
@@ -173,19 +167,17 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Runs in the forked process and never returns.
-    fn execute(&self) -> ! {
+    /// Runs in the new process. Returns if that could not execute its program, with its exit code.
+    fn execute(&self) -> libc::c_int {
         let errno = self.try_execute();
         let report = (EXEC_FAILED | (errno as u32 & 0xFFFF)).to_le_bytes();
-        // SAFETY: write(2) reads the four bytes of `report`; _exit(2) runs nothing of the copied process.
-        unsafe {
-            libc::write(self.socket, report.as_ptr().cast(), report.len());
-            libc::_exit(127)
-        }
+        // SAFETY: write(2) reads the four bytes of `report`.
+        unsafe { libc::write(self.socket, report.as_ptr().cast(), report.len()) };
+        127
     }
 
     fn try_execute(&self) -> Errno {
-        // SAFETY: each call takes numbers, or pointers to memory that was prepared before the fork and outlives it; all are
+        // SAFETY: each call takes numbers, or pointers to memory that was prepared before and outlives the process; all are
         // async-signal-safe (signal-safety(7)) or plain system calls.
         unsafe {
             if self.spawn.own_group {

@@ -74,28 +74,6 @@ impl AsFd for UnixListener {
     }
 }
 
-impl AsFd for UnixStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match *self {}
-    }
-}
-
-impl Read for &UnixStream {
-    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
-        match **self {}
-    }
-}
-
-impl Write for &UnixStream {
-    fn write(&mut self, _buffer: &[u8]) -> io::Result<usize> {
-        match **self {}
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match **self {}
-    }
-}
-
 /// No service manager passes sockets.
 pub(crate) mod activation {
     use super::OwnedFd;

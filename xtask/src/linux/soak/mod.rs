@@ -57,19 +57,10 @@ const SETTLING: Duration = Duration::from_millis(500);
 struct Held {
     pid: Pid,
     descriptors: usize,
-    /// Its part of what it shares counts, and so does how much of the program's file the kernel has mapped at once.
+    /// Its part of what it shares counts, and so does how much of the program's file is mapped, which varies from look to look.
     pss_kib: u64,
-    /// What no file backs: nobody shares that.
+    /// What no file backs: nobody shares that, and what is lost is lost there.
     own_kib: u64,
-}
-
-/// By how much its memory may grow: verdicts and events are kept up to a number.
-#[derive(Clone, Copy)]
-enum Growth {
-    /// Of all its memory.
-    Percent(u64),
-    /// Of its own.
-    Kib(u64),
 }
 
 impl Held {
@@ -115,17 +106,13 @@ impl Held {
         format!("{percent:+.1} %, its own by {} KiB", self.own_kib.cast_signed() - settled.own_kib.cast_signed())
     }
 
-    fn is_within(&self, settled: &Self, growth: Growth) -> bool {
-        let has_grown = match growth {
-            Growth::Percent(percent) => self.pss_kib * 100 > settled.pss_kib * (100 + percent),
-            Growth::Kib(kib) => self.own_kib > settled.own_kib + kib,
-        };
-        self.descriptors <= settled.descriptors && !has_grown
+    fn is_within(&self, settled: &Self, growth_kib: u64) -> bool {
+        self.descriptors <= settled.descriptors && self.own_kib <= settled.own_kib + growth_kib
     }
 
     /// What it has after some changes; an error if that is more than after the first ones.
-    fn compare(scene: &Scene, running: &Running, serving: &Answer, settled: &Self, growth: Growth) -> Result<Self, String> {
-        let compared = Self::once(scene, running, serving, |now| now.is_within(settled, growth));
+    fn compare(scene: &Scene, running: &Running, serving: &Answer, settled: &Self, growth_kib: u64) -> Result<Self, String> {
+        let compared = Self::once(scene, running, serving, |now| now.is_within(settled, growth_kib));
         compared.map_err(|wrong| format!("when it had settled the master had {settled}; now {wrong}"))
     }
 }
@@ -137,15 +124,15 @@ struct InARow {
     count: u32,
     /// After so many, what the master has is taken as what it needs.
     to_settle: u32,
-    /// By how much it may grow then.
-    growth: Growth,
+    /// By how much its own memory may grow then: verdicts and events are kept up to a number.
+    growth_kib: u64,
     begun: Instant,
     settled: Option<Held>,
 }
 
 impl InARow {
-    fn new(what: &'static str, count: u32, to_settle: u32, growth: Growth) -> Self {
-        Self { what, count, to_settle, growth, begun: Instant::now(), settled: None }
+    fn new(what: &'static str, count: u32, to_settle: u32, growth_kib: u64) -> Self {
+        Self { what, count, to_settle, growth_kib, begun: Instant::now(), settled: None }
     }
 
     /// Whether it is time to look at the master.
@@ -156,7 +143,7 @@ impl InARow {
     /// Tells what the master has after so many; an error if that is more than after the first ones.
     fn tell(&mut self, scene: &Scene, running: &Running, serving: &Answer, number: u32) -> Result<(), String> {
         let now = match &self.settled {
-            Some(settled) => Held::compare(scene, running, serving, settled, self.growth)?,
+            Some(settled) => Held::compare(scene, running, serving, settled, self.growth_kib)?,
             None => Held::settled(scene, running, serving)?,
         };
         let growth = match &self.settled {

@@ -1,6 +1,6 @@
 //! Restarts that follow each other without a pause, by the thousand.
 
-use super::{Growth, InARow};
+use super::InARow;
 use crate::linux::build::{self, Profile};
 use crate::linux::scene::Scene;
 use nix::sys::signal::Signal;
@@ -9,9 +9,8 @@ const SETTINGS: [&str; 4] = ["--warm-up", "50ms", "--terminate-timeout", "20s"];
 
 /// By then the master has as many events to remember as it keeps.
 const RESTARTS_TO_SETTLE: u32 = 100;
-/// 150 bytes with each restart would be more after a thousand. It is its own memory that counts: how much of the program's file is mapped varies from look to look, and a
-/// master that only restarts its program is never replaced, so what it loses stays lost.
-const GROWTH: Growth = Growth::Kib(128);
+/// 150 bytes with each restart would be more after a thousand: a master that only restarts its program is never replaced, so what it loses stays lost.
+const GROWTH_KIB: u64 = 128;
 
 /// One after the other: each is a generation of its own, and nothing is left of any of them.
 pub(super) fn in_a_row(count: u32) -> Result<(), String> {
@@ -20,7 +19,7 @@ pub(super) fn in_a_row(count: u32) -> Result<(), String> {
     app.install(&scene.path)?;
     scene.server.publish(&app)?;
     let mut running = scene.start(&SETTINGS)?;
-    let mut row = InARow::new("restarts", count, RESTARTS_TO_SETTLE, GROWTH);
+    let mut row = InARow::new("restarts", count, RESTARTS_TO_SETTLE, GROWTH_KIB);
     for number in 1..=count {
         running.process.signal(Signal::SIGUSR2);
         running.process_leaves()?;

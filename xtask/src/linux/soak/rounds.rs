@@ -1,6 +1,6 @@
 //! Rounds of a restart, a broken release and a good one, under load, until the time is over.
 
-use super::{CHANGES_TO_SETTLE, Growth, Held};
+use super::{CHANGES_TO_SETTLE, Held};
 use crate::linux::broken::{Ends, decision};
 use crate::linux::build::{self, Build, Noise, Profile};
 use crate::linux::load::Load;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 const SETTINGS: [&str; 10] =
     ["--every", "50ms", "--warm-up", "200ms", "--ready-timeout", "2s", "--terminate-timeout", "5s", "--probation", "3s"];
-/// A page with each round would be more after some minutes. All its memory is no measure here: broken releases come in between, and what is shared varies.
-const GROWTH: Growth = Growth::Kib(256);
+/// A page with each round would be more after some minutes.
+const GROWTH_KIB: u64 = 256;
 /// How many rounds are told of in one line.
 const ROUNDS_IN_A_LINE: usize = 10;
 
@@ -110,7 +110,7 @@ impl<'a> Soak<'a> {
         let wrong = |wrong| format!("round {}: {wrong}", self.round);
         match &self.settled {
             Some(settled) => {
-                Held::compare(self.scene, running, &serving, settled, GROWTH).map_err(wrong)?;
+                Held::compare(self.scene, running, &serving, settled, GROWTH_KIB).map_err(wrong)?;
             }
             None if self.round >= CHANGES_TO_SETTLE as usize => {
                 let now = Held::settled(self.scene, running, &serving).map_err(wrong)?;

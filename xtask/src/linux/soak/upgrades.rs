@@ -1,6 +1,6 @@
 //! Upgrades that follow each other without a pause: by the thousand, and under load with all that an upgrade may change.
 
-use super::{CHANGES_TO_SETTLE, Growth, InARow};
+use super::{CHANGES_TO_SETTLE, InARow};
 use crate::linux::bench::time_away;
 use crate::linux::build::{self, Build, Profile};
 use crate::linux::client;
@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const SETTINGS: [&str; 6] = ["--every", "50ms", "--warm-up", "50ms", "--terminate-timeout", "20s"];
-const GROWTH: Growth = Growth::Percent(10);
+/// Each master is a new one, with as much of what the one before knew as is kept.
+const GROWTH_KIB: u64 = 256;
 
 /// One after the other: the PID stays, and nothing is left of any of them.
 pub(super) fn in_a_row(count: u32) -> Result<(), String> {
@@ -23,7 +24,7 @@ pub(super) fn in_a_row(count: u32) -> Result<(), String> {
     app.install(&scene.path)?;
     scene.server.publish(&app)?;
     let mut running = scene.start(&SETTINGS)?;
-    let (mut row, mut away) = (InARow::new("upgrades", count, CHANGES_TO_SETTLE, GROWTH), Vec::new());
+    let (mut row, mut away) = (InARow::new("upgrades", count, CHANGES_TO_SETTLE, GROWTH_KIB), Vec::new());
     for number in 1..=count {
         let release = publish(&scene, &app, number)?;
         away.push(running.master_says("that the master was replaced", PATIENCE, time_away)?);
