@@ -25,7 +25,7 @@ pub enum Error {
     /// Another master runs with this PID file.
     #[error("cannot take the PID file {path}")]
     PidFile { path: PathBuf, source: io::Error },
-    /// Threads do not survive a fork, and a master has none: put what starts them into the program.
+    /// A master has one thread, since no other lives through the exec by which it becomes the next release: put what starts more into the program.
     #[error("{count} threads run already ({names}); start them in the program, not before run")]
     Threads { count: usize, names: String },
     /// [`Config::required`](crate::Config::required) was set.

@@ -4,6 +4,7 @@ use crate::app::{App, Scene, put, with_words};
 use crate::serving::example;
 use nix::sys::signal::Signal;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
@@ -88,6 +89,24 @@ fn no_example_and_no_program_that_wants_no_warning_is_told_of() {
         app.line_after("restarting as generation 3");
         assert_eq!(app.count_lines(WARNING), 0, "{}", app.all_lines());
     }
+}
+
+#[test]
+fn a_socket_that_the_service_was_started_with_is_none_of_the_programs_own() {
+    let scene = Scene::new("");
+    let (port, _) = free_ports();
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("free");
+    let mut command = scene.command();
+    // SAFETY: between fork and exec this is a plain system call, which is async-signal-safe.
+    unsafe { command.pre_exec(move || Ok(nix::unistd::dup2_stdin(&listener)?)) };
+    let mut app = App::start(command);
+    app.line_after("generation 1 is ready");
+    app.signal(Signal::SIGUSR2);
+    app.line_after("generation 1 is gone");
+    // When that was seen the second generation was looked at, before the next signal is taken in.
+    app.signal(Signal::SIGUSR2);
+    app.line_after("restarting as generation 3");
+    assert_eq!(app.count_lines(WARNING), 0, "{}", app.all_lines());
 }
 
 #[test]

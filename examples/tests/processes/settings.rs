@@ -177,7 +177,9 @@ fn a_backlog_is_that_of_the_new_version_on_the_same_socket() {
         assert!(serving.ends_with(&format!(" on {at}")), "{serving}");
         app.line_after(REPLACED);
         app.line_after_start(&format!("generation {} is gone", version - 1));
-        assert_eq!(room_at(&path, app.child_in_role("child").expect("the new version")), backlog as usize + 1);
+        // The master sees to its listeners when it has said so.
+        let room = |app: &mut App| room_at(&path, app.child_in_role("child").expect("the new version"));
+        app.wait_until("the backlog is that of the new version", |app| room(app) == backlog as usize + 1);
         assert_eq!(fs::metadata(&path).expect("it is bound").ino(), inode);
     }
     assert!(app.terminate().success());

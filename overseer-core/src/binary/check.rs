@@ -45,8 +45,8 @@ pub(crate) fn answer(mut link: Link, problem: Option<String>) -> ! {
 
 /// Starts the file in the role check, and waits until it has answered and ended.
 ///
-/// `file` must be open for reading and nobody may have it open for writing. Blocks for at most twice `timeout`: once until the file can be
-/// executed, once for the check. Kills what is left of the process and its group before it returns. Answers which file the process executed at last:
+/// `file` must be open for reading and nobody may have it open for writing. Blocks for at most twice `timeout`, once until the file can be
+/// executed, once for the check, and for as long as the system takes to open it. Kills what is left of the process and its group before it returns. Answers which file the process executed at last:
 /// that of a script is the program that it started. `None` if the process did not say so.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ pub(crate) fn prove(file: &File, path: &Path, timeout: Duration, original: &Orig
         let end = attempt.watch(Instant::now() + timeout);
         let exit = attempt.end();
         match attempt.exec_error {
-            // `Spawn` has tried for a while already, with the descriptors that it was forked with; a new one is forked with fewer.
+            // `Spawn` has tried for a while already, with the descriptors that it was started with; a new one is started with fewer.
             Some(Errno::ETXTBSY) if Instant::now() < busy_until => {}
             Some(errno) => return Err(not_executed(path, errno)),
             None => return attempt.judge(end, exit, timeout),

@@ -19,7 +19,7 @@ pub(super) const TO_EXECUTE: libc::c_int = libc::O_NONBLOCK;
 /// Starts a process that runs this, and ends with the answer as its code if it comes back.
 ///
 /// # Safety
-/// It calls async-signal-safe functions only (signal-safety(7)), and writes to no memory but its own stack. No handler may run in it.
+/// It calls async-signal-safe functions only (sigaction(2)). No handler may run in it.
 pub(super) unsafe fn start(run: &dyn Fn() -> libc::c_int) -> nix::Result<Pid> {
     // SAFETY: as above.
     match unsafe { fork() }? {

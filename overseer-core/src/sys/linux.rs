@@ -250,7 +250,7 @@ const START_STACK_BYTES: usize = 32 * 1024;
 /// one (clone(2), CLONE_VM and CLONE_VFORK, as posix_spawn(3) does it), so nothing is copied for it: neither the table of pages nor pages that both write to.
 ///
 /// # Safety
-/// It calls async-signal-safe functions only (signal-safety(7)), and writes to no memory but its own stack. No handler may run in it.
+/// It calls async-signal-safe functions only (signal-safety(7)), and writes to no memory but its own stack and errno. No handler may run in it.
 pub(super) unsafe fn start(run: &dyn Fn() -> libc::c_int) -> nix::Result<Pid> {
     extern "C" fn enter(run: *mut libc::c_void) -> libc::c_int {
         // SAFETY: it is the reference below, which lives until this process has its program.

@@ -166,13 +166,28 @@ impl Original {
         Ok(Self { mask, ignored })
     }
 
-    /// Gives the new process what we were given. Async-signal-safe; all signals are blocked until the last line.
+    /// Gives the process what we were given. Async-signal-safe; all signals are blocked until the last line.
     pub(super) fn restore(&self) {
-        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-        for signal in all() {
-            let action = if self.ignored.contains(&signal) { &ignore } else { &default };
-            let _ = set(signal, action);
+        self.restore_actions();
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
+    }
+
+    /// Lets each signal do what it did when we were given it. Async-signal-safe.
+    pub(super) fn restore_actions(&self) {
+        all().for_each(|signal| self.restore_action(signal));
+    }
+
+    fn restore_action(&self, signal: Signal) {
+        let handler = if self.ignored.contains(&signal) { SigHandler::SigIgn } else { SigHandler::SigDfl };
+        let _ = set(signal, &SigAction::new(handler, SaFlags::empty(), SigSet::empty()));
+    }
+
+    /// Lets the signals through that we were given unblocked, but for a stop by the terminal that waits among them, which is forgotten. Async-signal-safe.
+    pub(super) fn unblock_but_stops(&self) {
+        for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
+            // One that is ignored waits no longer (sigaction(2)).
+            let _ = set(signal, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()));
+            self.restore_action(signal);
         }
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
     }

@@ -52,6 +52,8 @@ impl Spawn<'_> {
     /// Starts the process with our arguments, and the environment that we were given. That its exec failed comes over the link, as
     /// [`Received::ExecFailed`](super::link::Received::ExecFailed), before the process ends with code 127.
     ///
+    /// On Linux it waits until the process executes its program: for as long as the system takes to open that, and for 200 ms at most while somebody writes to it.
+    ///
     /// # Errors
     /// There is no process.
     pub(crate) fn start(&self) -> io::Result<(Pid, Link)> {
@@ -72,7 +74,8 @@ impl Spawn<'_> {
         // From here to the exec no handler of ours may run in the new process: it would write to the pipe that is the master's.
         let mut mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
-        // SAFETY: the new process calls async-signal-safe functions only, and reads memory that was prepared before.
+        // SAFETY: the new process calls async-signal-safe functions only, and reads memory that was prepared before. All signals are blocked, and when they are not, none has a
+        // handler any more.
         let started = unsafe { system::start(&|| plan.execute()) };
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
         let child = started?;
@@ -204,12 +207,15 @@ impl Plan<'_> {
             if libc::fcntl(self.socket, libc::F_SETFD, 0) < 0 || (self.is_script && libc::fcntl(self.program, libc::F_SETFD, 0) < 0) {
                 return Errno::last();
             }
-            self.spawn.original.restore();
+            self.spawn.original.restore_actions();
             for _ in 0..BUSY_TRIES {
+                // Ctrl-Z is for all processes of the terminal: one that stopped before its exec would keep the one that waits for it from stopping too.
+                self.spawn.original.unblock_but_stops();
                 system::execute(self.program, self.arguments.as_ptr(), self.environment.as_ptr());
                 if Errno::last() != Errno::ETXTBSY {
                     break;
                 }
+                let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
                 libc::poll(std::ptr::null_mut(), 0, BUSY_PAUSE_MS);
             }
             Errno::last()

@@ -5,7 +5,7 @@
 mod exit;
 
 use std::fmt::Debug;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::windows::io::{AsRawSocket, AsSocket};
 
