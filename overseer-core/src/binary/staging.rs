@@ -71,7 +71,8 @@ impl Staging {
             Ok(()) => {
                 // By its new name: a process finds what lies beside it by the name that its descriptor was opened with (`$ORIGIN`).
                 let file = File::open(&empty.path)?;
-                drop(adopted);
+                // Not only closed: a process that another thread starts has a copy of it until its exec, and the flock with that.
+                adopted.unlock()?;
                 if !try_lock(&file)? || !is_at(&file, &empty.path) {
                     return Err(io::Error::other(format!("{} was removed by another process", empty.path.display())));
                 }
