@@ -39,7 +39,7 @@ fn program(state: State) -> io::Result<()> {
     let (mut listener, mut draining) = (state.listener().to_mio()?, state.draining());
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     poll.registry().register(&mut draining, DRAINING, Interest::READABLE)?;
-    let (mut clients, mut tokens) = (HashMap::new(), (FIRST_CLIENT..).map(Token));
+    let (mut clients, mut next_client) = (HashMap::new(), FIRST_CLIENT);
     let mut end_of_grace = None;
     loop {
         match poll.poll(&mut events, end_of_grace.map(|_| LOOK)) {
@@ -48,7 +48,7 @@ fn program(state: State) -> io::Result<()> {
         }
         for event in &events {
             match event.token() {
-                LISTENER => accept_all(&mut listener, &poll, &mut tokens, &mut clients)?,
+                LISTENER => accept_all(&mut listener, &poll, &mut next_client, &mut clients)?,
                 DRAINING => end_of_grace = Some(Instant::now() + IDLE_GRACE),
                 token => {
                     // A client that hung up is no reason to end.
@@ -71,16 +71,12 @@ fn program(state: State) -> io::Result<()> {
 }
 
 /// Accepts those who wait. An event of mio comes once, so none of them is left.
-fn accept_all(
-    listener: &mut Listener,
-    poll: &Poll,
-    tokens: &mut impl Iterator<Item = Token>,
-    clients: &mut HashMap<Token, Client>,
-) -> io::Result<()> {
+fn accept_all(listener: &mut Listener, poll: &Poll, next_client: &mut usize, clients: &mut HashMap<Token, Client>) -> io::Result<()> {
     loop {
         match listener.accept() {
             Ok(Some(mut connection)) => {
-                let token = tokens.next().expect("more than a server can ever accept");
+                let token = Token(*next_client);
+                *next_client += 1;
                 poll.registry().register(&mut connection, token, Interest::READABLE | Interest::WRITABLE)?;
                 clients.insert(token, Client { connection, request: Vec::new(), answers: Vec::new(), is_last: false });
             }

@@ -154,7 +154,8 @@ impl Listener {
         Ok(())
     }
 
-    fn accept_now(&self) -> io::Result<Stream<TcpStream, UnixStream>> {
+    /// What accept(2) answers, with the options of the address set and blocking.
+    pub(crate) fn accept_now(&self) -> io::Result<Stream<TcpStream, UnixStream>> {
         match &self.inner.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;

@@ -36,12 +36,12 @@
 //! A server of connections that last longer registers [`Draining`] too, to learn that it is time to finish them: the example `mio` of the repository shows how.
 
 use crate::child::{Guard, Intake, Wait};
-use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Socket, Stream, on_stream};
+use crate::listener::{self, CLOSED_PAUSE, NO_DESCRIPTOR_PAUSE, Remedy, Stream, on_stream};
 use crate::state::Draining;
 #[cfg(not(unix))]
 use crate::sys::UnixStream;
 use crate::sys::poll::{Interest as Waited, pair, wait};
-use crate::sys::{AsFd, BorrowedFd, OwnedFd, sockets};
+use crate::sys::{AsFd, BorrowedFd, OwnedFd};
 use mio::event::Source;
 use mio::net::TcpStream;
 #[cfg(unix)]
@@ -165,22 +165,14 @@ impl Listener {
     }
 
     fn accept_now(&self) -> io::Result<Stream<TcpStream, UnixStream>> {
-        match &self.of.inner.socket {
-            Socket::Tcp(listener) => {
-                let (stream, peer) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                // A connection that cannot be probed is still one.
-                let _ = sockets::set_options(stream.as_fd(), &self.of.inner.options);
-                Ok(Stream::Tcp(TcpStream::from_std(stream), peer))
-            }
+        let stream = self.of.accept_now()?;
+        on_stream!(&stream, stream => stream.set_nonblocking(true))?;
+        match stream {
+            Stream::Tcp(stream, peer) => Ok(Stream::Tcp(TcpStream::from_std(stream), peer)),
             #[cfg(unix)]
-            Socket::Unix(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok(Stream::Unix(UnixStream::from_std(stream)))
-            }
+            Stream::Unix(stream) => Ok(Stream::Unix(UnixStream::from_std(stream))),
             #[cfg(not(unix))]
-            Socket::Unix(listener) => match *listener {},
+            Stream::Unix(none) => match none {},
         }
     }
 

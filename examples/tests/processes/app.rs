@@ -245,11 +245,16 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_with(Stdio::null(), command)
+    }
+
+    /// Starts it with this standard input.
+    pub(crate) fn start_with(stdin: Stdio, mut command: Command) -> Self {
         // What the program leaves behind becomes ours to end.
         prctl::set_child_subreaper(true).expect("set");
         let (reader, writer) = pipe().expect("a pipe");
-        command.stdin(Stdio::null()).stdout(writer.try_clone().expect("a copy")).stderr(writer);
+        command.stdin(stdin).stdout(writer.try_clone().expect("a copy")).stderr(writer);
         let make_session = || {
             setsid()?;
             // Whoever runs the tests in the background may have made them ignore some.
@@ -505,7 +510,8 @@ pub(crate) fn processes() -> Vec<Process> {
     pids.filter_map(process).collect()
 }
 
-fn process(pid: i32) -> Option<Process> {
+/// A process, or a thread by its own number.
+pub(crate) fn process(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (before, after) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = after.split(' ').collect();

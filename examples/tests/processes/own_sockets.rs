@@ -4,7 +4,7 @@ use crate::app::{App, Scene, put, with_words};
 use crate::serving::example;
 use nix::sys::signal::Signal;
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
@@ -78,11 +78,15 @@ fn no_example_and_no_program_that_wants_no_warning_is_told_of() {
         apps.push(App::start(command));
         scene
     });
-    for app in &mut apps {
+    are_told_of_nothing(&mut apps);
+}
+
+fn are_told_of_nothing(apps: &mut [App]) {
+    for app in &mut *apps {
         app.line_after("generation 1 is ready");
         app.signal(Signal::SIGUSR2);
     }
-    for app in &mut apps {
+    for app in apps {
         app.line_after("generation 1 is gone");
         // When that was seen the second generation was looked at, before the next signal is taken in.
         app.signal(Signal::SIGUSR2);
@@ -96,17 +100,7 @@ fn a_socket_that_the_service_was_started_with_is_none_of_the_programs_own() {
     let scene = Scene::new("");
     let (port, _) = free_ports();
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("free");
-    let mut command = scene.command();
-    // SAFETY: between fork and exec this is a plain system call, which is async-signal-safe.
-    unsafe { command.pre_exec(move || Ok(nix::unistd::dup2_stdin(&listener)?)) };
-    let mut app = App::start(command);
-    app.line_after("generation 1 is ready");
-    app.signal(Signal::SIGUSR2);
-    app.line_after("generation 1 is gone");
-    // When that was seen the second generation was looked at, before the next signal is taken in.
-    app.signal(Signal::SIGUSR2);
-    app.line_after("restarting as generation 3");
-    assert_eq!(app.count_lines(WARNING), 0, "{}", app.all_lines());
+    are_told_of_nothing(&mut [App::start_with(OwnedFd::from(listener).into(), scene.command())]);
 }
 
 #[test]

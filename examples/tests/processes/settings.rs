@@ -1,18 +1,18 @@
 //! What a new version may change: its addresses and its settings.
 
-use crate::app::{App, Scene, put, release};
+use crate::app::{App, Scene, process, put, release};
 use crate::load::{Load, PATIENCE, Request, ask, tell};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect};
 use nix::unistd::Pid;
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -137,13 +137,11 @@ fn an_address_that_cannot_be_had_keeps_a_release_out_with_the_reason() {
 
 /// For how many clients that nobody accepts a Unix listener has room while the process is stopped: one more than its backlog.
 fn room_at(socket: &Path, pid: Pid) -> usize {
-    let tasks = || fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").map(|task| task.expect("a thread").path().join("stat"));
-    // The state comes after the name, which is in parentheses (proc_pid_stat(5)).
-    let is_stopped =
-        |stat: PathBuf| fs::read_to_string(stat).is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')));
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+    let number = |thread: DirEntry| thread.file_name().to_str().and_then(|number| number.parse().ok()).expect("a number");
     kill(pid, Signal::SIGSTOP).expect("it runs");
     let deadline = Instant::now() + PATIENCE;
-    while !tasks().all(is_stopped) {
+    while !threads().all(|thread| process(number(thread)).is_some_and(|thread| thread.state == 'T')) {
         assert!(Instant::now() < deadline, "a thread of {pid} runs on");
         thread::yield_now();
     }

@@ -97,7 +97,12 @@ fn all() -> impl Iterator<Item = Signal> {
 
 /// Gives a signal its default action again.
 pub(crate) fn reset_to_default(signal: Signal) {
-    let _ = set(signal, &SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()));
+    handle_plainly(signal, SigHandler::SigDfl);
+}
+
+/// Sets what is done about a signal, without flags. Async-signal-safe.
+fn handle_plainly(signal: Signal, handler: SigHandler) {
+    let _ = set(signal, &SigAction::new(handler, SaFlags::empty(), SigSet::empty()));
 }
 
 /// While it lives, the children of this process stay to be reaped when they end, also where it ignores SIGCHLD.
@@ -169,7 +174,7 @@ impl Original {
     /// Gives the process what we were given. Async-signal-safe; all signals are blocked until the last line.
     pub(super) fn restore(&self) {
         self.restore_actions();
-        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
+        self.restore_mask();
     }
 
     /// Lets each signal do what it did when we were given it. Async-signal-safe.
@@ -178,18 +183,21 @@ impl Original {
     }
 
     fn restore_action(&self, signal: Signal) {
-        let handler = if self.ignored.contains(&signal) { SigHandler::SigIgn } else { SigHandler::SigDfl };
-        let _ = set(signal, &SigAction::new(handler, SaFlags::empty(), SigSet::empty()));
+        handle_plainly(signal, if self.ignored.contains(&signal) { SigHandler::SigIgn } else { SigHandler::SigDfl });
+    }
+
+    fn restore_mask(&self) {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
     }
 
     /// Lets the signals through that we were given unblocked, but for a stop by the terminal that waits among them, which is forgotten. Async-signal-safe.
     pub(super) fn unblock_but_stops(&self) {
         for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
             // One that is ignored waits no longer (sigaction(2)).
-            let _ = set(signal, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()));
+            handle_plainly(signal, SigHandler::SigIgn);
             self.restore_action(signal);
         }
-        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
+        self.restore_mask();
     }
 }
 
