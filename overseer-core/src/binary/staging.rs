@@ -235,6 +235,8 @@ mod tests {
     use super::super::testing;
     use super::*;
     use std::io::Write;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     const NAME: &str = "app";
 
@@ -293,6 +295,26 @@ mod tests {
         assert_eq!(fs::read(staging.path()).expect("read"), b"release");
         assert!(is_at(staging.file(), staging.path()));
         assert!(remove_stale(directory.path(), NAME.as_ref()).is_empty(), "it is held");
+    }
+
+    #[test]
+    fn a_whole_file_is_adopted_also_while_another_thread_starts_processes() {
+        let directory = testing::directory();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    Command::new("true").status().expect("started");
+                }
+            });
+            let adopted = (0..500).try_for_each(|number| {
+                let download = directory.path().join(number.to_string());
+                fs::write(&download, "release")?;
+                Staging::adopt(directory.path(), NAME.as_ref(), &download).map(drop)
+            });
+            is_over.store(true, Ordering::Relaxed);
+            adopted.expect("no error");
+        });
     }
 
     #[test]
